@@ -1,0 +1,3 @@
+"""Train, judge and ship neural-network interatomic potentials."""
+
+__version__ = "0.1.0"

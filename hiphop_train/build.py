@@ -1,0 +1,103 @@
+"""From configuration sections to objects: the one place that calls Hydra's instantiate.
+
+What one part needs from another is handed over here: the model's elements and cutoff to the data, the sizes of its
+features to the readout, the run directory to loggers and checkpoints.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from hiphop_train.data.module import DataModule
+from hiphop_train.errors import ConfigError, HipHopError
+from hiphop_train.models.base import Representation
+from hiphop_train.potential import Network, Potential
+from hiphop_train.readout.base import Readout
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+DATA_VARIABLES = ("root", "path", "val_path", "test_path", "energy_key", "forces_key")
+"""Keys of the data section that only serve to be set on the command line and read by others of its keys."""
+
+HANDED_OVER: dict[str, tuple[str, ...]] = {
+    "model.readout": ("feature_sizes",),
+    "data": ("elements", "cutoff", "dtype", "seed"),
+    "optimizer": ("params",),
+    "trainer": ("callbacks", "logger", "use_distributed_sampler", "inference_mode", "default_root_dir", "enable_progress_bar", "precision"),
+    "logger": ("run_dir",),
+}
+"""Arguments that no configuration sets, because they are handed over here."""
+
+
+def make_potential(model: DictConfig, dtype: torch.dtype) -> Potential:
+    """Build a potential with random weights, E0 zero and scale one.
+
+    Parameters
+    ----------
+    model : the model section, readout included
+    dtype : floating-point type of the network
+    """
+    section = model.copy()
+    with open_dict(section):
+        readout_section = section.pop("readout")
+    representation: Representation = _instantiate(section, "model")
+    readout: Readout = _instantiate(readout_section, "model.readout", feature_sizes=representation.feature_sizes)
+    network = Network(representation.to(dtype), readout.to(dtype))
+    return Potential([network], representation.elements, representation.cutoff)
+
+
+def make_data(data: DictConfig, potential: Potential, dtype: torch.dtype, seed: int) -> DataModule:
+    """Build the data module for a potential."""
+    section = data.copy()
+    OmegaConf.resolve(section)
+    with open_dict(section):
+        for key in DATA_VARIABLES:
+            section.pop(key, None)
+    module: DataModule = _instantiate(
+        section, "data", elements=potential.elements, cutoff=potential.cutoff, dtype=dtype, seed=seed
+    )
+    return module
+
+
+def make_part(section: DictConfig, name: str) -> Any:
+    """Build a loss, an optimizer (from parameters to come) or a schedule."""
+    return _instantiate(section, name)
+
+
+def make_parts(section: DictConfig | None, name: str, **handed_over: Any) -> list[Any]:
+    """Build each of several named objects, callbacks or loggers."""
+    return [
+        _instantiate(part, f"{name}.{key}", **handed_over) for key, part in (section or {}).items() if part is not None
+    ]
+
+
+def make_trainer(trainer: DictConfig, callbacks: list[Callback], loggers: list[Logger], run_dir: Path) -> Trainer:
+    """Build Lightning's trainer."""
+    made: Trainer = _instantiate(
+        trainer,
+        "trainer",
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=str(run_dir),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        use_distributed_sampler=False,  # our sampler divides batches over ranks
+        inference_mode=False,  # forces need gradients in validation
+    )
+    return made
+
+
+def _instantiate(section: DictConfig, name: str, **handed_over: Any) -> Any:
+    try:
+        return instantiate(section, _convert_="all", **handed_over)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, HipHopError):
+            raise cause from None
+        raise ConfigError(f"{name} cannot be built: {cause or error}") from error

@@ -1,0 +1,120 @@
+"""The checkpoint is the contract: plain data and tensors only, versioned, complete without the code that wrote it.
+
+A checkpoint is Lightning's file (``state_dict`` holds averaged weights, ``current_model_state`` the raw ones) with a
+record under ``hiphop_train``: version, resolved configuration, units, fingerprint of the data, version of the code.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+import hiphop_train
+from hiphop_train.build import DTYPES, make_potential
+from hiphop_train.errors import CheckpointError
+from hiphop_train.potential import Potential
+
+VERSION = 1
+UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom"}
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From a version to the function that turns its checkpoints into those of the next version."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A potential from a checkpoint.
+
+    Attributes
+    ----------
+    potential : with averaged weights, in evaluation mode
+    record : what was stored beside the weights
+    file : the checkpoint
+    run_dir : the run directory it belongs to, or the file's folder
+    """
+
+    potential: Potential
+    record: dict[str, Any]
+    file: Path
+    run_dir: Path
+
+
+def make_record(config: dict[str, Any], fingerprint: str, statistics: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint carries beside its weights.
+
+    Parameters
+    ----------
+    config : resolved configuration, plain
+    fingerprint : of the data
+    statistics : what was fitted to the training labels, for people to read
+    """
+    return {
+        "version": VERSION,
+        "code_version": hiphop_train.__version__,
+        "config": config,
+        "units": UNITS,
+        "data_fingerprint": fingerprint,
+        "statistics": statistics,
+    }
+
+
+def find_checkpoint(path: str) -> tuple[Path, Path]:
+    """Return checkpoint file and run directory for a run directory or a file."""
+    given = Path(path).expanduser()
+    if given.is_dir():
+        for name in ("best.ckpt", "last.ckpt"):
+            file = given / "checkpoints" / name
+            if file.is_file():
+                return file, given
+        raise CheckpointError(
+            f"{given} holds no checkpoints/best.ckpt or checkpoints/last.ckpt: it is no run directory, or its training "
+            "ended before the first epoch; give a run directory or a checkpoint file: checkpoint=PATH"
+        )
+    if not given.is_file():
+        raise CheckpointError(f"{given} does not exist; give a run directory or a checkpoint file: checkpoint=PATH")
+    return given, given.parent.parent if given.parent.name == "checkpoints" else given.parent
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Read a checkpoint file, upgraded to the present version."""
+    try:
+        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read as a checkpoint: it is damaged or another kind of file "
+            f"({str(error).splitlines()[0][:200]})"
+        ) from error
+    record = content.get("hiphop_train") if isinstance(content, dict) else None
+    if not isinstance(record, dict) or "version" not in record or "state_dict" not in content:
+        raise CheckpointError(f"{file} was not written by hiphop-train; it has no record of model and units")
+    while record["version"] < VERSION and record["version"] in UPGRADES:
+        content = UPGRADES[record["version"]](content)
+        record = content["hiphop_train"]
+    if record["version"] != VERSION:
+        raise CheckpointError(
+            f"{file} has checkpoint version {record['version']}, this code reads version {VERSION}; "
+            f"it was written by hiphop-train {record.get('code_version')}: install that version or a newer one"
+        )
+    return content
+
+
+def load(path: str) -> Loaded:
+    """Load a potential from a run directory (its best checkpoint) or a checkpoint file."""
+    file, run_dir = find_checkpoint(path)
+    content = read(file)
+    record = content["hiphop_train"]
+    config = record["config"]
+    potential = make_potential(OmegaConf.create(config["model"]), DTYPES[config["dtype"]])
+    prefix = "potential."
+    weights = {
+        key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)
+    }
+    try:
+        potential.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{file}: its weights do not fit its own configuration: {error}") from error
+    return Loaded(potential.eval(), record, file, run_dir)

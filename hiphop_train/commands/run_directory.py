@@ -1,0 +1,147 @@
+"""The run directory: its name is a function of what defines the run, so that a requeued job finds its checkpoint."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from hiphop_train import checkpoint
+from hiphop_train.errors import CheckpointError, ConfigError
+
+INCIDENTAL = {
+    "run_dir",
+    "resume",
+    "logger",
+    "data.num_workers",
+    "data.eval_batch_size",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.max_time",
+    "trainer.log_every_n_steps",
+    "trainer.enable_model_summary",
+}
+"""What may differ between two starts of one run: where it runs and how it is watched."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where a run goes.
+
+    Attributes
+    ----------
+    path : the directory
+    start_from : checkpoint from which training goes on, or None
+    finished : whether the run has been completed before
+    """
+
+    path: Path
+    start_from: Path | None
+    finished: bool
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """Return the configuration as plain data."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def definition(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what defines a run, as dotted paths."""
+    flat: dict[str, Any] = {}
+
+    def visit(prefix: str, node: dict[str, Any]) -> None:
+        for key, value in node.items():
+            path = f"{prefix}{key}"
+            if path in INCIDENTAL:
+                continue
+            if isinstance(value, dict):
+                visit(f"{path}.", value)
+            else:
+                flat[path] = value
+
+    visit("", config)
+    return flat
+
+
+def run_directory(config: DictConfig) -> Path:
+    """Return the path of the run directory, made or not."""
+    if config.run_dir is not None:
+        return Path(config.run_dir).expanduser()
+    plain = resolved(config)
+    digest = hashlib.sha256(json.dumps(definition(plain), sort_keys=True).encode()).hexdigest()[:8]
+    model = plain["model"]["_target_"].split(".")[-2]
+    return Path("runs") / f"{plain['data']['name']}-{model}-{digest}"
+
+
+def find(config: DictConfig) -> RunDirectory:
+    """Look at the run directory and decide where training starts, without writing anything."""
+    path = run_directory(config)
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"run_dir={path} is a file; give a folder")
+    start_from = None
+    if config.resume not in ("auto", "never"):
+        start_from, _ = checkpoint.find_checkpoint(config.resume)
+        if Path(config.resume).is_dir() and (Path(config.resume) / "checkpoints" / "last.ckpt").is_file():
+            start_from = Path(config.resume) / "checkpoints" / "last.ckpt"  # go on from the last state, not the best
+        checkpoint.read(start_from)
+    stored = path / "config.yaml"
+    if config.resume == "never" or not stored.is_file():
+        return RunDirectory(path, start_from, finished=False)
+    _refuse_other(stored, config)
+    last = path / "checkpoints" / "last.ckpt"
+    if start_from is None and last.is_file():
+        checkpoint.read(last)
+        start_from = last
+    return RunDirectory(path, start_from, finished=config.resume == "auto" and _is_finished(path))
+
+
+def make(run: RunDirectory, config: DictConfig) -> None:
+    """Make the run directory and store the resolved configuration in it.
+
+    With resume=never, a directory that is there already is kept under another name.
+    """
+    try:
+        if config.resume == "never" and run.path.exists() and any(run.path.iterdir()):
+            number = 1
+            while (aside := run.path.with_name(f"{run.path.name}.{number}")).exists():
+                number += 1
+            run.path.rename(aside)
+            print(f"kept the earlier run as {aside}")
+        run.path.mkdir(parents=True, exist_ok=True)
+        (run.path / "config.yaml").write_text(yaml.safe_dump(resolved(config), sort_keys=False))
+    except OSError as error:
+        raise ConfigError(
+            f"the run directory {run.path} cannot be written ({error.strerror}); choose another: run_dir=PATH"
+        ) from error
+
+
+def _refuse_other(stored: Path, config: DictConfig) -> None:
+    try:
+        before = definition(yaml.safe_load(stored.read_text()))
+    except (yaml.YAMLError, AttributeError, OSError) as error:
+        raise CheckpointError(f"{stored} cannot be read ({error}); choose another run_dir, or resume=never") from error
+    now = definition(resolved(config))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        shown = "\n".join(f"  {key}: {before.get(key)!r} there, {now.get(key)!r} asked for" for key in changed[:20])
+        raise ConfigError(
+            f"{stored.parent} holds a run of another configuration:\n{shown}\n"
+            "choose another run_dir, or start anew with resume=never (the earlier run is kept under another name)"
+        )
+
+
+def _is_finished(path: Path) -> bool:
+    metrics = path / "metrics.json"
+    if not metrics.is_file():
+        return False
+    try:
+        return bool(json.loads(metrics.read_text())["status"] == "completed")
+    except (ValueError, KeyError, TypeError):
+        return False

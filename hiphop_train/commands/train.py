@@ -1,0 +1,114 @@
+"""hiphop-train: train, evaluate, export."""
+
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig
+
+from hiphop_train import build, checkpoint
+from hiphop_train.commands import run_directory
+from hiphop_train.commands.finish import finish
+from hiphop_train.data.module import DataModule
+from hiphop_train.data.statistics import Statistics
+from hiphop_train.potential import Potential
+from hiphop_train.training import callbacks
+from hiphop_train.training.loggers import csv_logger
+from hiphop_train.training.module import PotentialModule
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended.
+
+    Attributes
+    ----------
+    run_dir : where everything lies
+    errors : split -> table of errors; empty on ranks that do not evaluate
+    exit_code : 0, or 128 + signal where a signal stopped the training
+    """
+
+    run_dir: Path
+    errors: dict[str, Any]
+    exit_code: int
+
+
+def train(config: DictConfig) -> TrainResult:
+    """Train a potential as configured; evaluate and export it, also when a signal stopped the training.
+
+    Nothing is written before configuration, data and run directory have been checked.
+    """
+    run = run_directory.find(config)
+    if run.finished:
+        print("this run was completed before; resume=never starts it anew")
+        return TrainResult(run.path, {}, 0)
+    dtype = build.DTYPES[config.dtype]
+    torch.manual_seed(config.seed)
+    potential = build.make_potential(config.model, dtype)
+    data = build.make_data(config.data, potential, dtype, config.seed)
+    statistics = data.statistics()
+    potential.set_statistics(statistics.e0, statistics.scale)
+    record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), statistics.plain())
+    module = PotentialModule(
+        potential,
+        build.make_part(config.loss, "loss"),
+        build.make_part(config.optimizer, "optimizer"),
+        build.make_part(config.scheduler, "scheduler"),
+        record,
+    )
+    stop = callbacks.GracefulStop()
+    trainer = _make_trainer(config, run, module, stop)
+    if trainer.is_global_zero:
+        run_directory.make(run, config)
+        _introduce(config, run, potential, data, statistics)
+    started = time.monotonic()
+    start_from = None if run.start_from is None else str(run.start_from)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=start_from, weights_only=True)
+        seconds = time.monotonic() - started
+        exit_code = 0 if stop.received is None else 128 + signal.Signals(stop.received)
+        if not trainer.is_global_zero:
+            return TrainResult(run.path, {}, exit_code)
+        status = "completed" if stop.received is None else "stopped"
+        errors = finish(run.path, data, {"status": status, "epochs": trainer.current_epoch, "training_seconds": seconds})
+        return TrainResult(run.path, errors, exit_code)
+    finally:
+        stop.release()
+
+
+def _make_trainer(
+    config: DictConfig, run: run_directory.RunDirectory, module: PotentialModule, stop: callbacks.GracefulStop
+) -> Trainer:
+    loggers = [csv_logger(run.path), *build.make_parts(config.logger, "logger", run_dir=run.path)]
+    watchers = [
+        *build.make_parts(config.callbacks, "callbacks"),
+        *module.schedule.callbacks(),
+        *callbacks.checkpoints(run.path / "checkpoints"),
+        callbacks.progress(),
+        stop,
+    ]
+    return build.make_trainer(config.trainer, watchers, loggers, run.path)
+
+
+def _introduce(
+    config: DictConfig, run: run_directory.RunDirectory, potential: Potential, data: DataModule, statistics: Statistics
+) -> None:
+    """Say what is about to happen."""
+    parts = ", ".join(f"{name} {len(index):,}" for name, index in data.splits.items())
+    n_parameters = sum(parameter.numel() for parameter in potential.parameters())
+    e0 = ", ".join(f"{symbol} {energy:.3f}" for symbol, energy in zip(potential.elements, statistics.e0, strict=True))
+    print(f"data       {data.structures.source}: {parts} structures")
+    print(f"model      {config.model['_target_'].split('.')[-1]}, {n_parameters:,} parameters, {config.dtype}")
+    print(f"E0         {e0} eV, which leaves a spread of {statistics.residual:.3f} eV")
+    if statistics.rank < len(potential.elements):
+        print(
+            f"           the training compositions determine only {statistics.rank} of {len(potential.elements)} values; "
+            "the smallest ones that fit were taken, so energies hold for compositions like these only"
+        )
+    if run.start_from is not None:
+        print(f"goes on    from {run.start_from}")
+    print(f"output     {run.path}", flush=True)

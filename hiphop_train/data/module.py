@@ -1,0 +1,137 @@
+"""The data module: reads, checks and divides a data set, and deals out its batches."""
+
+import hashlib
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from hiphop_train.data.batches import BatchDataset, BatchSampler, Share, check_elements
+from hiphop_train.data.checks import check_labels
+from hiphop_train.data.reader import Reader
+from hiphop_train.data.splits import Split, Splits, check_splits
+from hiphop_train.data.statistics import Statistics, fit_statistics
+from hiphop_train.data.structures import Structures
+from hiphop_train.types import Batch
+
+
+class DataModule(LightningDataModule):
+    """A data set with its split, as batches for one model.
+
+    Parameters
+    ----------
+    name : short name, part of the run directory's
+    reader : reads the files
+    split : divides the structures
+    batch_size : structures per training step, over all devices
+    eval_batch_size : structures per step of validation and test
+    num_workers : processes that prepare batches; 0 prepares them in the training process
+    check : whether labels are checked by physics when they are read
+    elements, cutoff, dtype, seed : of the model and the run; handed over at build time
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reader: Reader,
+        split: Split,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+        check: bool,
+        elements: list[str],
+        cutoff: float,
+        dtype: torch.dtype,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.reader = reader
+        self.split = split
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.check = check
+        self.elements = elements
+        self.cutoff = cutoff
+        self.dtype = dtype
+        self.seed = seed
+        self._structures: Structures | None = None
+        self._splits: Splits | None = None
+
+    @property
+    def structures(self) -> Structures:
+        """All structures, read and checked at first use."""
+        if self._structures is None:
+            structures = self.reader.read()
+            check_elements(structures, self.elements)
+            if self.check:
+                check_labels(structures)
+            self._structures = structures
+        return self._structures
+
+    @property
+    def splits(self) -> Splits:
+        """Indices of each part, made at first use."""
+        if self._splits is None:
+            splits = self.split.divide(self.structures)
+            check_splits(splits, self.structures.source)
+            self._splits = splits
+        return self._splits
+
+    @property
+    def test_names(self) -> list[str]:
+        """Names of the test splits, those of unseen molecules first."""
+        return sorted((name for name in self.splits if name.startswith("test")), reverse=True)
+
+    def statistics(self) -> Statistics:
+        """Fit E0 and the energy scale to the training split."""
+        train = self.structures.take(self.splits["train"])
+        return fit_statistics(train, [atomic_numbers[symbol] for symbol in self.elements])
+
+    def fingerprint(self) -> str:
+        """Checksum of labels, geometry and split, kept in checkpoints to tell data sets apart."""
+        digest = hashlib.sha256()
+        structures = self.structures
+        for array in (structures.numbers, structures.positions, structures.energy, structures.forces):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        for name in sorted(self.splits):
+            digest.update(name.encode())
+            digest.update(self.splits[name].astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the training split, in an order given by seed and epoch."""
+        return self._loader("train", self.batch_size, self.seed)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the validation split."""
+        return self._loader("val", self.eval_batch_size, None)
+
+    def eval_dataloader(self, split: str) -> DataLoader[Batch]:
+        """Batches of any split, in order, on one process."""
+        return self._loader(split, self.eval_batch_size, None)
+
+    def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader[Batch]:
+        trainer = self.trainer
+        rank, n_ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        sampler = BatchSampler(self.splits[split], batch_size, seed, rank, n_ranks)
+        return batch_loader(self.structures, sampler, self.elements, self.cutoff, self.dtype, self.num_workers)
+
+
+def batch_loader(
+    structures: Structures,
+    sampler: BatchSampler,
+    elements: list[str],
+    cutoff: float,
+    dtype: torch.dtype,
+    num_workers: int = 0,
+) -> DataLoader[Batch]:
+    """Deal out the batches that a sampler asks for."""
+    dataset = BatchDataset(structures, elements, cutoff, dtype)
+    loader: DataLoader[Share] = DataLoader(
+        dataset, sampler=sampler, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0
+    )
+    return loader

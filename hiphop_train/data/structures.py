@@ -1,0 +1,197 @@
+"""Structures with labels in flat arrays: what readers give, and what batches are cut from."""
+
+from dataclasses import dataclass, fields
+from typing import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiphop_train.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Structures:
+    """Many structures, atoms of one after those of another.
+
+    Attributes
+    ----------
+    source : name of the file or set, for messages
+    offsets : (n + 1,) int64; atoms of structure k are [offsets[k], offsets[k + 1])
+    numbers : (n_atoms,) uint8 atomic numbers
+    positions : (n_atoms, 3) float64, Angstrom
+    cell : (n, 3, 3) float64, Angstrom, rows are lattice vectors, zero where open
+    pbc : (n, 3) bool
+    energy : (n,) float64, eV, total; NaN where missing
+    forces : (n_atoms, 3) float64, eV/Angstrom, true forces; NaN where missing
+    group : (n,) int64, index into `group_names`
+    group_names : names of the sets (molecules, formulas) whose members are conformers of each other
+    subset : (n,) int64, index into `subset_names`
+    subset_names : names of the parts (files) of a collection
+    """
+
+    source: str
+    offsets: NDArray[np.int64]
+    numbers: NDArray[np.uint8]
+    positions: NDArray[np.float64]
+    cell: NDArray[np.float64]
+    pbc: NDArray[np.bool_]
+    energy: NDArray[np.float64]
+    forces: NDArray[np.float64]
+    group: NDArray[np.int64]
+    group_names: tuple[str, ...]
+    subset: NDArray[np.int64]
+    subset_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(n,) number of atoms of each structure."""
+        return np.diff(self.offsets)
+
+    @property
+    def has_energy(self) -> NDArray[np.bool_]:
+        """(n,) whether the energy is known."""
+        return np.isfinite(self.energy)
+
+    @property
+    def has_forces(self) -> NDArray[np.bool_]:
+        """(n,) whether the forces on all atoms are known."""
+        known = np.isfinite(self.forces).all(axis=1)
+        counts = np.add.reduceat(known.astype(np.int64), self.offsets[:-1]) if len(self) else np.zeros(0, np.int64)
+        return counts == self.sizes
+
+    def atoms_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Indices of all atoms of some structures, in the order of these."""
+        sizes = self.sizes[index]
+        starts = np.repeat(self.offsets[index], sizes)
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return starts + within
+
+    def take(self, index: NDArray[np.int64]) -> "Structures":
+        """Choose structures, in the given order."""
+        atoms = self.atoms_of(index)
+        return Structures(
+            source=self.source,
+            offsets=np.concatenate([[0], np.cumsum(self.sizes[index])]).astype(np.int64),
+            numbers=self.numbers[atoms],
+            positions=self.positions[atoms],
+            cell=self.cell[index],
+            pbc=self.pbc[index],
+            energy=self.energy[index],
+            forces=self.forces[atoms],
+            group=self.group[index],
+            group_names=self.group_names,
+            subset=self.subset[index],
+            subset_names=self.subset_names,
+        )
+
+    def composition(self, elements: Sequence[int]) -> NDArray[np.float64]:
+        """(n, n_elements) number of atoms of each atomic number."""
+        counts = np.stack([self.numbers == number for number in elements], axis=1).astype(np.float64)
+        return np.add.reduceat(counts, self.offsets[:-1], axis=0) if len(self) else counts[:0]
+
+    def name(self, k: int) -> str:
+        """Where structure k comes from, for messages: subset, group and number."""
+        return f"{self.subset_names[self.subset[k]]}, group {self.group_names[self.group[k]]}, structure {k}"
+
+
+def concatenate(parts: Sequence[Structures], source: str) -> Structures:
+    """Put sets one after another; groups and subsets stay apart even where their names are equal."""
+    if not parts:
+        raise DataError(f"{source}: no structures were found")
+    sizes = np.concatenate([part.sizes for part in parts])
+    n_groups = np.cumsum([0] + [len(part.group_names) for part in parts])
+    n_subsets = np.cumsum([0] + [len(part.subset_names) for part in parts])
+    joined = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(Structures)
+        if field.name in ("numbers", "positions", "cell", "pbc", "energy", "forces")
+    }
+    return Structures(
+        source=source,
+        offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        group=np.concatenate([part.group + n for part, n in zip(parts, n_groups, strict=False)]),
+        group_names=tuple(name for part in parts for name in part.group_names),
+        subset=np.concatenate([part.subset + n for part, n in zip(parts, n_subsets, strict=False)]),
+        subset_names=tuple(name for part in parts for name in part.subset_names),
+        **joined,
+    )
+
+
+class Collector:
+    """Gather blocks of conformers of one composition into one `Structures`, checking shapes on the way.
+
+    Parameters
+    ----------
+    source : name of the file, for messages
+    energy_factor : eV per unit of the file's energies
+    length_factor : Angstrom per unit of the file's lengths
+    force_factor : what the file's force column is multiplied with, sign included
+    """
+
+    def __init__(self, source: str, energy_factor: float, length_factor: float, force_factor: float) -> None:
+        self.source = source
+        self.energy_factor = energy_factor
+        self.length_factor = length_factor
+        self.force_factor = force_factor
+        self.blocks: list[dict[str, NDArray[np.float64]]] = []
+        self.groups: list[str] = []
+
+    def add(
+        self,
+        group: str,
+        numbers: NDArray[np.int64],
+        positions: NDArray[np.float64],
+        energy: NDArray[np.float64],
+        forces: NDArray[np.float64] | None,
+        cell: NDArray[np.float64] | None = None,
+        pbc: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Add conformers of one group: numbers (n_atoms,), positions (n, n_atoms, 3), energy (n,), forces like positions."""
+        where = f"{self.source}, group {group}"
+        if numbers.ndim != 1 or len(numbers) == 0:
+            raise DataError(f"{where}: atomic numbers have shape {numbers.shape}; expected (n_atoms,) with n_atoms > 0")
+        if numbers.min() < 1 or numbers.max() > 118:
+            raise DataError(f"{where}: atomic number {numbers[(numbers < 1) | (numbers > 118)][0]} is no element")
+        n, n_atoms = len(energy), len(numbers)
+        for name, array, shape in (("coordinates", positions, (n, n_atoms, 3)), ("forces", forces, (n, n_atoms, 3))):
+            if array is not None and array.shape != shape:
+                raise DataError(
+                    f"{where}: {name} have shape {array.shape}; with {n} energies and {n_atoms} atoms it must be {shape}"
+                )
+        if not np.isfinite(positions).all():
+            raise DataError(f"{where}: coordinates hold NaN or infinity")
+        if np.isinf(energy).any() or (forces is not None and np.isinf(forces).any()):
+            raise DataError(f"{where}: labels hold infinity; missing labels are written as NaN")
+        positions = positions * self.length_factor
+        missing = np.full(positions.shape, np.nan)
+        self.blocks.append(
+            {
+                "numbers": np.tile(numbers.astype(np.uint8), n),
+                "positions": positions.reshape(-1, 3),
+                "energy": energy * self.energy_factor,
+                "forces": (missing if forces is None else forces * self.force_factor).reshape(-1, 3),
+                "size": np.full(n, n_atoms, np.int64),
+                "group": np.full(n, len(self.groups), np.int64),
+                "cell": np.zeros((n, 3, 3)) if cell is None else cell * self.length_factor,
+                "pbc": np.zeros((n, 3), np.bool_) if pbc is None else pbc,
+            }
+        )
+        self.groups.append(group)
+
+    def finish(self, subset: str) -> Structures:
+        """Join all blocks under one subset name."""
+        if not self.blocks:
+            raise DataError(f"{self.source}: holds no structures with the labels asked for")
+        join = {key: np.concatenate([block[key] for block in self.blocks]) for key in self.blocks[0]}
+        sizes = join.pop("size")
+        return Structures(
+            source=self.source,
+            offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            group_names=tuple(self.groups),
+            subset=np.zeros(len(sizes), np.int64),
+            subset_names=(subset,),
+            **join,
+        )

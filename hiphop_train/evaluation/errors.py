@@ -1,0 +1,144 @@
+"""Predictions and their errors: energies, relative energies of conformers, force components."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hiphop_train.data.batches import BatchSampler
+from hiphop_train.data.module import batch_loader
+from hiphop_train.data.structures import Structures
+from hiphop_train.potential import Potential
+from hiphop_train.units import KCAL_PER_MOL
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a potential says of structures.
+
+    Attributes
+    ----------
+    energy : (n,) eV
+    forces : (n_atoms, 3) eV/Angstrom
+    hierarchicality : (n,) mean over atoms of R
+    """
+
+    energy: NDArray[np.float64]
+    forces: NDArray[np.float64]
+    hierarchicality: NDArray[np.float64]
+
+    def cut(self, structures: Structures, start: int, stop: int) -> "Predictions":
+        """Predictions of a range of the structures."""
+        atoms = slice(structures.offsets[start], structures.offsets[stop])
+        return Predictions(self.energy[start:stop], self.forces[atoms], self.hierarchicality[start:stop])
+
+
+def predict(
+    potential: Potential,
+    structures: Structures,
+    dtype: torch.dtype,
+    batch_size: int = 64,
+    device: str = "cpu",
+    advance: Callable[[int], None] = lambda n: None,
+) -> Predictions:
+    """Evaluate a potential on all structures.
+
+    Parameters
+    ----------
+    potential : moved to `device` for good
+    structures : any
+    dtype : of the network
+    batch_size : structures at a time
+    device : cpu or cuda
+    advance : called with the number of structures after each batch, for progress
+    """
+    potential = potential.to(device).eval()
+    energy, forces, hierarchicality = [], [], []
+    sampler = BatchSampler(np.arange(len(structures)), batch_size)
+    for batch in batch_loader(structures, sampler, potential.elements, potential.cutoff, dtype):
+        graph = type(batch.graph)(*(x.to(device) if isinstance(x, torch.Tensor) else x for x in batch.graph))
+        outputs = potential(graph)
+        energy.append(outputs["energy"].detach().cpu().double().numpy())
+        forces.append(outputs["forces"].detach().cpu().double().numpy())
+        hierarchicality.append(outputs["hierarchicality"].detach().cpu().double().numpy())
+        advance(graph.n_systems)
+    return Predictions(np.concatenate(energy), np.concatenate(forces), np.concatenate(hierarchicality))
+
+
+def energy_errors(structures: Structures, predictions: Predictions) -> NDArray[np.float64]:
+    """Errors of energies, kcal/mol, of structures with a known energy (n_known,)."""
+    return (predictions.energy - structures.energy)[structures.has_energy] / KCAL_PER_MOL
+
+
+def force_errors(structures: Structures, predictions: Predictions) -> NDArray[np.float64]:
+    """Errors of force components, kcal/mol/Angstrom, of structures with known forces (n_components,)."""
+    known = np.repeat(structures.has_forces, structures.sizes)
+    return (predictions.forces - structures.forces)[known].ravel() / KCAL_PER_MOL
+
+
+def relative_energy_errors(structures: Structures, predictions: Predictions) -> NDArray[np.float64]:
+    """Errors of energy differences, kcal/mol, over all pairs i < j of conformers of one group, pooled (n_pairs,)."""
+    known = structures.has_energy
+    error = (predictions.energy - structures.energy)[known] / KCAL_PER_MOL
+    group = structures.group[known]
+    found = [np.zeros(0)]
+    for members in np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1]):
+        first, second = np.triu_indices(len(members), k=1)
+        found.append(error[members[second]] - error[members[first]])
+    return np.concatenate(found)
+
+
+def error_table(structures: Structures, predictions: Predictions) -> dict[str, Any]:
+    """Summarise errors.
+
+    Returns
+    -------
+    table : dict
+        ``n_structures``; and under ``energy``, ``relative_energy`` and ``forces``, where there are labels, ``n``,
+        ``mae``, ``rmse`` and ``max`` in kcal/mol (per Angstrom) and ``mae_meV``, ``rmse_meV`` in meV (per Angstrom)
+    """
+    table: dict[str, Any] = {"n_structures": len(structures)}
+    for name, error in (
+        ("energy", energy_errors(structures, predictions)),
+        ("relative_energy", relative_energy_errors(structures, predictions)),
+        ("forces", force_errors(structures, predictions)),
+    ):
+        if len(error):
+            mae, rmse = float(np.abs(error).mean()), float(np.sqrt(np.mean(error**2)))
+            table[name] = {
+                "n": len(error),
+                "mae": mae,
+                "rmse": rmse,
+                "max": float(np.abs(error).max()),
+                "mae_meV": 1000 * mae * KCAL_PER_MOL,
+                "rmse_meV": 1000 * rmse * KCAL_PER_MOL,
+            }
+    return table
+
+
+def quantiles_by_hierarchicality(
+    structures: Structures, predictions: Predictions, n_bins: int = 5
+) -> list[dict[str, float]]:
+    """Quantiles of the absolute energy error in bins of R, each with as many structures.
+
+    In HIP-NN's paper the error rises with R (JCP 148, 241715, fig. 6), which makes R a warning without a second model.
+
+    Returns
+    -------
+    bins : list of dict
+        ``r_low``, ``r_high``, ``n``, and ``q50``, ``q90``, ``q95`` of the absolute error in kcal/mol
+    """
+    error = np.abs(energy_errors(structures, predictions))
+    r = predictions.hierarchicality[structures.has_energy]
+    rows = []
+    for members in np.array_split(np.argsort(r, kind="stable"), n_bins):
+        if len(members):
+            q50, q90, q95 = np.quantile(error[members], [0.5, 0.9, 0.95])
+            low, high = float(r[members].min()), float(r[members].max())
+            rows.append(
+                {"r_low": low, "r_high": high, "n": len(members), "q50": float(q50), "q90": float(q90), "q95": float(q95)}
+            )
+    return rows

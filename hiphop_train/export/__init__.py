@@ -1,0 +1,1 @@
+"""Files that engines load without this package."""

@@ -1,0 +1,409 @@
+"""Export as TorchScript, behind this one file: torch.jit is deprecated, and may one day give way to something else.
+
+An exported file is one scripted module with everything that an engine needs: network, neighbour search, forces and
+virial, names and units, and golden structures with their outputs, with which any reader can check its own installation.
+``torch.jit.load`` reads it in Python or C++ where hiphop-train is not installed.
+
+The first calls of a loaded file are slow (seconds for HIP-HOP-NN), because TorchScript profiles and optimises the graph
+on the way, which then gains little. ``torch.jit.optimized_execution(False)`` around the calls, in C++
+``torch::jit::setGraphExecutorOptimize(false)``, avoids this; `verify` and the ASE calculator do it.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers as number_of_symbol
+from ase.data import chemical_symbols, covalent_radii
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from hiphop_train import __version__
+from hiphop_train.errors import CheckpointError
+from hiphop_train.graph.assemble import pair_vectors
+from hiphop_train.graph.neighbours import neighbours
+from hiphop_train.potential import Potential
+from hiphop_train.types import Graph
+
+FORMAT_VERSION = 1
+"""Raised when a reader of older files would misunderstand newer ones."""
+
+TOLERANCE = {"float32": 2e-5, "float64": 1e-10}
+"""Largest relative deviation from the golden outputs by floating-point type of the network, see `GoldenReport`."""
+
+AtomicStructure = Tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
+"""Atomic numbers (n_atoms,), positions (n_atoms, 3) Angstrom, cell (3, 3) Angstrom, pbc (3,)."""
+
+TypedStructure = Tuple[Tensor, Tensor, Tensor, Tensor]
+"""The same as tensors, with species (n_atoms,), indices into the model's elements, instead of atomic numbers."""
+
+
+class ExportedPotential(nn.Module):
+    """A potential in the form in which it is scripted: evaluation only, with all that a reader of the file needs.
+
+    Only the first level of theory is exported: of E0 (n_levels_of_theory, n_elements) row 0 alone goes into the file.
+
+    Parameters
+    ----------
+    potential : is copied to the CPU; the original is left as it is
+    metadata : JSON, an object
+    golden : structures whose outputs are stored; None makes some from the elements (see `golden_structures`)
+
+    Attributes
+    ----------
+    format_version : int
+    elements : list of str, type names; species are indices into this list
+    atomic_numbers : list of int, of the elements; 0 for a type that is no chemical element
+    cutoff : float, Angstrom
+    e0 : (n_elements,) float64, eV
+    dtype : str, floating-point type of the network; positions are taken and energies and forces returned in float64
+    energy_unit, length_unit, forces_unit : str
+    metadata : str, JSON
+    golden : list of dict with species, positions, cell, pbc and the outputs energy, forces, virial of `energy_forces`
+    """
+
+    e0: Tensor
+    network_type: Tensor
+
+    def __init__(self, potential: Potential, metadata: str, golden: Optional[List[AtomicStructure]] = None) -> None:
+        super().__init__()
+        first_level = deepcopy(potential).cpu().eval().requires_grad_(False)
+        first_level.e0 = first_level.e0[:1].clone()
+        dtype = next((parameter.dtype for parameter in potential.parameters()), torch.float64)
+        self.potential = first_level
+        self.format_version = FORMAT_VERSION
+        self.elements = list(potential.elements)
+        self.atomic_numbers = [int(number_of_symbol.get(element, 0)) for element in potential.elements]
+        self.symbols = list(chemical_symbols)
+        self.cutoff = float(potential.cutoff)
+        self.dtype = str(dtype).removeprefix("torch.")
+        self.energy_unit = "eV"
+        self.length_unit = "angstrom"
+        self.forces_unit = "eV/angstrom"
+        self.metadata = metadata
+        self.register_buffer("e0", first_level.e0[0].clone())
+        self.register_buffer("network_type", torch.zeros((), dtype=dtype))  # TorchScript has no dtype attributes
+        if golden is None:
+            structures = golden_structures(self.atomic_numbers)
+        else:
+            structures = [self._typed(structure) for structure in golden]
+        self.golden = [self._answer(structure) for structure in structures]
+
+    def forward(
+        self,
+        species: Tensor,
+        positions: Tensor,
+        cell: Tensor,
+        pbc: Tensor,
+        system: Tensor,
+        n_systems: int,
+        pair_i: Tensor,
+        pair_j: Tensor,
+        pair_shift: Tensor,
+        n_owned: int,
+        forces: bool = True,
+        virial: bool = False,
+    ) -> Dict[str, Tensor]:
+        """Evaluate structures whose pairs are known.
+
+        Parameters
+        ----------
+        species : (n_atoms,) int64, indices into `elements`
+        positions : (n_atoms, 3) Angstrom; float64, other types are cast
+        cell : (n_systems, 3, 3) Angstrom, rows are lattice vectors
+        pbc : (n_systems, 3) bool
+        system : (n_atoms,) int64, ascending
+        n_systems : number of structures
+        pair_i, pair_j : (n_pairs,) int64, all ordered pairs closer than `cutoff`, by receiving atom i
+        pair_shift : (n_pairs, 3) int64, the vector of a pair being r_j + shift . cell - r_i
+        n_owned : atoms from this index on are ghosts: they act and feel forces, but carry no energy
+        forces, virial : whether to differentiate
+
+        Returns
+        -------
+        outputs : dict
+            ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) eV;
+            ``hierarchicality`` (n_systems,); when asked for, ``forces`` (n_atoms, 3) eV/Angstrom and ``virial``
+            (n_systems, 3, 3) eV, the negative derivative with respect to a strain; all detached
+        """
+        positions = positions.detach().to(torch.float64)
+        cell = cell.detach().to(torch.float64)
+        dtype = self.network_type.dtype
+        vectors = pair_vectors(positions, cell, system, pair_i, pair_j, pair_shift)
+        none = torch.zeros((n_systems,), dtype=torch.int64, device=positions.device)
+        graph = Graph(
+            species=species,
+            positions=positions,
+            cell=cell,
+            pbc=pbc,
+            system=system,
+            n_systems=n_systems,
+            pair_i=pair_i,
+            pair_j=pair_j,
+            pair_shift=pair_shift,
+            pair_vectors=vectors.to(dtype),
+            n_owned=n_owned,
+            level=none,
+            total_charge=none.to(dtype),
+            spin=none.to(dtype),
+            conditions=torch.zeros((n_systems, 0), dtype=dtype, device=positions.device),
+            triples=None,
+        )
+        # Engines like to call without gradients, but forces need them; TorchScript knows no `with enable_grad()`.
+        grad_before = torch.is_grad_enabled()
+        torch.set_grad_enabled(True)
+        outputs: Dict[str, Tensor] = self.potential(graph, forces, virial)
+        torch.set_grad_enabled(grad_before)
+        detached: Dict[str, Tensor] = {}
+        for key, value in outputs.items():
+            detached[key] = value.detach().to(torch.float64)
+        return detached
+
+    @torch.jit.export
+    def energy_forces(self, species: Tensor, positions: Tensor, cell: Tensor, pbc: Tensor) -> Dict[str, Tensor]:
+        """Evaluate one structure; the pairs are found by brute force.
+
+        Parameters
+        ----------
+        species : (n_atoms,) int64, indices into `elements`, from `species_of`
+        positions : (n_atoms, 3) Angstrom, inside or outside of the cell
+        cell : (3, 3) Angstrom, rows are lattice vectors; anything in open directions
+        pbc : (3,) bool
+
+        Returns
+        -------
+        outputs : dict
+            ``energy`` (), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) eV; ``forces``
+            (n_atoms, 3) eV/Angstrom; ``virial`` (3, 3) eV; ``hierarchicality`` ()
+        """
+        positions = positions.detach().to(torch.float64)
+        cell = cell.detach().to(torch.float64)
+        pair_i, pair_j, pair_shift = neighbours(positions, cell, pbc, self.cutoff)
+        outputs = self.forward(
+            species,
+            positions,
+            cell.unsqueeze(0),
+            pbc.unsqueeze(0),
+            torch.zeros_like(species),
+            1,
+            pair_i,
+            pair_j,
+            pair_shift,
+            positions.shape[0],
+            True,
+            True,
+        )
+        for key in ["energy", "virial", "hierarchicality"]:
+            outputs[key] = outputs[key][0]
+        return outputs
+
+    @torch.jit.export
+    def species_of(self, atomic_numbers: Tensor) -> Tensor:
+        """Translate atomic numbers (n_atoms,) into species (n_atoms,) int64.
+
+        Raises
+        ------
+        RuntimeError
+            for an element that the model does not know, naming it; Python readers of a file get ``torch.jit.Error``
+        """
+        known = torch.tensor(self.atomic_numbers, dtype=torch.int64, device=atomic_numbers.device)
+        matches = (atomic_numbers[:, None] == known) & (atomic_numbers[:, None] > 0)  # (n_atoms, n_elements)
+        strange = atomic_numbers[~matches.any(1)]
+        if strange.shape[0] > 0:
+            number = int(strange[0])
+            name = self.symbols[number] if 0 < number < len(self.symbols) else "?"
+            raise RuntimeError(
+                f"element {name} (atomic number {number}) is unknown to this model, which knows "
+                + ", ".join(self.elements)
+            )
+        return matches.to(torch.int64).argmax(1)
+
+    def _typed(self, structure: AtomicStructure) -> TypedStructure:
+        numbers, positions, cell, pbc = structure
+        return (
+            self.species_of(torch.as_tensor(np.asarray(numbers, dtype=np.int64))),
+            torch.as_tensor(np.asarray(positions, dtype=np.float64)),
+            torch.as_tensor(np.asarray(cell, dtype=np.float64)),
+            torch.as_tensor(np.asarray(pbc, dtype=np.bool_)),
+        )
+
+    def _answer(self, structure: TypedStructure) -> Dict[str, Tensor]:
+        species, positions, cell, pbc = structure
+        outputs = self.energy_forces(species, positions, cell, pbc)
+        given = {"species": species, "positions": positions, "cell": cell, "pbc": pbc}
+        return given | {key: outputs[key] for key in ("energy", "forces", "virial")}
+
+
+def golden_structures(atomic_numbers: List[int]) -> List[TypedStructure]:
+    """Make a few structures from the elements, always the same: an atom, a chain, a crystal and a slab.
+
+    The chain is a helix with bonds as long as the sum of covalent radii, and holds every element; the others are
+    pieces of it, the crystal's cell as small as the atoms allow.
+
+    Parameters
+    ----------
+    atomic_numbers : of the model's elements, 0 for a type that is none
+    """
+    n_elements = len(atomic_numbers)
+    species = np.arange(max(6, n_elements)) % n_elements
+    radius = np.maximum(covalent_radii[np.asarray(atomic_numbers)], 0.31)[species]  # Angstrom
+    angle = 1.9 * np.arange(len(species) - 1)
+    direction = np.stack([0.8 * np.cos(angle), 0.8 * np.sin(angle), np.full_like(angle, 0.6)], axis=1)
+    bonds = direction * (radius[1:] + radius[:-1])[:, None]
+    positions = np.concatenate([np.zeros((1, 3)), np.cumsum(bonds, axis=0)])  # (n_atoms, 3)
+
+    def piece(n_atoms: int, *pbc: bool) -> TypedStructure:
+        chosen = torch.from_numpy(positions[:n_atoms].copy())
+        extent = chosen.max(0).values - chosen.min(0).values + 2.0
+        shear = torch.tensor([[0.0, 0.2, 0.0], [0.0, 0.0, 0.3], [-0.1, 0.0, 0.0]], dtype=torch.float64)
+        periodic = torch.tensor(pbc)
+        cell = (torch.diag(extent) + shear) * periodic[:, None]
+        return torch.from_numpy(species[:n_atoms].astype(np.int64)), chosen, cell, periodic
+
+    return [
+        piece(1, False, False, False),
+        piece(len(species), False, False, False),
+        piece(3, True, True, True),
+        piece(4, True, True, False),
+    ]
+
+
+class GoldenReport(NamedTuple):
+    """How far outputs are from the golden ones, the largest deviations over all golden structures."""
+
+    energy: float
+    """eV per atom."""
+    forces: float
+    """eV/Angstrom, of a component."""
+    virial: float
+    """eV per atom, of a component."""
+    relative: float
+    """The largest of the three, each divided by the structure's largest value of its kind, or by 1 of the units above
+    where that is larger; energies are compared with their part beyond E0."""
+    tolerance: float
+    """What `relative` may be."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the file does what it did when it was written; never where a deviation is not a number."""
+        return self.relative <= self.tolerance
+
+
+def export(
+    potential: Potential, path: Path, metadata: dict[str, Any], golden: Optional[List[AtomicStructure]] = None
+) -> None:
+    """Write a potential as TorchScript, after checking that the file read back gives the outputs of the potential.
+
+    The file appears under its name only when it is right, and until then an older one stays.
+
+    Parameters
+    ----------
+    potential : in training or evaluation mode; only the first level of theory is exported
+    path : file to write, usually ``*.pt``
+    metadata : plain data that JSON can hold: configuration, data fingerprint, validation errors ...; the versions of
+        hiphop-train (``code_version``) and torch (``torch_version``) are added
+    golden : structures with which readers will check the file; None makes some from the elements
+
+    Raises
+    ------
+    CheckpointError
+        when the directory does not exist, the potential returns numbers that are not finite, or the file disagrees
+        with it: more than 2e-5 (float32) or 1e-10 (float64), relative as in `GoldenReport`
+    RuntimeError
+        when a golden structure has an unknown element
+    TypeError
+        when JSON cannot hold the metadata
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path}: the directory {path.parent} does not exist; make it, or choose another path")
+    versions = {"code_version": __version__, "torch_version": str(torch.__version__)}
+    module = ExportedPotential(potential, json.dumps(versions | metadata, sort_keys=True), golden)
+    for number, answer in enumerate(module.golden):
+        if not (answer["energy"].isfinite() and answer["forces"].isfinite().all()):
+            raise CheckpointError(
+                f"{path}: not written, because the potential's energy or forces for golden structure {number} are not "
+                "finite; did the training diverge?"
+            )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with _without_deprecation():
+            torch.jit.save(torch.jit.script(module), str(temporary))
+        report = verify(temporary)
+        if not report.agrees:
+            raise CheckpointError(
+                f"{path}: not written, because the exported file disagrees with the potential: energy by "
+                f"{report.energy:.3g} eV/atom, forces by {report.forces:.3g} eV/Angstrom (relative "
+                f"{report.relative:.3g}, allowed {report.tolerance:.3g}). This is an error in hiphop-train or torch; "
+                "please report it"
+            )
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path, device: str = "cpu") -> torch.jit.ScriptModule:
+    """Read an exported file.
+
+    Raises
+    ------
+    CheckpointError
+        when the file is missing, no exported potential, or of a newer format
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; write one with hiphop-export")
+    try:
+        with _without_deprecation():
+            module: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+        version = int(module.format_version)
+    except (RuntimeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not an exported potential, or damaged; write one with hiphop-export") from error
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format {version}, but this hiphop-train knows formats up to {FORMAT_VERSION}; "
+            "update it, or export the checkpoint again"
+        )
+    return module
+
+
+def verify(path: Path, device: str = "cpu") -> GoldenReport:
+    """Compute the golden outputs of a file again and report how far they are from the stored ones.
+
+    Raises
+    ------
+    CheckpointError
+        as `load`
+    """
+    module = load(path, device)
+    deviations = []  # (n_golden, 4)
+    for answer in module.golden:
+        answer = {key: value.to(device) for key, value in answer.items()}
+        n_atoms = answer["species"].shape[0]
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            outputs = module.energy_forces(answer["species"], answer["positions"], answer["cell"], answer["pbc"])
+        learned = (answer["energy"] - module.e0[answer["species"]].sum()).abs() / n_atoms
+        pairs = [
+            ((outputs["energy"] - answer["energy"]).abs() / n_atoms, learned),
+            ((outputs["forces"] - answer["forces"]).abs().max(), answer["forces"].abs().max()),
+            ((outputs["virial"] - answer["virial"]).abs().max() / n_atoms, answer["virial"].abs().max() / n_atoms),
+        ]
+        relative = torch.stack([deviation / size.clamp(min=1.0) for deviation, size in pairs]).max()
+        deviations.append(torch.stack([deviation for deviation, _ in pairs] + [relative]))
+    energy, forces, virial, relative_deviation = torch.stack(deviations).max(0).values.tolist()
+    return GoldenReport(energy, forces, virial, relative_deviation, TOLERANCE[module.dtype])
+
+
+@contextmanager
+def _without_deprecation() -> Iterator[None]:
+    """Silence torch.jit's own deprecation warning, here only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=DeprecationWarning)
+        yield

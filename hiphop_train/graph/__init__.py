@@ -1,0 +1,1 @@
+"""Neighbour search, segment sums and the assembly of graphs."""

@@ -1,0 +1,116 @@
+"""Calculator for the Atomic Simulation Environment (Larsen et al., J. Phys.: Condens. Matter 29, 273002 (2017))."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from hiphop_train.errors import CheckpointError, DataError
+
+FORMAT_VERSION = 1
+"""Newest format of exported files that this calculator reads."""
+
+
+class HipHopCalculator(Calculator):
+    """ASE calculator of an exported potential.
+
+    Properties are energy and free_energy (equal), forces, energies (of the atoms), and for structures that are periodic
+    in all three directions stress, in ASE's units (eV, Angstrom), order and sign.
+
+    Parameters
+    ----------
+    path : exported file (``hiphop-export``)
+    device : where torch computes, ``cpu`` or ``cuda``
+
+    Raises
+    ------
+    CheckpointError
+        when the file is missing, no exported potential, or of a newer format
+
+    Notes
+    -----
+    The pairs are found by brute force, in time and memory quadratic in the number of atoms: fine up to some thousands.
+
+    TorchScript's optimisation is switched off during calls: it makes the first calls take seconds and gains little.
+
+    Examples
+    --------
+    >>> atoms = ase.build.molecule("CH3CH2OH")
+    >>> atoms.calc = HipHopCalculator("model.pt")
+    >>> atoms.get_potential_energy()
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress", "energies"]  # noqa: RUF012 (ASE's form)
+
+    def __init__(self, path: str | Path, device: str = "cpu") -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.device = device
+        self.potential = _load(Path(path), device)
+        self.elements: list[str] = self.potential.elements
+        self.cutoff: float = self.potential.cutoff  # Angstrom
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Calculate all properties, whichever are asked for.
+
+        Raises
+        ------
+        DataError
+            when the structure has an element that the model does not know, or no lattice vector in a periodic direction
+        """
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        structure = self.atoms
+        assert structure is not None
+        flat = structure.pbc & ~structure.cell.array.any(axis=1)
+        if flat.any():
+            raise DataError(f"atoms.pbc is {structure.pbc.tolist()}, but lattice vector {int(flat.argmax())} is zero")
+        numbers = structure.numbers.astype(np.int64)
+        strange = sorted(set(numbers.tolist()) - set(self.potential.atomic_numbers))
+        if strange:
+            names = ", ".join(chemical_symbols[number] for number in strange)
+            raise DataError(f"elements not known to this model: {names}; it knows {', '.join(self.elements)}")
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            outputs = self.potential.energy_forces(
+                self.potential.species_of(torch.as_tensor(numbers, device=self.device)),
+                torch.as_tensor(structure.positions, device=self.device),
+                torch.as_tensor(structure.cell.array, device=self.device),
+                torch.as_tensor(structure.pbc, device=self.device),
+            )
+        energy = float(outputs["energy"])
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": outputs["atomic_energy"].cpu().numpy(),
+            "forces": outputs["forces"].cpu().numpy(),
+        }
+        if structure.pbc.all():
+            stress = -outputs["virial"].cpu().numpy() / structure.cell.volume
+            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)  # type: ignore[no-untyped-call]
+
+
+def _load(path: Path, device: str) -> torch.jit.ScriptModule:
+    """Read an exported file; a copy of the exporter's function, because an engine needs the file and torch alone."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; write one with hiphop-export")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=DeprecationWarning)
+            module: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+        version = int(module.format_version)
+    except (RuntimeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not an exported potential, or damaged; write one with hiphop-export") from error
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format {version}, but this hiphop-train reads formats up to {FORMAT_VERSION}; "
+            "update it, or export the checkpoint again"
+        )
+    return module

@@ -1,0 +1,1 @@
+"""One file per architecture, readable as the paper's mathematics."""

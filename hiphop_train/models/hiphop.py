@@ -1,0 +1,149 @@
+"""HIP-HOP-NN: hierarchically interacting particle neural network with higher-order polynomial invariants.
+
+arXiv 2503.23515 (2025).
+"""
+
+from typing import List
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, one_hot
+
+from hiphop_train.errors import ConfigError
+from hiphop_train.graph.segments import fill_table
+from hiphop_train.models.base import Representation
+from hiphop_train.nn.messages import PairTables, pair_tables, receive, send
+from hiphop_train.nn.residual import AtomLayer, Residual
+from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
+from hiphop_train.nn.tensors import PUBLISHED_COUNT, irreducible_tensors, published_invariants
+from hiphop_train.types import Graph
+
+
+class Interaction(nn.Module):
+    """Tensor-valued convolution, its polynomial invariants, group norm and mixing, as a residual layer.
+
+    A_i^l = sum_j sum_nu s_nu(r_ij) T^l(r_ij) V_nu z_j;  a_i = M norm(invariants(A_i)) + W z_i + b
+
+    Parameters
+    ----------
+    n_in, n_out : width of the features before and after
+    n_sensitivities, soft_min, soft_max, cutoff : see `InverseGaussianSensitivity`
+    l_max : highest rank of the tensors, 0 to 3
+    n_max : highest order of the invariants, 1 to 4
+    group_norm : whether each invariant is normalised over an atom's features
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        n_sensitivities: int,
+        soft_min: float,
+        soft_max: float,
+        cutoff: float,
+        l_max: int,
+        n_max: int,
+        group_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.l_max = l_max
+        self.n_max = n_max
+        self.group_norm = group_norm
+        n_invariants = PUBLISHED_COUNT[l_max, n_max]
+        self.sensitivity = InverseGaussianSensitivity(n_sensitivities, soft_min, soft_max, cutoff)
+        self.weight = nn.Parameter(torch.empty(n_sensitivities, n_out, n_in))  # V
+        self.self_interaction = nn.Linear(n_in, n_out)  # W, b
+        self.norm_weight = nn.Parameter(torch.ones(n_invariants, n_out))
+        self.norm_bias = nn.Parameter(torch.zeros(n_invariants, n_out))
+        self.mixing = nn.Parameter(torch.empty(n_invariants, n_out, n_out))  # M
+        self.residual = Residual(n_in, n_out, n_out)
+        nn.init.xavier_normal_(self.weight)
+        nn.init.xavier_normal_(self.self_interaction.weight)
+        nn.init.normal_(self.mixing, std=(2.0 / (n_out * (n_invariants + n_out))) ** 0.5)
+
+    def forward(self, features: Tensor, distance: Tensor, tensors: Tensor, tables: PairTables) -> Tensor:
+        """Interact.
+
+        Parameters
+        ----------
+        features : (n_atoms, n_in)
+        distance : (n_pairs,) Angstrom
+        tensors : (n_atoms, receive_width, (l_max + 1)^2), irreducible tensors of the pairs by receiving atom
+        tables : from `pair_tables`
+
+        Returns
+        -------
+        features : (n_atoms, n_out)
+        """
+        sources = torch.einsum("jb,nab->jna", features, self.weight)  # (n_atoms, n_sensitivities, n_out)
+        messages = send(self.sensitivity(distance), sources, tables)
+        environment = receive(tensors, messages)  # (n_atoms, n_components, n_out)
+        invariants = published_invariants(environment.transpose(0, 1), self.l_max, self.n_max)
+        if self.group_norm:
+            normal = layer_norm(invariants, invariants.shape[2:])
+            invariants = torch.addcmul(self.norm_bias, normal, self.norm_weight)  # (n_atoms, n_invariants, n_out)
+        mixed = invariants.flatten(1) @ self.mixing.flatten(0, 1)
+        result: Tensor = self.residual(mixed + self.self_interaction(features), features)
+        return result
+
+
+class HIPHOP(Representation):
+    """Hierarchically interacting particle neural network with higher-order polynomial invariants.
+
+    Parameters
+    ----------
+    elements : type names
+    cutoff : hard cutoff, Angstrom
+    n_features : width of all levels after the first
+    n_interactions : interaction layers, each followed by `n_atom_layers` atom layers; each adds a level
+    n_atom_layers : atom layers after each interaction
+    n_sensitivities : sensitivity functions
+    soft_min, soft_max : centres of the first and the last sensitivity function before training, Angstrom
+    l_max : highest rank of the Cartesian tensors, 0 to 3
+    n_max : highest order of the invariant polynomials, 1 to 4; an atom sees up to n_max + 1 bodies at once
+    group_norm : whether each invariant is normalised over an atom's features
+    """
+
+    def __init__(
+        self,
+        elements: List[str],
+        cutoff: float,
+        n_features: int,
+        n_interactions: int,
+        n_atom_layers: int,
+        n_sensitivities: int,
+        soft_min: float,
+        soft_max: float,
+        l_max: int,
+        n_max: int,
+        group_norm: bool = True,
+    ) -> None:
+        n_types = len(elements)
+        super().__init__(elements, cutoff, [n_types] + [n_features] * n_interactions)
+        if (l_max, n_max) not in PUBLISHED_COUNT:
+            raise ConfigError(
+                f"model.l_max={l_max}, model.n_max={n_max}: no invariants are known for this pair; "
+                "l_max may be 0 to 3 and n_max 1 to 4"
+            )
+        self.n_types = n_types
+        self.l_max = l_max
+        self.interactions = nn.ModuleList(
+            Interaction(n_in, n_features, n_sensitivities, soft_min, soft_max, cutoff, l_max, n_max, group_norm)
+            for n_in in self.feature_sizes[:-1]
+        )
+        self.atom_layers = nn.ModuleList(
+            nn.Sequential(*(AtomLayer(n_features) for _ in range(n_atom_layers))) for _ in range(n_interactions)
+        )
+
+    def forward(self, graph: Graph) -> List[Tensor]:
+        """Return one-hot species and the features after each interaction block."""
+        tables = pair_tables(graph.pair_i, graph.pair_j, graph.species.shape[0])
+        distance = torch.linalg.norm(graph.pair_vectors, dim=1)
+        components = irreducible_tensors(graph.pair_vectors / distance[:, None], self.l_max)
+        tensors = fill_table(components, tables.receive_slot, tables.n_atoms, tables.receive_width)
+        features = one_hot(graph.species, self.n_types).to(distance.dtype)
+        levels = [features]
+        for interaction, atom_layers in zip(self.interactions, self.atom_layers):
+            features = atom_layers(interaction(features, distance, tensors, tables))
+            levels.append(features)
+        return levels

@@ -1,0 +1,50 @@
+"""Sensitivity functions: how strongly an atom hears another, by distance."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def squared_cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
+    """Fall from 1 to 0 with vanishing slope at the cutoff: cos^2(pi r / 2 r_c) (JCP 148, 241715, eq. 8).
+
+    Parameters
+    ----------
+    distance : (n_pairs,) Angstrom
+    cutoff : Angstrom
+    """
+    return torch.cos(0.5 * math.pi / cutoff * distance).square() * (distance < cutoff).to(distance.dtype)
+
+
+class InverseGaussianSensitivity(nn.Module):
+    """Gaussians in the inverse distance with learnable centres and widths (JCP 148, 241715, eqs. 6 to 8).
+
+    s_nu(r) = exp(-(1/r - 1/mu_nu)^2 / (2 sigma_nu^-2)) cos^2(pi r / 2 r_c)
+
+    Parameters
+    ----------
+    n_sensitivities : number of functions
+    soft_min, soft_max : first and last centre before training, Angstrom; the centres are even in 1/r
+    cutoff : Angstrom
+    """
+
+    def __init__(self, n_sensitivities: int, soft_min: float, soft_max: float, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.centre = nn.Parameter(1.0 / torch.linspace(1.0 / soft_max, 1.0 / soft_min, n_sensitivities))
+        self.inverse_width = nn.Parameter(torch.full((n_sensitivities,), 2.0 * soft_min * n_sensitivities))
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Evaluate all functions.
+
+        Parameters
+        ----------
+        distance : (n_pairs,) Angstrom
+
+        Returns
+        -------
+        sensitivity : (n_pairs, n_sensitivities)
+        """
+        offset = (1.0 / distance[:, None] - 1.0 / self.centre) * self.inverse_width
+        return torch.exp(-0.5 * offset.square()) * squared_cosine_cutoff(distance, self.cutoff)[:, None]

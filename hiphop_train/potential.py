@@ -1,0 +1,147 @@
+"""The potential: E0 + terms, and by differentiation forces and virial. Physics is written here, once."""
+
+from abc import ABC, abstractmethod
+from typing import Dict, List
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hiphop_train.graph.assemble import with_pair_vectors
+from hiphop_train.graph.segments import segment_sum
+from hiphop_train.models.base import Representation
+from hiphop_train.readout.base import Readout
+from hiphop_train.types import Graph
+
+
+class Term(nn.Module, ABC):
+    """A summand of the energy."""
+
+    @abstractmethod
+    def forward(self, graph: Graph) -> Tensor:
+        """Return energies of the atoms, (n_atoms, n_levels), eV; a term may resolve its energy into levels."""
+
+
+class Network(Term):
+    """The learned term: representation, readout, and an energy scale fitted to the training labels.
+
+    Parameters
+    ----------
+    representation : features of the atoms
+    readout : energies from features
+    """
+
+    scale: Tensor
+
+    def __init__(self, representation: Representation, readout: Readout) -> None:
+        super().__init__()
+        self.representation = representation
+        self.readout = readout
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+
+    def forward(self, graph: Graph) -> Tensor:
+        """Return energies (n_atoms, n_levels), eV, float64."""
+        energies: Tensor = self.readout(self.representation(graph), graph.species)
+        return energies.to(torch.float64) * self.scale
+
+
+def hierarchicality(level_energies: Tensor) -> Tensor:
+    """Non-hierarchicality of each atom, R_i = sum_n (E_i^n)^2 / ((E_i^n)^2 + (E_i^(n-1))^2) (JCP 148, 241715, eq. 12).
+
+    Parameters
+    ----------
+    level_energies : (n_atoms, n_levels), level 0 being E0
+
+    Returns
+    -------
+    R : (n_atoms,), between 0 and n_levels - 1; two levels that both vanish add 0
+    """
+    squares = level_energies.square()
+    upper, lower = squares[:, 1:], squares[:, :-1]
+    total = upper + lower
+    empty = total == 0
+    return (upper / torch.where(empty, torch.ones_like(total), total)).sum(1)
+
+
+class Potential(nn.Module):
+    """Energy of a system as E0 of its atoms plus a sum of terms, with forces and virial.
+
+    Parameters
+    ----------
+    terms : summands; the first is the network whose levels enter the hierarchicality
+    elements : type names, to which the graph's species refer
+    cutoff : Angstrom
+    n_levels_of_theory : rows of E0; each system says which one is its own
+
+    Notes
+    -----
+    E0 and all returned energies are float64: at 1000 Hartree, float32 is 2 meV coarse.
+    """
+
+    e0: Tensor
+
+    def __init__(self, terms: List[Term], elements: List[str], cutoff: float, n_levels_of_theory: int = 1) -> None:
+        super().__init__()
+        self.terms = nn.ModuleList(terms)
+        self.elements = elements
+        self.cutoff = cutoff
+        self.register_buffer("e0", torch.zeros(n_levels_of_theory, len(elements), dtype=torch.float64))
+
+    @torch.jit.ignore
+    def set_statistics(self, e0: NDArray[np.float64], scale: float) -> None:
+        """Take what was fitted to the training labels: E0 (n_types,) in eV, and the scale of the network in eV."""
+        self.e0[:] = torch.from_numpy(e0)
+        network = self.terms[0]
+        assert isinstance(network, Network)
+        network.scale.fill_(scale)
+
+    def forward(self, graph: Graph, forces: bool = True, virial: bool = False) -> Dict[str, Tensor]:
+        """Evaluate.
+
+        Parameters
+        ----------
+        graph : structures with their pairs inside of the cutoff
+        forces, virial : whether to differentiate; in training mode the derivatives can be differentiated again
+
+        Returns
+        -------
+        outputs : dict
+            ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) in eV, float64;
+            ``hierarchicality`` (n_systems,), the mean over atoms; when asked for, ``forces`` (n_atoms, 3) in
+            eV/Angstrom and ``virial`` (n_systems, 3, 3) in eV, the negative derivative with respect to a strain
+        """
+        derivatives = forces or virial
+        vectors = graph.pair_vectors
+        if derivatives:
+            vectors = vectors.detach().requires_grad_(True)
+            graph = with_pair_vectors(graph, vectors)
+        n_atoms = graph.species.shape[0]
+        owned = (torch.arange(n_atoms, device=graph.species.device) < graph.n_owned).to(torch.float64)
+
+        levels = [self.e0[graph.level[graph.system], graph.species][:, None]]
+        for term in self.terms:
+            levels.append(term(graph))
+        level_energies = torch.cat(levels, dim=1) * owned[:, None]
+        atomic_energy = level_energies.sum(1)
+        energy = segment_sum(atomic_energy, graph.system, graph.n_systems)
+        n_owned_of_system = segment_sum(owned, graph.system, graph.n_systems).clamp(min=1.0)
+        unruly = segment_sum(
+            hierarchicality(torch.cat(levels[:2], dim=1)) * owned, graph.system, graph.n_systems
+        )
+        outputs = {
+            "energy": energy,
+            "atomic_energy": atomic_energy,
+            "level_energies": level_energies,
+            "hierarchicality": unruly / n_owned_of_system,
+        }
+        if derivatives:
+            gradient = torch.autograd.grad([energy.sum()], [vectors], create_graph=self.training)[0]
+            assert gradient is not None
+            if forces:
+                pull = segment_sum(gradient, graph.pair_i, n_atoms) - segment_sum(gradient, graph.pair_j, n_atoms)
+                outputs["forces"] = pull
+            if virial:
+                strain = -vectors[:, :, None] * gradient[:, None, :]
+                outputs["virial"] = segment_sum(strain, graph.system[graph.pair_i], graph.n_systems)
+        return outputs

@@ -1,0 +1,1 @@
+"""From features to energies of the sites, level by level."""

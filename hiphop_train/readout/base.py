@@ -1,0 +1,14 @@
+"""What every readout declares."""
+
+from abc import ABC, abstractmethod
+from typing import List
+
+from torch import Tensor, nn
+
+
+class Readout(nn.Module, ABC):
+    """Turn the features of each level into energies of the sites."""
+
+    @abstractmethod
+    def forward(self, levels: List[Tensor], species: Tensor) -> Tensor:
+        """Return energies (n_atoms, n_terms) from features (n_atoms, feature_sizes[level]) and species (n_atoms,)."""

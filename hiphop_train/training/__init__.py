@@ -1,0 +1,1 @@
+"""Losses, metrics, the Lightning module and the run."""

@@ -1,0 +1,69 @@
+"""Loggers beside the CSV file; none of them may stop or delay a training."""
+
+import netrc
+import os
+import socket
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from hiphop_train.errors import ConfigError
+
+
+def csv_logger(run_dir: Path) -> Logger:
+    """Write metrics.csv into the run directory."""
+    return CSVLogger(save_dir=str(run_dir), name="", version="")
+
+
+def tensorboard_logger(run_dir: Path) -> Logger:
+    """Write TensorBoard's event files into the run directory."""
+    try:
+        return TensorBoardLogger(save_dir=str(run_dir), name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise ConfigError('logger=tensorboard needs TensorBoard: pip install "hiphop-train[tensorboard]"') from error
+
+
+def wandb_logger(
+    run_dir: Path, project: str, entity: str | None, mode: Literal["auto", "online", "offline"], name: str | None
+) -> Logger:
+    """Log to Weights & Biases, offline where there is no login or no network.
+
+    Parameters
+    ----------
+    run_dir : handed over; its name is the run's id, so that a resumed run goes on in the same place
+    project, entity, name : as in wandb
+    mode : auto decides by login and network
+    """
+    offline = mode == "offline" or (mode == "auto" and not _reachable())
+    if offline and mode == "auto":
+        print("W&B: no login or no network, so it logs offline; later: wandb sync", run_dir / "wandb" / "offline-*")
+    return WandbLogger(
+        name=name or run_dir.name,
+        save_dir=str(run_dir),
+        project=project,
+        entity=entity,
+        offline=offline,
+        id=run_dir.name,
+        resume=None if offline else "allow",
+    )
+
+
+def _reachable(timeout: float = 3.0) -> bool:
+    """Whether a login is stored and the server answers."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+        return False
+    address = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    host = address.hostname or "api.wandb.ai"
+    if not os.environ.get("WANDB_API_KEY"):
+        try:
+            if netrc.netrc().authenticators(host) is None:
+                return False
+        except (OSError, netrc.NetrcParseError):
+            return False
+    try:
+        socket.create_connection((host, address.port or 443), timeout=timeout).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,83 @@
+"""The Lightning module: one training loop for every model."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hiphop_train.potential import Potential
+from hiphop_train.training.losses import Loss
+from hiphop_train.training.metrics import Errors
+from hiphop_train.training.schedules import MONITOR, Schedule
+from hiphop_train.types import Batch
+
+
+class PotentialModule(LightningModule):
+    """Train a potential on energies and forces.
+
+    Parameters
+    ----------
+    potential : with E0 and scale already fitted
+    loss : of a batch, over all ranks
+    optimizer : makes the optimizer from parameters
+    schedule : of the learning rate or the batch size
+    record : plain data that every checkpoint carries (see `hiphop_train.checkpoint`)
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        loss: Loss,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        schedule: Schedule,
+        record: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.potential = potential
+        self.loss = loss
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        self.record = record
+        self.errors = Errors()
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Return the loss, so scaled that gradients averaged over ranks are those of the whole batch."""
+        loss = self._loss(batch)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.graph.n_systems)
+        return loss * self.trainer.world_size
+
+    def on_validation_epoch_start(self) -> None:
+        """Start new sums."""
+        self.errors.reset()
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Add a batch to the sums; forces need gradients in validation too."""
+        with torch.enable_grad():
+            outputs = self.potential(batch.graph)
+        self.errors.update(outputs, batch.labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log errors in kcal/mol and kcal/mol/Angstrom, and the loss that schedules and checkpoints watch."""
+        errors = self.errors.compute()
+        for name, value in errors.items():
+            self.log(f"val/{name}", value, prog_bar=name.endswith("_mae"), rank_zero_only=False)
+        self.log(MONITOR, torch.stack(list(errors.values())).sum())
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer and its schedulers."""
+        optimizer = self.make_optimizer(self.potential.parameters())
+        return [optimizer], self.schedule.schedulers(optimizer, int(self.trainer.estimated_stepping_batches))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the record that makes the checkpoint readable without this class."""
+        checkpoint["hiphop_train"] = self.record
+
+    def _loss(self, batch: Batch) -> Tensor:
+        graph, labels = batch.graph, batch.labels
+        outputs = self.potential(graph)
+        n_atoms = torch.bincount(graph.system, minlength=graph.n_systems) * labels["weight"]
+        loss: Tensor = self.loss(outputs, labels, n_atoms)
+        return loss

@@ -1,0 +1,66 @@
+"""The one graph that data, models, export and engines share, and the dictionary of outputs.
+
+Annotations are written in the form that TorchScript understands.
+"""
+
+from typing import Dict, NamedTuple, Optional
+
+from torch import Tensor
+
+Outputs = Dict[str, Tensor]
+"""Outputs and labels under the same keys: ``energy`` (n_systems,) eV, ``forces`` (n_atoms, 3) eV/Angstrom,
+``virial`` (n_systems, 3, 3) eV, ``atomic_energy`` (n_atoms,) eV, ``level_energies`` (n_atoms, n_levels) eV,
+``hierarchicality`` (n_systems,)."""
+
+
+class Graph(NamedTuple):
+    """One structure or a batch of structures, with all pairs of atoms inside of the cutoff.
+
+    Every ordered pair appears once: atom ``pair_i`` receives from atom ``pair_j``. Models see geometry only
+    through ``pair_vectors``; forces and virial come from the energy's derivative with respect to them.
+    """
+
+    species: Tensor
+    """(n_atoms,) int64: index into the model's own list of type names."""
+    positions: Tensor
+    """(n_atoms, 3) Angstrom."""
+    cell: Tensor
+    """(n_systems, 3, 3) Angstrom, rows are lattice vectors; zero where a system is open."""
+    pbc: Tensor
+    """(n_systems, 3) bool."""
+    system: Tensor
+    """(n_atoms,) int64, ascending: the system to which each atom belongs."""
+    n_systems: int
+    pair_i: Tensor
+    """(n_pairs,) int64, ascending: the receiving atom."""
+    pair_j: Tensor
+    """(n_pairs,) int64: the sending atom."""
+    pair_shift: Tensor
+    """(n_pairs, 3) int64: lattice translation of the sending atom."""
+    pair_vectors: Tensor
+    """(n_pairs, 3) Angstrom: r_j + shift . cell - r_i, in the network's floating-point type."""
+    n_owned: int
+    """Atoms from this index on are ghosts of a parallel engine: they act, but carry no energy."""
+    level: Tensor
+    """(n_systems,) int64: level of theory, index into the rows of E0."""
+    total_charge: Tensor
+    """(n_systems,) elementary charges."""
+    spin: Tensor
+    """(n_systems,) number of unpaired electrons."""
+    conditions: Tensor
+    """(n_systems, n_conditions): further inputs of a system, a temperature for instance."""
+    triples: Optional[Tensor] = None
+    """(n_triples, 2) int64: two pairs of the same receiving atom, for models that need them."""
+
+
+class Batch(NamedTuple):
+    """A graph with its labels.
+
+    Labels have the keys of the outputs, and beside them ``weight`` (n_systems,), ``energy_weight`` (n_systems,) and
+    ``forces_weight`` (n_atoms,): 0 where a structure only fills up a rank's share, or a label is missing.
+    """
+
+    graph: Graph
+    labels: Outputs
+    index: Tensor
+    """(n_systems,) int64: number of each structure in its data set."""

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Everything that CI checks: scripts/test.sh [PYTEST ARGUMENT ...]
+# What can be set is at the top of scripts/common.sh.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+install_project "[test]"
+use_venv
+cd "$HIPHOP_ROOT"
+
+# Two processes of one thread each: more threads than cores would wait for one another.
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+say "ruff"
+ruff check . || die "ruff found faults." "Many are put right by: $HIPHOP_VENV/bin/ruff check --fix ."
+ruff format --check . || die "the files above are not formatted." "Run: $HIPHOP_VENV/bin/ruff format ."
+say "mypy"
+mypy || die "mypy found the faults above."
+say "import-linter"
+lint-imports || die "an import goes against the layers in pyproject.toml."
+say "pytest"
+pytest -n 2 "$@"

@@ -1,0 +1,160 @@
+"""Tiny structures, graphs and potentials for all tests, made here: nothing is downloaded."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.neighborlist import neighbor_list
+
+from hiphop_train.graph.assemble import make_graph
+from hiphop_train.graph.neighbours import batch_neighbours
+from hiphop_train.potential import Potential
+from hiphop_train.types import Graph
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL_FILES = sorted((ROOT / "conf" / "model").glob("*.yaml"))
+
+SMALL = {
+    "elements": ["H", "C", "N", "O"],
+    "cutoff": 4.0,
+    "n_features": 8,
+    "n_sensitivities": 6,
+    "n_atom_layers": 2,
+    "soft_min": 0.8,
+    "soft_max": 3.5,
+}
+"""What is shrunk in a model's configuration, where it has the key."""
+
+MakeAtoms = Callable[..., Atoms]
+GraphOf = Callable[..., Graph]
+PotentialOf = Callable[..., Potential]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with material that is not part of the project; tests that need it are skipped without it."""
+    folder = Path(os.environ.get("HIPHOP_SHARED", ROOT / ".." / "shared")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there; set HIPHOP_SHARED")
+    return folder
+
+
+@pytest.fixture(params=[file.stem for file in MODEL_FILES])
+def model_name(request: pytest.FixtureRequest) -> str:
+    """Each model of conf/model in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def make_molecule() -> MakeAtoms:
+    """Make an open, connected random molecule whose atoms keep a minimum distance."""
+
+    def make(n_atoms: int, seed: int, symbols: str = "HCNO", shortest: float = 0.95) -> Atoms:
+        rng = np.random.default_rng(seed)
+        positions = [np.zeros(3)]
+        while len(positions) < n_atoms:
+            step = rng.normal(size=3)
+            candidate = positions[rng.integers(len(positions))] + step / np.linalg.norm(step) * rng.uniform(1.0, 1.6)
+            if min(np.linalg.norm(candidate - other) for other in positions) > shortest:
+                positions.append(candidate)
+        return Atoms(rng.choice(list(symbols), n_atoms), np.array(positions))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_box() -> MakeAtoms:
+    """Make a random triclinic cell, periodic where asked, whose atoms keep a minimum distance to all images."""
+
+    def make(n_atoms: int, seed: int, length: float = 3.0, pbc: Sequence[bool] = (True, True, True)) -> Atoms:
+        rng = np.random.default_rng(seed)
+        cell = length * (np.diag(rng.uniform(0.9, 1.2, 3)) + rng.uniform(-0.3, 0.3, (3, 3)) * (1 - np.eye(3)))
+        while True:
+            atoms = Atoms(rng.choice(list("HCNO"), n_atoms), cell=cell, pbc=pbc)
+            atoms.set_scaled_positions(rng.uniform(size=(n_atoms, 3)))
+            if len(neighbor_list("d", atoms, 0.9)) == 0:
+                return atoms
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def diatomic() -> MakeAtoms:
+    """Make two atoms, in general orientation, at a distance."""
+
+    def make(distance: float, symbols: str = "CO") -> Atoms:
+        direction = np.array([0.36, -0.48, 0.8])  # of length 1
+        return Atoms(symbols, [np.full(3, 0.3), np.full(3, 0.3) + distance * direction])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def isolated_atom() -> Atoms:
+    """One open atom away from the origin."""
+    return Atoms("N", [[0.3, -0.2, 5.0]])
+
+
+@pytest.fixture(scope="session")
+def mixed_structures(make_molecule: MakeAtoms, make_box: MakeAtoms, diatomic: MakeAtoms) -> list[Atoms]:
+    """Open and periodic structures of all kinds, an isolated atom among them, for batches."""
+    return [
+        make_molecule(7, seed=1),
+        make_box(4, seed=2),
+        Atoms("N", [[0.3, -0.2, 5.0]]),
+        make_box(3, seed=3, pbc=(True, False, True)),
+        diatomic(1.2),
+        make_box(1, seed=4, length=2.0),
+        make_molecule(5, seed=5),
+    ]
+
+
+@pytest.fixture(scope="session")
+def graph_of() -> GraphOf:
+    """Make the graph of a batch of structures."""
+
+    def make(
+        structures: Sequence[Atoms],
+        elements: Sequence[str] = ("H", "C", "N", "O"),
+        cutoff: float = 4.0,
+        dtype: torch.dtype = torch.float64,
+    ) -> Graph:
+        sizes = torch.tensor([len(atoms) for atoms in structures])
+        positions = torch.from_numpy(np.concatenate([atoms.positions for atoms in structures]))
+        cell = torch.from_numpy(np.stack([atoms.cell.array for atoms in structures]))
+        pbc = torch.from_numpy(np.stack([atoms.pbc for atoms in structures]))
+        species = torch.tensor([list(elements).index(symbol) for atoms in structures for symbol in atoms.symbols])
+        system = torch.repeat_interleave(torch.arange(len(structures)), sizes)
+        pairs = batch_neighbours(positions, sizes, cell, pbc, cutoff)
+        return make_graph(species, positions, cell, pbc, system, len(structures), *pairs, dtype)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def potential_of() -> PotentialOf:
+    """Build a small potential from a model's configuration, with every parameter, E0 and scale away from its default."""
+    from omegaconf import OmegaConf  # imported here because Lightning, behind the next one, takes seconds
+
+    from hiphop_train.build import make_potential
+
+    def make(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **changes: object) -> Potential:
+        section = OmegaConf.load(ROOT / "conf" / "model" / f"{name}.yaml")
+        for key, value in {**SMALL, **changes}.items():
+            if key in section:
+                section[key] = value
+        torch.manual_seed(seed)
+        potential = make_potential(section, dtype)
+        with torch.no_grad():
+            for parameter in potential.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+            potential.e0.copy_(-10.0 * torch.rand_like(potential.e0))
+            for term in potential.terms:
+                term.scale.fill_(1.7)
+        return potential.eval()
+
+    return make

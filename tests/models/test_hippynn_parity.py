@@ -1,0 +1,270 @@
+"""With hippynn's weights our HIP-HOP-NN and HIP-NN give hippynn's energies, forces and hierarchicality (float64).
+
+hippynn makes its tensor constants at import, in the default floating-point type: it is imported afresh in float64.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.neighborlist import primitive_neighbor_list
+from torch import Tensor, nn
+
+from hiphop_train.models.base import Representation
+from hiphop_train.models.hiphop import HIPHOP
+from hiphop_train.models.hipnn import HIPNN
+from hiphop_train.potential import Network, Potential, hierarchicality
+from hiphop_train.readout.hierarchical import HierarchicalEnergy
+from hiphop_train.types import Graph
+
+GraphOf = Callable[..., Graph]
+
+ELEMENTS = ["H", "C", "N", "O"]
+NUMBERS = [0, 1, 6, 7, 8]  # hippynn's first species is padding
+SIZES = {"n_features": 8, "n_sensitivities": 6, "n_atom_layers": 2}
+RANGE = {"cutoff": 4.0, "soft_min": 0.8, "soft_max": 3.5}
+RELATIVE_BOUND = 1e-9
+
+
+class Reference(NamedTuple):
+    """What hippynn says about a batch."""
+
+    energy: Tensor  # (n_systems,), without E0
+    forces: Tensor  # (n_atoms, 3)
+    atom_energy: Tensor  # (n_atoms,), with E0
+    atom_hierarchicality: Tensor  # (n_atoms,)
+
+
+@pytest.fixture(scope="module")
+def hippynn() -> Iterator[ModuleType]:
+    """Import hippynn with float64 constants and plain PyTorch kernels, and leave no trace of it behind."""
+    others = _forget_hippynn()
+    default = torch.get_default_dtype()
+    filters = warnings.filters[:]
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HIPPYNN_USE_CUSTOM_KERNELS", "False")
+    patch.setitem(sys.modules, "numba", None)  # not needed, and slow to import
+    patch.setattr(torch, "compile", lambda function: function)  # its plain kernels are otherwise compiled
+    try:
+        torch.set_default_dtype(torch.float64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import hippynn as module
+            import hippynn.networks.hiphop
+        module.settings.WARN_LOW_DISTANCES = False
+    finally:
+        torch.set_default_dtype(default)
+        patch.undo()
+    assert warnings.filters == filters
+    assert module.layers.hiplayers.tensors.pmaps[3].dtype == torch.float64
+    assert module.custom_kernels.CUSTOM_KERNELS_ACTIVE == "pytorch"
+    yield module
+    _forget_hippynn()
+    sys.modules.update(others)
+
+
+def _forget_hippynn() -> dict[str, ModuleType]:
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "hippynn"}
+
+
+def hippynn_model(
+    hippynn: ModuleType, n_features: int, n_interactions: int, invariants: dict[str, object] | None
+) -> tuple[nn.Module, nn.Module]:
+    """Make hippynn's network and energy layer, with every parameter away from its default."""
+    torch.manual_seed(n_interactions)
+    sizes = {**SIZES, "n_features": n_features}
+    arguments = dict(
+        **sizes,
+        n_interaction_layers=n_interactions,
+        dist_soft_min=RANGE["soft_min"],
+        dist_soft_max=RANGE["soft_max"],
+        dist_hard_max=RANGE["cutoff"],
+        possible_species=NUMBERS,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # beta state, and settings with one invariant only
+        if invariants is None:
+            network = hippynn.networks.hipnn.Hipnn(**arguments)
+        else:
+            network = hippynn.networks.hiphop.HipHopNNModule(**arguments, **invariants)
+    energy = hippynn.layers.targets.HEnergy(network.feature_sizes)
+    network, energy = network.double(), energy.double()
+    with torch.no_grad():
+        for parameter in [*network.parameters(), *energy.parameters()]:
+            if parameter.requires_grad:  # tensor constants do not
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return network, energy
+
+
+def copy_weights(potential: Potential, representation: Representation, network: nn.Module, energy: nn.Module) -> None:
+    """Copy hippynn's parameters one to one."""
+    untouched = {id(parameter) for parameter in potential.parameters()}
+
+    def put(ours: Tensor, theirs: Tensor) -> None:
+        assert ours.shape == theirs.shape
+        ours.copy_(theirs)
+        untouched.discard(id(ours))
+
+    def put_residual(ours: nn.Module, theirs: nn.Module) -> None:
+        layers = [(ours.update, theirs.res_layer)]
+        if theirs.needs_size_adjust:
+            layers.append((ours.adjust, theirs.adjust_layer))
+        for mine, other in layers:
+            put_linear(mine, other)
+
+    def put_linear(ours: nn.Linear, theirs: nn.Linear) -> None:
+        put(ours.weight, theirs.weight)
+        assert (ours.bias is None) == (theirs.bias is None)
+        if ours.bias is not None:
+            put(ours.bias, theirs.bias)
+
+    with torch.no_grad():
+        for interaction, atom_layers, block in zip(
+            representation.interactions, representation.atom_layers, network.blocks, strict=True
+        ):
+            base = block[0].base_layer
+            put(interaction.sensitivity.centre, base.sensitivity.mu[0])
+            put(interaction.sensitivity.inverse_width, base.sensitivity.sigma[0])
+            put(interaction.weight, base.int_weights)
+            put_linear(interaction.self_interaction, base.selfint)
+            put_residual(interaction.residual, block[0])
+            if isinstance(representation, HIPHOP):
+                put(interaction.mixing, base.mixing_weights.permute(1, 0, 2))
+                if base.group_norm is not None:
+                    put(interaction.norm_weight, base.group_norm.weight.reshape(interaction.norm_weight.shape))
+                    put(interaction.norm_bias, base.group_norm.bias.reshape(interaction.norm_bias.shape))
+                else:
+                    untouched.difference_update({id(interaction.norm_weight), id(interaction.norm_bias)})
+            assert len(atom_layers) == len(block) - 1
+            for atom_layer, other in zip(atom_layers, list(block)[1:], strict=True):
+                put_linear(atom_layer.linear, other.base_layer)
+                put_residual(atom_layer.residual, other)
+        readout = potential.terms[0].readout
+        for layer, other in zip(readout.layers, energy.layers[1:], strict=True):
+            put_linear(layer, other)
+        potential.e0.copy_(energy.layers[0].weight)
+    assert not untouched
+
+
+def reference(network: nn.Module, energy: nn.Module, structures: Sequence[Atoms]) -> Reference:
+    """Evaluate hippynn on pairs found by ASE."""
+    positions = torch.from_numpy(np.concatenate([atoms.positions for atoms in structures])).requires_grad_(True)
+    first, second, shifts, system = [], [], [], []
+    start = 0
+    for k, atoms in enumerate(structures):
+        i, j, shift = primitive_neighbor_list("ijS", atoms.pbc, atoms.cell.array, atoms.positions, RANGE["cutoff"])
+        first.append(i + start)
+        second.append(j + start)
+        shifts.append(shift @ atoms.cell.array)
+        system += [k] * len(atoms)
+        start += len(atoms)
+    pair_first, pair_second, shift = (torch.from_numpy(np.concatenate(part)) for part in (first, second, shifts))
+    vectors = positions[pair_second] - positions[pair_first] + shift
+    numbers = np.concatenate([atoms.numbers for atoms in structures])
+    species = torch.from_numpy(numbers[:, None] == np.array(NUMBERS[1:])).to(torch.float64)
+    distance = vectors.norm(dim=1)
+    geometry = (distance, vectors) if hasattr(network, "tensor_extractor") else (distance,)
+    features = network(species, pair_first, pair_second, *geometry)
+    mol_index = torch.tensor(system)
+    total, atom_energy, partial_sums, _, atom_hierarchicality, _, _ = energy(features, mol_index, len(structures))
+    gradient = torch.autograd.grad(total.sum(), positions)[0]
+    return Reference(
+        energy=(total - partial_sums[0])[:, 0].detach(),
+        forces=-gradient,
+        atom_energy=atom_energy[:, 0].detach(),
+        atom_hierarchicality=atom_hierarchicality[:, 0].detach(),
+    )
+
+
+def compare(
+    representation: Representation,
+    network: nn.Module,
+    energy: nn.Module,
+    structures: Sequence[Atoms],
+    graph_of: GraphOf,
+) -> None:
+    readout = HierarchicalEnergy(representation.feature_sizes)
+    potential = Potential([Network(representation.double(), readout.double())], ELEMENTS, RANGE["cutoff"])
+    copy_weights(potential, representation, network, energy)
+    expected = reference(network, energy, structures)
+    graph = graph_of(structures, elements=ELEMENTS, cutoff=RANGE["cutoff"])
+    outputs = potential.eval()(graph)
+
+    levels = outputs["level_energies"].detach()
+    learned = torch.zeros(len(structures), dtype=torch.float64).index_add(0, graph.system, levels[:, 1:].sum(1))
+    relative = (learned - expected.energy).abs() / expected.energy.abs()
+    assert relative.max() < RELATIVE_BOUND
+    forces = outputs["forces"].detach()
+    assert expected.forces.abs().max() > 0.1
+    assert (forces - expected.forces).abs().max() / expected.forces.abs().max() < RELATIVE_BOUND
+    torch.testing.assert_close(outputs["atomic_energy"].detach(), expected.atom_energy, rtol=RELATIVE_BOUND, atol=1e-12)
+    torch.testing.assert_close(hierarchicality(levels), expected.atom_hierarchicality, rtol=RELATIVE_BOUND, atol=0)
+    of_system = [expected.atom_hierarchicality[graph.system == k].mean() for k in range(len(structures))]
+    torch.testing.assert_close(
+        outputs["hierarchicality"].detach(), torch.stack(of_system), rtol=RELATIVE_BOUND, atol=0
+    )
+
+
+def hiphop(n_features: int, n_interactions: int, **invariants: object) -> HIPHOP:
+    return HIPHOP(ELEMENTS, n_interactions=n_interactions, **{**SIZES, "n_features": n_features}, **RANGE, **invariants)
+
+
+@pytest.mark.parametrize("n_max", [1, 2, 3, 4])
+@pytest.mark.parametrize("l_max", [0, 1, 2, 3])
+def test_hiphop_of_every_order(
+    hippynn: ModuleType, mixed_structures: list[Atoms], graph_of: GraphOf, l_max: int, n_max: int
+) -> None:
+    """Open and periodic structures and an isolated atom in one batch."""
+    network, energy = hippynn_model(hippynn, 8, 2, {"l_max": l_max, "n_max": n_max})
+    compare(hiphop(8, 2, l_max=l_max, n_max=n_max), network, energy, mixed_structures, graph_of)
+
+
+@pytest.mark.parametrize("group_norm", [True, False])
+@pytest.mark.parametrize("n_interactions", [1, 2, 3])
+def test_hiphop_of_one_to_three_interactions(
+    hippynn: ModuleType, mixed_structures: list[Atoms], graph_of: GraphOf, n_interactions: int, group_norm: bool
+) -> None:
+    network, energy = hippynn_model(
+        hippynn, 8, n_interactions, {"l_max": 3, "n_max": 4, "group_norm": group_norm}
+    )
+    ours = hiphop(8, n_interactions, l_max=3, n_max=4, group_norm=group_norm)
+    compare(ours, network, energy, mixed_structures, graph_of)
+
+
+@pytest.mark.parametrize("n_features", [4, 8])
+@pytest.mark.parametrize("n_interactions", [1, 2, 3])
+def test_hipnn(
+    hippynn: ModuleType, mixed_structures: list[Atoms], graph_of: GraphOf, n_interactions: int, n_features: int
+) -> None:
+    """With as many features as elements the first layer has no matrix around it."""
+    network, energy = hippynn_model(hippynn, n_features, n_interactions, None)
+    ours = HIPNN(ELEMENTS, n_interactions=n_interactions, **{**SIZES, "n_features": n_features}, **RANGE)
+    compare(ours, network, energy, mixed_structures, graph_of)
+
+
+def test_hiphop_with_as_many_features_as_elements(
+    hippynn: ModuleType, mixed_structures: list[Atoms], graph_of: GraphOf
+) -> None:
+    network, energy = hippynn_model(hippynn, 4, 2, {"l_max": 3, "n_max": 4})
+    compare(hiphop(4, 2, l_max=3, n_max=4), network, energy, mixed_structures, graph_of)
+
+
+def test_same_weights_before_training(hippynn: ModuleType) -> None:
+    """Centres, widths and the spread of the mixing weights are hippynn's at construction."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = hippynn.networks.hiphop.HipHopNNModule(
+            24, 6, RANGE["soft_min"], RANGE["soft_max"], RANGE["cutoff"], 1, 1, possible_species=NUMBERS
+        )
+    base = network.blocks[0][0].base_layer
+    ours = hiphop(24, 1, l_max=3, n_max=4).interactions[0]
+    torch.testing.assert_close(ours.sensitivity.centre, base.sensitivity.mu[0].to(torch.float32))
+    torch.testing.assert_close(ours.sensitivity.inverse_width, base.sensitivity.sigma[0].to(torch.float32))
+    for mine, theirs in ((ours.mixing, base.mixing_weights), (ours.weight, base.int_weights)):
+        assert float(mine.detach().std()) == pytest.approx(float(theirs.detach().std()), rel=0.15)
