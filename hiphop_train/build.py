@@ -4,6 +4,7 @@ What one part needs from another is handed over here: the model's elements and c
 features to the readout, the run directory to loggers and checkpoints.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,21 @@ HANDED_OVER: dict[str, tuple[str, ...]] = {
     "model.readout": ("feature_sizes",),
     "data": ("elements", "cutoff", "dtype", "seed"),
     "optimizer": ("params",),
-    "trainer": ("callbacks", "logger", "use_distributed_sampler", "inference_mode", "default_root_dir", "enable_progress_bar", "precision"),
+    "trainer": (
+        "callbacks",
+        "logger",
+        "use_distributed_sampler",
+        "inference_mode",
+        "default_root_dir",
+        "enable_progress_bar",
+        "precision",
+    ),
     "logger": ("run_dir",),
 }
 """Arguments that no configuration sets, because they are handed over here."""
 
 
-def make_potential(model: DictConfig, dtype: torch.dtype) -> Potential:
+def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype) -> Potential:
     """Build a potential with random weights, E0 zero and scale one.
 
     Parameters
@@ -44,9 +53,8 @@ def make_potential(model: DictConfig, dtype: torch.dtype) -> Potential:
     model : the model section, readout included
     dtype : floating-point type of the network
     """
-    section = model.copy()
-    with open_dict(section):
-        readout_section = section.pop("readout")
+    section = OmegaConf.create(dict(model))
+    readout_section = section.pop("readout")
     representation: Representation = _instantiate(section, "model")
     readout: Readout = _instantiate(readout_section, "model.readout", feature_sizes=representation.feature_sizes)
     network = Network(representation.to(dtype), readout.to(dtype))
@@ -66,15 +74,17 @@ def make_data(data: DictConfig, potential: Potential, dtype: torch.dtype, seed: 
     return module
 
 
-def make_part(section: DictConfig, name: str) -> Any:
-    """Build a loss, an optimizer (from parameters to come) or a schedule."""
-    return _instantiate(section, name)
+def make_part(section: DictConfig, name: str, **handed_over: Any) -> Any:
+    """Build a loss, an optimizer or a schedule."""
+    return _instantiate(section, name, **handed_over)
 
 
 def make_parts(section: DictConfig | None, name: str, **handed_over: Any) -> list[Any]:
     """Build each of several named objects, callbacks or loggers."""
     return [
-        _instantiate(part, f"{name}.{key}", **handed_over) for key, part in (section or {}).items() if part is not None
+        _instantiate(part, f"{name}.{key!s}", **handed_over)
+        for key, part in (section or {}).items()
+        if part is not None
     ]
 
 

@@ -11,7 +11,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 import hiphop_train
 from hiphop_train.build import DTYPES, make_potential
@@ -108,7 +107,7 @@ def load(path: str) -> Loaded:
     content = read(file)
     record = content["hiphop_train"]
     config = record["config"]
-    potential = make_potential(OmegaConf.create(config["model"]), DTYPES[config["dtype"]])
+    potential = make_potential(config["model"], DTYPES[config["dtype"]])
     prefix = "potential."
     weights = {
         key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)

@@ -104,7 +104,7 @@ def load_config(command: Command, overrides: list[str]) -> DictConfig:
 
 def without_hydra(config: DictConfig) -> DictConfig:
     """Return a configuration without Hydra's own section."""
-    return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def check(config: DictConfig, command: Command, source: Source) -> None:
@@ -129,7 +129,7 @@ def check(config: DictConfig, command: Command, source: Source) -> None:
 def _missing_keys(section: DictConfig, parent: str = "") -> list[str]:
     """Dotted paths of the values that are to be given by the user."""
     missing = []
-    for key in section:
+    for key in map(str, section):
         if OmegaConf.is_missing(section, key):
             missing.append(f"{parent}{key}")
         elif not OmegaConf.is_interpolation(section, key) and isinstance(section[key], DictConfig):
@@ -161,11 +161,11 @@ def _check_section(path: str, section: dict[str, Any], source: Source) -> None:
     except Exception as error:  # whatever an import may raise
         raise _at(f"{path}._target_", source, f"'{target}' cannot be imported: {error}") from error
     parameters = _parameters(built, path)
-    hints = get_type_hints(built.__init__ if inspect.isclass(built) else built)
+    hints = get_type_hints(built.__init__ if inspect.isclass(built) else built, include_extras=True)
     ours = target.startswith("hiphop_train.")
     variables = DATA_VARIABLES if path == "data" else ()
     for key, value in section.items():
-        if key in ("_target_", "_partial_") or key in variables:
+        if key == "_target_" or key in variables:
             continue
         if key not in parameters:
             raise _unknown(f"{path}.{key}", parameters, source)
@@ -259,7 +259,8 @@ def _refused_override(message: str, command: Command, overrides: list[str]) -> D
         known = isinstance(node, DictConfig) and key in node
         if not known:
             section = ".".join(parent)
-            allowed: dict[str, Any] = {str(k): None for k in node if k != "hydra"} if isinstance(node, DictConfig) else {}
+            allowed: dict[str, Any] = dict.fromkeys(map(str, node if isinstance(node, DictConfig) else ()))
+            allowed.pop("hydra", None)
             if "_target_" in allowed:
                 allowed |= _parameters(get_object(node["_target_"]), section)
                 if key in allowed and not refused[0].startswith("+"):

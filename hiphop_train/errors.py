@@ -1,7 +1,7 @@
 """Errors that are meant for users: each says what is wrong, where, what is allowed and what to do next."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Iterable
 
 
 class HipHopError(Exception):

@@ -88,7 +88,7 @@ class Potential(nn.Module):
         self.cutoff = cutoff
         self.register_buffer("e0", torch.zeros(n_levels_of_theory, len(elements), dtype=torch.float64))
 
-    @torch.jit.ignore
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def set_statistics(self, e0: NDArray[np.float64], scale: float) -> None:
         """Take what was fitted to the training labels: E0 (n_types,) in eV, and the scale of the network in eV."""
         self.e0[:] = torch.from_numpy(e0)
@@ -107,8 +107,8 @@ class Potential(nn.Module):
         Returns
         -------
         outputs : dict
-            ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) in eV, float64;
-            ``hierarchicality`` (n_systems,), the mean over atoms; when asked for, ``forces`` (n_atoms, 3) in
+            ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) in eV,
+            float64; ``hierarchicality`` (n_systems,), the mean over atoms; when asked for, ``forces`` (n_atoms, 3) in
             eV/Angstrom and ``virial`` (n_systems, 3, 3) in eV, the negative derivative with respect to a strain
         """
         derivatives = forces or virial
@@ -126,9 +126,7 @@ class Potential(nn.Module):
         atomic_energy = level_energies.sum(1)
         energy = segment_sum(atomic_energy, graph.system, graph.n_systems)
         n_owned_of_system = segment_sum(owned, graph.system, graph.n_systems).clamp(min=1.0)
-        unruly = segment_sum(
-            hierarchicality(torch.cat(levels[:2], dim=1)) * owned, graph.system, graph.n_systems
-        )
+        unruly = segment_sum(hierarchicality(torch.cat(levels[:2], dim=1)) * owned, graph.system, graph.n_systems)
         outputs = {
             "energy": energy,
             "atomic_energy": atomic_energy,

@@ -62,5 +62,5 @@ class Batch(NamedTuple):
 
     graph: Graph
     labels: Outputs
-    index: Tensor
+    sample: Tensor
     """(n_systems,) int64: number of each structure in its data set."""

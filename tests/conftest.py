@@ -1,13 +1,17 @@
 """Tiny structures, graphs and potentials for all tests, made here: nothing is downloaded."""
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import molecule
+from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 
 from hiphop_train.graph.assemble import make_graph
@@ -28,6 +32,19 @@ SMALL = {
     "soft_max": 3.5,
 }
 """What is shrunk in a model's configuration, where it has the key."""
+
+ATOM_ENERGY = -10.0 * np.arange(119.0) - 3.0
+"""Energy of an isolated atom in the labels, eV, by atomic number."""
+
+
+class Conformers(NamedTuple):
+    """Conformers of one molecule with labels in eV and eV/Angstrom."""
+
+    numbers: np.ndarray  # (n_atoms,)
+    positions: np.ndarray  # (n, n_atoms, 3)
+    energy: np.ndarray  # (n,)
+    forces: np.ndarray  # (n, n_atoms, 3)
+
 
 MakeAtoms = Callable[..., Atoms]
 GraphOf = Callable[..., Graph]
@@ -137,7 +154,7 @@ def graph_of() -> GraphOf:
 
 @pytest.fixture(scope="session")
 def potential_of() -> PotentialOf:
-    """Build a small potential from a model's configuration, with every parameter, E0 and scale away from its default."""
+    """Build a small potential from a model's configuration, its numbers away from their defaults."""
     from omegaconf import OmegaConf  # imported here because Lightning, behind the next one, takes seconds
 
     from hiphop_train.build import make_potential
@@ -156,5 +173,40 @@ def potential_of() -> PotentialOf:
             for term in potential.terms:
                 term.scale.fill_(1.7)
         return potential.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pair_labels() -> Callable[..., tuple[float, np.ndarray]]:
+    """Evaluate a pair Morse potential with its minimum at the sum of covalent radii, in eV and Angstrom."""
+
+    def evaluate(numbers: np.ndarray, positions: np.ndarray) -> tuple[float, np.ndarray]:
+        depth, slope, energy, forces = 4.0, 1.5, 0.0, np.zeros_like(positions)
+        for i, j in itertools.combinations(range(len(numbers)), 2):
+            vector = positions[j] - positions[i]
+            distance = np.linalg.norm(vector)
+            decay = np.exp(-slope * (distance - covalent_radii[numbers[i]] - covalent_radii[numbers[j]]))
+            energy += depth * (decay**2 - 2 * decay)
+            pull = depth * slope * 2 * (decay - decay**2) * vector / distance
+            forces[i] += pull
+            forces[j] -= pull
+        return energy + float(ATOM_ENERGY[numbers].sum()), forces
+
+    return evaluate
+
+
+@pytest.fixture(scope="session")
+def make_conformers(pair_labels: Callable[..., tuple[float, np.ndarray]]) -> Callable[..., Conformers]:
+    """Make conformers of a molecule of ASE's collection, labelled by the pair potential at float32 positions."""
+
+    def make(name: str, count: int, seed: int = 0, spread: float = 0.03) -> Conformers:
+        rng = np.random.default_rng(seed)
+        reference = molecule(name)
+        shape = (count, len(reference), 3)
+        positions = (reference.positions + rng.normal(scale=spread, size=shape)).astype(np.float32).astype(np.float64)
+        labels = [pair_labels(reference.numbers, x) for x in positions]
+        energy, forces = np.array([e for e, _ in labels]), np.array([f for _, f in labels])
+        return Conformers(reference.numbers.astype(np.int64), positions, energy, forces)
 
     return make

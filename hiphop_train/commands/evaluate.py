@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hiphop_train import build, checkpoint
 from hiphop_train.commands.progress import progress
+from hiphop_train.data.comp6 import COMP6Reader
 from hiphop_train.data.module import DataModule
 from hiphop_train.errors import CheckpointError, ConfigError, did_you_mean
 from hiphop_train.evaluation import comp6, plots, report
@@ -54,11 +55,13 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             name: comp6.references(None if name == POOLED else name, len(pair[0])) for name, pair in evaluated.items()
         }
     report.print_errors(errors, f"errors of {loaded.file} on {data.name}", references)
+    if isinstance(data.reader, COMP6Reader) and (missing := data.reader.missing(structures)):
+        print(f"COMP6 is not complete here, so published totals are not shown; missing: {', '.join(missing)}")
     pooled = evaluated.get(POOLED) or next(iter(evaluated.values()))
     quantiles = quantiles_by_hierarchicality(*pooled)
     report.print_quantiles(quantiles, f"{data.name}, {len(pooled[0]):,} structures")
 
-    folder = Path(config.output_dir) if config.output_dir else loaded.run_dir / "eval" / data.name
+    folder = Path(config.output_dir) if config.output_dir else loaded.run_dir / "eval" / str(data.name)
     _write(folder, errors, quantiles, evaluated, loaded)
     print(f"results    {folder}")
     return errors

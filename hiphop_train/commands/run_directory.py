@@ -92,14 +92,32 @@ def find(config: DictConfig) -> RunDirectory:
             start_from = Path(config.resume) / "checkpoints" / "last.ckpt"  # go on from the last state, not the best
         checkpoint.read(start_from)
     stored = path / "config.yaml"
-    if config.resume == "never" or not stored.is_file():
+    last = path / "checkpoints" / "last.ckpt"
+    if config.resume == "never" or not stored.is_file() or not last.is_file():
         return RunDirectory(path, start_from, finished=False)
     _refuse_other(stored, config)
-    last = path / "checkpoints" / "last.ckpt"
-    if start_from is None and last.is_file():
+    if start_from is None:
         checkpoint.read(last)
         start_from = last
     return RunDirectory(path, start_from, finished=config.resume == "auto" and _is_finished(path))
+
+
+def check_continuity(run: RunDirectory, config: DictConfig, fingerprint: str) -> None:
+    """Raise `CheckpointError` when training would go on from another model or, in one run directory, other data."""
+    if run.start_from is None:
+        return
+    record = checkpoint.read(run.start_from)["hiphop_train"]
+    before, now = ({"model": plain["model"], "dtype": plain["dtype"]} for plain in (record["config"], resolved(config)))
+    if before != now:
+        raise CheckpointError(
+            f"{run.start_from} holds another model:\n{_difference(definition(before), definition(now))}\n"
+            "give the same model settings, or another checkpoint: resume=PATH"
+        )
+    if config.resume == "auto" and record["data_fingerprint"] != fingerprint:
+        raise CheckpointError(
+            f"the data are not those that {run.start_from} was trained on (fingerprint {fingerprint}, there "
+            f"{record['data_fingerprint']}); bring the original file back, or choose another run_dir"
+        )
 
 
 def make(run: RunDirectory, config: DictConfig) -> None:
@@ -128,13 +146,16 @@ def _refuse_other(stored: Path, config: DictConfig) -> None:
     except (yaml.YAMLError, AttributeError, OSError) as error:
         raise CheckpointError(f"{stored} cannot be read ({error}); choose another run_dir, or resume=never") from error
     now = definition(resolved(config))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if changed:
-        shown = "\n".join(f"  {key}: {before.get(key)!r} there, {now.get(key)!r} asked for" for key in changed[:20])
+    if before != now:
         raise ConfigError(
-            f"{stored.parent} holds a run of another configuration:\n{shown}\n"
+            f"{stored.parent} holds a run of another configuration:\n{_difference(before, now)}\n"
             "choose another run_dir, or start anew with resume=never (the earlier run is kept under another name)"
         )
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    return "\n".join(f"  {key}: {before.get(key)!r} there, {now.get(key)!r} asked for" for key in changed[:20])
 
 
 def _is_finished(path: Path) -> bool:

@@ -51,12 +51,13 @@ def train(config: DictConfig) -> TrainResult:
     potential = build.make_potential(config.model, dtype)
     data = build.make_data(config.data, potential, dtype, config.seed)
     statistics = data.statistics()
+    run_directory.check_continuity(run, config, data.fingerprint())
     potential.set_statistics(statistics.e0, statistics.scale)
     record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), statistics.plain())
     module = PotentialModule(
         potential,
         build.make_part(config.loss, "loss"),
-        build.make_part(config.optimizer, "optimizer"),
+        build.make_part(config.optimizer, "optimizer", params=list(potential.parameters())),
         build.make_part(config.scheduler, "scheduler"),
         record,
     )
@@ -74,7 +75,9 @@ def train(config: DictConfig) -> TrainResult:
         if not trainer.is_global_zero:
             return TrainResult(run.path, {}, exit_code)
         status = "completed" if stop.received is None else "stopped"
-        errors = finish(run.path, data, {"status": status, "epochs": trainer.current_epoch, "training_seconds": seconds})
+        errors = finish(
+            run.path, data, {"status": status, "epochs": trainer.current_epoch, "training_seconds": seconds}
+        )
         return TrainResult(run.path, errors, exit_code)
     finally:
         stop.release()
@@ -106,8 +109,8 @@ def _introduce(
     print(f"E0         {e0} eV, which leaves a spread of {statistics.residual:.3f} eV")
     if statistics.rank < len(potential.elements):
         print(
-            f"           the training compositions determine only {statistics.rank} of {len(potential.elements)} values; "
-            "the smallest ones that fit were taken, so energies hold for compositions like these only"
+            f"           the training compositions determine only {statistics.rank} of {len(potential.elements)} "
+            "values; the smallest ones that fit were taken, so energies hold for compositions like these only"
         )
     if run.start_from is not None:
         print(f"goes on    from {run.start_from}")

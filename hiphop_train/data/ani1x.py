@@ -62,12 +62,22 @@ class ANI1xReader(Reader):
                     forces = dataset(group, self.forces_key, file, "data.reader.forces_key").astype(np.float64)
                 known = np.isfinite(energy) if energy.ndim == 1 else np.ones(len(energy), np.bool_)
                 if known.any():
-                    found.add(formula, numbers, positions[known], energy[known], None if forces is None else forces[known])
+                    forces = forces if forces is None else forces[known]
+                    found.add(formula, numbers, positions[known], energy[known], forces)
         structures = found.finish(file.name)
+        if self.forces_key is not None and not structures.has_forces.any():
+            raise DataError(
+                f"{file}: all forces under '{self.forces_key}' are missing (NaN); to train on energies alone say "
+                "data.reader.forces_key=null"
+            )
         return structures if self.groups_path is None else self._regroup(structures, locate(self.groups_path))
 
     def _regroup(self, structures: Structures, file: Path) -> Structures:
-        names = json.loads(file.read_text())["molecule"]
+        try:
+            names = json.loads(file.read_text())["molecule"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            raise DataError(f"{file} (data.reader.groups_path) cannot be read ({problem})") from error
         if len(names) != len(structures):
             raise DataError(
                 f"{file} names {len(names)} conformations, but {self.path} holds {len(structures)}; "

@@ -14,7 +14,6 @@ from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import batch_neighbours
 from hiphop_train.types import Batch
 
-
 Share = tuple[NDArray[np.int64], NDArray[np.float64]]
 """Indices of structures, and for each its weight in sums."""
 

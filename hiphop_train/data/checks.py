@@ -1,7 +1,8 @@
-"""Physical checks of labels: does the file hold what its configuration declares?
+"""Physical checks of labels: whether the file holds what its configuration declares.
 
-Three witnesses: bonded distances tell the unit of length; energy differences of neighbouring, aligned conformers tell
-the sign and the unit of forces; forces along bonds against bond lengths tell the sign where there are no neighbours.
+The witnesses: bonded distances tell the unit of length; energy differences of neighbouring, aligned conformers tell
+sign and unit of forces against energies; forces along bonds against bond lengths tell the sign where there are no
+neighbours; the stiffness of bonds to hydrogen, much the same in all molecules, tells the unit of forces by itself.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ class LabelReport:
     work_correlation, work_slope : of energy differences with the work of the declared forces; both 1 when all agrees
     n_bonds : bonds that were looked at
     bond_correlation : of bond length with the force that stretches it, within pairs of elements; negative for forces
+    n_hydrogen_bonds, hydrogen_correlation : bonds of hydrogen to others, and the same correlation among them
+    hydrogen_stiffness : eV/Angstrom^2, how the force falls with the length of these bonds; 50 to 130 is usual
     """
 
     bond_ratio: float
@@ -33,6 +36,9 @@ class LabelReport:
     work_slope: float
     n_bonds: int
     bond_correlation: float
+    n_hydrogen_bonds: int
+    hydrogen_correlation: float
+    hydrogen_stiffness: float
 
 
 def check_labels(structures: Structures, sample: int = 2000, seed: int = 0) -> LabelReport:
@@ -68,6 +74,12 @@ def check_labels(structures: Structures, sample: int = 2000, seed: int = 0) -> L
             f"{structures.source}: the declared forces stretch long bonds (correlation {report.bond_correlation:+.2f} "
             f"over {report.n_bonds} bonds): the file holds the opposite sign. Fix: {advice}"
         )
+    thermal = report.n_hydrogen_bonds >= 100 and report.hydrogen_correlation < -0.5
+    if thermal and not 8.0 < report.hydrogen_stiffness < 400.0:
+        raise DataError(
+            f"{structures.source}: bonds to hydrogen have a stiffness of {report.hydrogen_stiffness:.3g} "
+            f"eV/Angstrom^2, where 50 to 130 is usual: the declared units of energy and force are wrong. Fix: {advice}"
+        )
     return report
 
 
@@ -75,6 +87,8 @@ def examine(structures: Structures) -> LabelReport:
     """Ask the witnesses about all given structures."""
     ratio, lengths, pulls, kinds = _bonds(structures)
     energies, works = _neighbouring_conformers(structures)
+    hydrogen = kinds // 200 == 1
+    x, y = _centre(lengths[hydrogen], pulls[hydrogen], kinds[hydrogen])
     slope = float(works @ energies / (works @ works)) if len(works) and works @ works > 0 else float("nan")
     return LabelReport(
         bond_ratio=ratio,
@@ -83,6 +97,9 @@ def examine(structures: Structures) -> LabelReport:
         work_slope=slope,
         n_bonds=len(lengths),
         bond_correlation=_correlation(*_standardise(lengths, pulls, kinds)),
+        n_hydrogen_bonds=len(x),
+        hydrogen_correlation=_correlation(x, y),
+        hydrogen_stiffness=-float(x @ y / (x @ x)) if x @ x > 0 else float("nan"),
     )
 
 
@@ -121,6 +138,15 @@ def _bonds(
     known = np.isfinite(pull)
     median = float(np.median(np.concatenate(ratios)))
     return median, np.concatenate(lengths)[known], pull[known], np.concatenate(kinds)[known]
+
+
+def _centre(
+    lengths: NDArray[np.float64], pulls: NDArray[np.float64], kinds: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centre within each pair of elements."""
+    _, kind, counts = np.unique(kinds, return_inverse=True, return_counts=True)
+    x, y = (values - (np.bincount(kind, values, len(counts)) / counts)[kind] for values in (lengths, pulls))
+    return x, y
 
 
 def _standardise(

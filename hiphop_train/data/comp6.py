@@ -56,7 +56,7 @@ class COMP6Reader(Reader):
         return concatenate(parts, str(root))
 
     def _read_file(self, file: Path, subset: str) -> Structures:
-        found = Collector(str(file), self.energy_factor, self.length_factor, self.force_factor)
+        found = Collector(str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False)
 
         def visit(name: str, node: object) -> None:
             if isinstance(node, h5py.Group) and "species" in node:

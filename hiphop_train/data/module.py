@@ -6,14 +6,16 @@ import numpy as np
 import torch
 from ase.data import atomic_numbers
 from lightning.pytorch import LightningDataModule
+from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
 
-from hiphop_train.data.batches import BatchDataset, BatchSampler, Share, check_elements
+from hiphop_train.data.batches import BatchDataset, BatchSampler, check_elements
 from hiphop_train.data.checks import check_labels
 from hiphop_train.data.reader import Reader
 from hiphop_train.data.splits import Split, Splits, check_splits
 from hiphop_train.data.statistics import Statistics, fit_statistics
 from hiphop_train.data.structures import Structures
+from hiphop_train.errors import ConfigError, did_you_mean
 from hiphop_train.types import Batch
 
 
@@ -37,9 +39,9 @@ class DataModule(LightningDataModule):
         name: str,
         reader: Reader,
         split: Split,
-        batch_size: int,
-        eval_batch_size: int,
-        num_workers: int,
+        batch_size: PositiveInt,
+        eval_batch_size: PositiveInt,
+        num_workers: NonNegativeInt,
         check: bool,
         elements: list[str],
         cutoff: float,
@@ -47,6 +49,9 @@ class DataModule(LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
+        for symbol in elements:
+            if symbol not in atomic_numbers:
+                raise ConfigError(f"model.elements: '{symbol}' is no element{did_you_mean(symbol, atomic_numbers)}")
         self.name = name
         self.reader = reader
         self.split = split
@@ -131,7 +136,10 @@ def batch_loader(
 ) -> DataLoader[Batch]:
     """Deal out the batches that a sampler asks for."""
     dataset = BatchDataset(structures, elements, cutoff, dtype)
-    loader: DataLoader[Share] = DataLoader(
-        dataset, sampler=sampler, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0
+    return DataLoader(
+        dataset,
+        sampler=sampler,  # yields whole batches
+        batch_size=None,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
     )
-    return loader

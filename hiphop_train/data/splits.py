@@ -3,14 +3,17 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from hiphop_train.data.reader import locate
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 Splits = dict[str, NDArray[np.int64]]
 
@@ -34,7 +37,11 @@ class RandomSplit(Split):
     """
 
     def __init__(
-        self, val_fraction: float, test_fraction: float, seed: int, by: Literal["structure", "group"] = "structure"
+        self,
+        val_fraction: Fraction,
+        test_fraction: Fraction,
+        seed: int,
+        by: Literal["structure", "group"] = "structure",
     ) -> None:
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
@@ -57,7 +64,7 @@ class SubsetSplit(Split):
     seed : of the draw
     """
 
-    def __init__(self, val_fraction: float, test_fraction: float, seed: int) -> None:
+    def __init__(self, val_fraction: Fraction, test_fraction: Fraction, seed: int) -> None:
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.seed = seed

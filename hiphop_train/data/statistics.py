@@ -44,11 +44,11 @@ def fit_statistics(structures: Structures, elements: list[int]) -> Statistics:
     known = structures.has_energy
     composition = structures.composition(elements)[known]
     energy = structures.energy[known]
-    e0, rank, residual = np.zeros(len(elements)), 0, 0.0
-    per_atom = energy
+    e0: NDArray[np.float64] = np.zeros(len(elements))
+    rank, residual, per_atom = 0, 0.0, energy
     if len(energy):
         solution = np.linalg.lstsq(composition, energy, rcond=1e-10)
-        e0, rank = solution[0], int(solution[2])
+        e0, rank = solution[0].astype(np.float64), int(solution[2])
         left = energy - composition @ e0
         residual = float(left.std())
         per_atom = left / np.sqrt(structures.sizes[known])

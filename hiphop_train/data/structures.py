@@ -1,7 +1,8 @@
 """Structures with labels in flat arrays: what readers give, and what batches are cut from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,26 +49,30 @@ class Structures:
     @property
     def sizes(self) -> NDArray[np.int64]:
         """(n,) number of atoms of each structure."""
-        return np.diff(self.offsets)
+        sizes: NDArray[np.int64] = np.diff(self.offsets)
+        return sizes
 
     @property
     def has_energy(self) -> NDArray[np.bool_]:
         """(n,) whether the energy is known."""
-        return np.isfinite(self.energy)
+        known: NDArray[np.bool_] = np.isfinite(self.energy)
+        return known
 
     @property
     def has_forces(self) -> NDArray[np.bool_]:
         """(n,) whether the forces on all atoms are known."""
-        known = np.isfinite(self.forces).all(axis=1)
-        counts = np.add.reduceat(known.astype(np.int64), self.offsets[:-1]) if len(self) else np.zeros(0, np.int64)
-        return counts == self.sizes
+        missing = (~np.isfinite(self.forces)).any(axis=1)
+        structure = np.repeat(np.arange(len(self)), self.sizes)
+        found: NDArray[np.bool_] = np.bincount(structure, missing, len(self)) == 0
+        return found
 
     def atoms_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Indices of all atoms of some structures, in the order of these."""
         sizes = self.sizes[index]
         starts = np.repeat(self.offsets[index], sizes)
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return starts + within
+        atoms: NDArray[np.int64] = starts + within
+        return atoms
 
     def take(self, index: NDArray[np.int64]) -> "Structures":
         """Choose structures, in the given order."""
@@ -129,14 +134,18 @@ class Collector:
     energy_factor : eV per unit of the file's energies
     length_factor : Angstrom per unit of the file's lengths
     force_factor : what the file's force column is multiplied with, sign included
+    may_miss : whether NaN stands for a missing label; otherwise it is an error
     """
 
-    def __init__(self, source: str, energy_factor: float, length_factor: float, force_factor: float) -> None:
+    def __init__(
+        self, source: str, energy_factor: float, length_factor: float, force_factor: float, may_miss: bool = True
+    ) -> None:
         self.source = source
+        self.may_miss = may_miss
         self.energy_factor = energy_factor
         self.length_factor = length_factor
         self.force_factor = force_factor
-        self.blocks: list[dict[str, NDArray[np.float64]]] = []
+        self.blocks: list[dict[str, NDArray[Any]]] = []
         self.groups: list[str] = []
 
     def add(
@@ -149,7 +158,7 @@ class Collector:
         cell: NDArray[np.float64] | None = None,
         pbc: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Add conformers of one group: numbers (n_atoms,), positions (n, n_atoms, 3), energy (n,), forces like positions."""
+        """Add conformers of one group: numbers (n_atoms,), positions and forces (n, n_atoms, 3), energy (n,)."""
         where = f"{self.source}, group {group}"
         if numbers.ndim != 1 or len(numbers) == 0:
             raise DataError(f"{where}: atomic numbers have shape {numbers.shape}; expected (n_atoms,) with n_atoms > 0")
@@ -159,12 +168,12 @@ class Collector:
         for name, array, shape in (("coordinates", positions, (n, n_atoms, 3)), ("forces", forces, (n, n_atoms, 3))):
             if array is not None and array.shape != shape:
                 raise DataError(
-                    f"{where}: {name} have shape {array.shape}; with {n} energies and {n_atoms} atoms it must be {shape}"
+                    f"{where}: {name} have shape {array.shape}; with {n} energies and {n_atoms} atoms "
+                    f"it must be {shape}"
                 )
         if not np.isfinite(positions).all():
             raise DataError(f"{where}: coordinates hold NaN or infinity")
-        if np.isinf(energy).any() or (forces is not None and np.isinf(forces).any()):
-            raise DataError(f"{where}: labels hold infinity; missing labels are written as NaN")
+        self._check_labels(where, energy, forces)
         positions = positions * self.length_factor
         missing = np.full(positions.shape, np.nan)
         self.blocks.append(
@@ -180,6 +189,19 @@ class Collector:
             }
         )
         self.groups.append(group)
+
+    def _check_labels(self, where: str, energy: NDArray[np.float64], forces: NDArray[np.float64] | None) -> None:
+        """Missing labels are NaN for a whole structure, where the format knows missing labels at all."""
+        if np.isinf(energy).any() or (forces is not None and np.isinf(forces).any()):
+            raise DataError(f"{where}: energies or forces are infinite; take these structures out of the file")
+        if not self.may_miss and np.isnan(energy).any():
+            raise DataError(f"{where}: the energy of conformation {np.flatnonzero(np.isnan(energy))[0]} is NaN")
+        if forces is None:
+            return
+        missing = np.isnan(forces).mean(axis=(1, 2))
+        partly = np.flatnonzero((missing > 0) & ((missing < 1) | (not self.may_miss)))
+        if len(partly):
+            raise DataError(f"{where}: forces of conformation {partly[0]} hold NaN; take it out of the file")
 
     def finish(self, subset: str) -> Structures:
         """Join all blocks under one subset name."""

@@ -139,6 +139,13 @@ def quantiles_by_hierarchicality(
             q50, q90, q95 = np.quantile(error[members], [0.5, 0.9, 0.95])
             low, high = float(r[members].min()), float(r[members].max())
             rows.append(
-                {"r_low": low, "r_high": high, "n": len(members), "q50": float(q50), "q90": float(q90), "q95": float(q95)}
+                {
+                    "r_low": low,
+                    "r_high": high,
+                    "n": len(members),
+                    "q50": float(q50),
+                    "q90": float(q90),
+                    "q95": float(q95),
+                }
             )
     return rows

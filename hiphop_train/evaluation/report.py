@@ -13,7 +13,9 @@ from hiphop_train.evaluation.comp6 import Reference
 KINDS = {"energy": "energy", "relative_energy": "relative energy", "forces": "forces"}
 
 
-def print_errors(tables: dict[str, dict[str, Any]], title: str, references: dict[str, list[Reference]] | None = None) -> None:
+def print_errors(
+    tables: dict[str, dict[str, Any]], title: str, references: dict[str, list[Reference]] | None = None
+) -> None:
     """Print MAE and RMSE of each set: kcal/mol, and meV beside it; references follow the set they belong to.
 
     Parameters

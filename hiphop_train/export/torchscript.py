@@ -186,20 +186,11 @@ class ExportedPotential(nn.Module):
         positions = positions.detach().to(torch.float64)
         cell = cell.detach().to(torch.float64)
         pair_i, pair_j, pair_shift = neighbours(positions, cell, pbc, self.cutoff)
+        system = torch.zeros_like(species)
         outputs = self.forward(
-            species,
-            positions,
-            cell.unsqueeze(0),
-            pbc.unsqueeze(0),
-            torch.zeros_like(species),
-            1,
-            pair_i,
-            pair_j,
-            pair_shift,
-            positions.shape[0],
-            True,
-            True,
-        )
+            species, positions, cell.unsqueeze(0), pbc.unsqueeze(0), system, 1, pair_i, pair_j, pair_shift,
+            positions.shape[0], True, True,
+        )  # fmt: skip
         for key in ["energy", "virial", "hierarchicality"]:
             outputs[key] = outputs[key][0]
         return outputs

@@ -3,7 +3,7 @@
 The pairs are ordered: (i, j) and (j, i) both appear, sorted by the receiving atom i.
 """
 
-from typing import Tuple
+from typing import List, Tuple
 
 import torch
 from torch import Tensor
@@ -83,9 +83,9 @@ def neighbours(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> T
 
     difference = home[None, :, :] - home[:, None, :]  # (i, j, 3)
     wraps = wrap.to(torch.int64)
-    found_i = torch.jit.annotate(list[Tensor], [])
-    found_j = torch.jit.annotate(list[Tensor], [])
-    found_shift = torch.jit.annotate(list[Tensor], [])
+    found_i: List[Tensor] = []
+    found_j: List[Tensor] = []
+    found_shift: List[Tensor] = []
     for a in range(-int(n_images[0]), int(n_images[0]) + 1):
         for b in range(-int(n_images[1]), int(n_images[1]) + 1):
             for c in range(-int(n_images[2]), int(n_images[2]) + 1):
@@ -123,9 +123,9 @@ def batch_neighbours(
     if not bool(pbc.any()):
         pair_i, pair_j = open_pairs(positions, sizes, cutoff)
         return pair_i, pair_j, torch.zeros((pair_i.shape[0], 3), dtype=torch.int64, device=positions.device)
-    found_i = torch.jit.annotate(list[Tensor], [])
-    found_j = torch.jit.annotate(list[Tensor], [])
-    found_shift = torch.jit.annotate(list[Tensor], [])
+    found_i: List[Tensor] = []
+    found_j: List[Tensor] = []
+    found_shift: List[Tensor] = []
     start = 0
     for k in range(sizes.shape[0]):
         stop = start + int(sizes[k])

@@ -3,13 +3,13 @@
 arXiv 2503.23515 (2025).
 """
 
-from typing import List
+from typing import List, Literal
 
 import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, one_hot
 
-from hiphop_train.errors import ConfigError
 from hiphop_train.graph.segments import fill_table
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.messages import PairTables, pair_tables, receive, send
@@ -107,24 +107,19 @@ class HIPHOP(Representation):
     def __init__(
         self,
         elements: List[str],
-        cutoff: float,
-        n_features: int,
-        n_interactions: int,
-        n_atom_layers: int,
-        n_sensitivities: int,
-        soft_min: float,
-        soft_max: float,
-        l_max: int,
-        n_max: int,
+        cutoff: PositiveFloat,
+        n_features: PositiveInt,
+        n_interactions: PositiveInt,
+        n_atom_layers: NonNegativeInt,
+        n_sensitivities: PositiveInt,
+        soft_min: PositiveFloat,
+        soft_max: PositiveFloat,
+        l_max: Literal[0, 1, 2, 3],
+        n_max: Literal[1, 2, 3, 4],
         group_norm: bool = True,
     ) -> None:
         n_types = len(elements)
         super().__init__(elements, cutoff, [n_types] + [n_features] * n_interactions)
-        if (l_max, n_max) not in PUBLISHED_COUNT:
-            raise ConfigError(
-                f"model.l_max={l_max}, model.n_max={n_max}: no invariants are known for this pair; "
-                "l_max may be 0 to 3 and n_max 1 to 4"
-            )
         self.n_types = n_types
         self.l_max = l_max
         self.interactions = nn.ModuleList(

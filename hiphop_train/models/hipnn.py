@@ -6,6 +6,7 @@ Lubbers, Smith, Barros, J. Chem. Phys. 148, 241715 (2018).
 from typing import List
 
 import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -75,13 +76,13 @@ class HIPNN(Representation):
     def __init__(
         self,
         elements: List[str],
-        cutoff: float,
-        n_features: int,
-        n_interactions: int,
-        n_atom_layers: int,
-        n_sensitivities: int,
-        soft_min: float,
-        soft_max: float,
+        cutoff: PositiveFloat,
+        n_features: PositiveInt,
+        n_interactions: PositiveInt,
+        n_atom_layers: NonNegativeInt,
+        n_sensitivities: PositiveInt,
+        soft_min: PositiveFloat,
+        soft_max: PositiveFloat,
     ) -> None:
         n_types = len(elements)
         super().__init__(elements, cutoff, [n_types] + [n_features] * n_interactions)

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hiphop_train.errors import ConfigError
+
 
 def squared_cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
     """Fall from 1 to 0 with vanishing slope at the cutoff: cos^2(pi r / 2 r_c) (JCP 148, 241715, eq. 8).
@@ -31,6 +33,11 @@ class InverseGaussianSensitivity(nn.Module):
 
     def __init__(self, n_sensitivities: int, soft_min: float, soft_max: float, cutoff: float) -> None:
         super().__init__()
+        if not soft_min < soft_max <= cutoff:
+            raise ConfigError(
+                f"model.soft_min={soft_min}, model.soft_max={soft_max}, model.cutoff={cutoff}: "
+                "it must be soft_min < soft_max <= cutoff"
+            )
         self.cutoff = cutoff
         self.centre = nn.Parameter(1.0 / torch.linspace(1.0 / soft_max, 1.0 / soft_min, n_sensitivities))
         self.inverse_width = nn.Parameter(torch.full((n_sensitivities,), 2.0 * soft_min * n_sensitivities))

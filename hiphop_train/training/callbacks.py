@@ -5,10 +5,11 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from pydantic import Field, PositiveInt
 
 from hiphop_train.training.schedules import MONITOR
 
@@ -120,7 +121,7 @@ def checkpoints(folder: Path) -> list[Callback]:
     ]
 
 
-def ema(decay: float) -> Callback:
+def ema(decay: Annotated[float, Field(ge=0, lt=1)]) -> Callback:
     """Return the average of the weights over the training's recent steps.
 
     Parameters
@@ -130,7 +131,7 @@ def ema(decay: float) -> Callback:
     return EMAWeightAveraging(decay=decay, use_buffers=False)  # buffers are E0 and scale: constant
 
 
-def early_stopping(patience: int) -> Callback:
+def early_stopping(patience: PositiveInt) -> Callback:
     """Return what stops a training without progress.
 
     Parameters

@@ -6,8 +6,8 @@ their number, every rank makes the step of one process on the whole batch.
 """
 
 import torch
-from torch import Tensor, nn
-from torch import distributed
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor, distributed, nn
 
 from hiphop_train.types import Outputs
 from hiphop_train.units import KCAL_PER_MOL
@@ -34,11 +34,11 @@ class ErrorLoss(nn.Module):
 
     def __init__(
         self,
-        mae: float = 0.0,
-        rmse: float = 0.0,
-        mse: float = 0.0,
-        huber: float = 0.0,
-        huber_delta: float = 1.0,
+        mae: NonNegativeFloat = 0.0,
+        rmse: NonNegativeFloat = 0.0,
+        mse: NonNegativeFloat = 0.0,
+        huber: NonNegativeFloat = 0.0,
+        huber_delta: PositiveFloat = 1.0,
     ) -> None:
         super().__init__()
         self.mae = mae
@@ -74,7 +74,7 @@ class Loss(nn.Module):
     hierarchicality : weight of the regulariser R, the mean over atoms of `hiphop_train.potential.hierarchicality`
     """
 
-    def __init__(self, energy: ErrorLoss, forces: ErrorLoss, hierarchicality: float = 0.0) -> None:
+    def __init__(self, energy: ErrorLoss, forces: ErrorLoss, hierarchicality: NonNegativeFloat = 0.0) -> None:
         super().__init__()
         self.energy = energy
         self.forces = forces

@@ -28,9 +28,7 @@ class Errors(Metric):
         weights = labels["energy_weight"], labels["forces_weight"].repeat_interleave(3)
         for row, (error, weight) in enumerate(zip((energy, forces.flatten()), weights, strict=True)):
             weight = weight.double()
-            self.sums[row] += torch.stack(
-                [weight.sum(), (weight * error.abs()).sum(), (weight * error.square()).sum()]
-            )
+            self.sums[row] += torch.stack([weight.sum(), (weight * error.abs()).sum(), (weight * error.square()).sum()])
 
     def compute(self) -> dict[str, Tensor]:
         """Return ``energy_mae``, ``energy_rmse``, ``forces_mae``, ``forces_rmse``; those without labels are absent."""

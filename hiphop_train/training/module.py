@@ -1,11 +1,10 @@
 """The Lightning module: one training loop for every model."""
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from hiphop_train.potential import Potential
@@ -22,7 +21,7 @@ class PotentialModule(LightningModule):
     ----------
     potential : with E0 and scale already fitted
     loss : of a batch, over all ranks
-    optimizer : makes the optimizer from parameters
+    optimizer : of the potential's parameters
     schedule : of the learning rate or the batch size
     record : plain data that every checkpoint carries (see `hiphop_train.checkpoint`)
     """
@@ -31,14 +30,14 @@ class PotentialModule(LightningModule):
         self,
         potential: Potential,
         loss: Loss,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Optimizer,
         schedule: Schedule,
         record: dict[str, Any],
     ) -> None:
         super().__init__()
         self.potential = potential
         self.loss = loss
-        self.make_optimizer = optimizer
+        self.optimizer = optimizer
         self.schedule = schedule
         self.record = record
         self.errors = Errors()
@@ -68,8 +67,8 @@ class PotentialModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedulers."""
-        optimizer = self.make_optimizer(self.potential.parameters())
-        return [optimizer], self.schedule.schedulers(optimizer, int(self.trainer.estimated_stepping_batches))
+        n_steps = int(self.trainer.estimated_stepping_batches)
+        return [self.optimizer], self.schedule.schedulers(self.optimizer, n_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the record that makes the checkpoint readable without this class."""

@@ -2,14 +2,17 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau
 
 MONITOR = "val/error"
 """What schedules and checkpoints watch: MAE + RMSE of energies and of forces on the validation split."""
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Schedule(ABC):
@@ -33,7 +36,7 @@ class CosineSchedule(Schedule):
     final_factor : learning rate at the end, as a share of the highest
     """
 
-    def __init__(self, warmup_fraction: float, final_factor: float) -> None:
+    def __init__(self, warmup_fraction: Fraction, final_factor: Fraction) -> None:
         self.warmup_fraction = warmup_fraction
         self.final_factor = final_factor
 
@@ -65,7 +68,9 @@ class PlateauSchedule(Schedule):
     min_rate : lowest learning rate
     """
 
-    def __init__(self, factor: float, patience: int, warmup_steps: int, min_rate: float) -> None:
+    def __init__(
+        self, factor: Fraction, patience: NonNegativeInt, warmup_steps: NonNegativeInt, min_rate: NonNegativeFloat
+    ) -> None:
         self.factor = factor
         self.patience = patience
         self.warmup_steps = warmup_steps
@@ -98,7 +103,7 @@ class RaiseBatchSize(Schedule):
     max_batch_size : from which on the learning rate falls
     """
 
-    def __init__(self, factor: float, patience: int, max_batch_size: int) -> None:
+    def __init__(self, factor: Fraction, patience: NonNegativeInt, max_batch_size: PositiveInt) -> None:
         self.factor = factor
         self.patience = patience
         self.max_batch_size = max_batch_size

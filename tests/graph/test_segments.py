@@ -78,6 +78,4 @@ def test_scripted_equals_eager(case: tuple[torch.Tensor, int]) -> None:
     assert torch.equal(
         torch.jit.script(fill_table)(values, slot, n_segments, width), fill_table(values, slot, n_segments, width)
     )
-    assert torch.equal(
-        torch.jit.script(segment_sum)(values, index, n_segments), segment_sum(values, index, n_segments)
-    )
+    assert torch.equal(torch.jit.script(segment_sum)(values, index, n_segments), segment_sum(values, index, n_segments))

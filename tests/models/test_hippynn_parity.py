@@ -206,9 +206,7 @@ def compare(
     torch.testing.assert_close(outputs["atomic_energy"].detach(), expected.atom_energy, rtol=RELATIVE_BOUND, atol=1e-12)
     torch.testing.assert_close(hierarchicality(levels), expected.atom_hierarchicality, rtol=RELATIVE_BOUND, atol=0)
     of_system = [expected.atom_hierarchicality[graph.system == k].mean() for k in range(len(structures))]
-    torch.testing.assert_close(
-        outputs["hierarchicality"].detach(), torch.stack(of_system), rtol=RELATIVE_BOUND, atol=0
-    )
+    torch.testing.assert_close(outputs["hierarchicality"].detach(), torch.stack(of_system), rtol=RELATIVE_BOUND, atol=0)
 
 
 def hiphop(n_features: int, n_interactions: int, **invariants: object) -> HIPHOP:
@@ -230,9 +228,7 @@ def test_hiphop_of_every_order(
 def test_hiphop_of_one_to_three_interactions(
     hippynn: ModuleType, mixed_structures: list[Atoms], graph_of: GraphOf, n_interactions: int, group_norm: bool
 ) -> None:
-    network, energy = hippynn_model(
-        hippynn, 8, n_interactions, {"l_max": 3, "n_max": 4, "group_norm": group_norm}
-    )
+    network, energy = hippynn_model(hippynn, 8, n_interactions, {"l_max": 3, "n_max": 4, "group_norm": group_norm})
     ours = hiphop(8, n_interactions, l_max=3, n_max=4, group_norm=group_norm)
     compare(ours, network, energy, mixed_structures, graph_of)
 

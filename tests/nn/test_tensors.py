@@ -32,7 +32,7 @@ def expand(components: Tensor, rank: int) -> Tensor:
             full[index] = value[key]
         else:  # ends with z z, and the trace over these two indices vanishes
             assert key[-2:] == (2, 2)
-            full[index] = -sum(value[tuple(sorted(key[:-2] + (k, k)))] for k in (0, 1))
+            full[index] = -sum(value[tuple(sorted((*key[:-2], k, k)))] for k in (0, 1))
     shape = (3,) * rank + components.shape[1:]
     return torch.stack([full[index] for index in itertools.product(range(3), repeat=rank)]).reshape(shape)
 

@@ -1,0 +1,218 @@
+"""Batches hold what single structures hold, samplers deal every structure out once, statistics find E0."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+
+from hiphop_train.data.batches import BatchDataset, BatchSampler, check_elements
+from hiphop_train.data.statistics import fit_statistics
+from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.errors import DataError
+from hiphop_train.types import Graph
+
+ELEMENTS = ["H", "O", "C", "N"]
+MakeConformers = Callable[..., Any]
+GraphOf = Callable[..., Graph]
+
+
+@pytest.fixture
+def structures(mixed_structures: list[Atoms]) -> Structures:
+    """Open and periodic structures with random labels, one without energy and one without forces."""
+    rng = np.random.default_rng(0)
+    found = Collector("set.xyz", 1.0, 1.0, 1.0)
+    for k, atoms in enumerate(mixed_structures):
+        found.add(
+            f"group{k}",
+            atoms.numbers.astype(np.int64),
+            atoms.positions[None],
+            np.array([np.nan if k == 1 else -1e4 * rng.uniform()]),
+            None if k == 3 else rng.normal(size=(1, len(atoms), 3)),
+            atoms.cell.array[None] if atoms.pbc.any() else None,
+            atoms.pbc[None],
+        )
+    return found.finish("train")
+
+
+def ones(index: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(index), np.ones(len(index))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_collated_graph_equals_single_structures(
+    structures: Structures, mixed_structures: list[Atoms], graph_of: GraphOf, dtype: torch.dtype
+) -> None:
+    """In the order asked for, with repetition."""
+    index = [5, 0, 3, 2, 0, 6, 1, 4]
+    batch = BatchDataset(structures, ELEMENTS, 4.0, dtype)[ones(index)]
+    singles = [graph_of([mixed_structures[k]], elements=ELEMENTS, dtype=dtype) for k in index]
+    start = 0
+    graph, pairs = batch.graph, 0
+    assert graph.n_systems == len(index)
+    assert graph.n_owned == sum(len(mixed_structures[k]) for k in index)
+    assert graph.pair_vectors.dtype == dtype
+    assert graph.positions.dtype == torch.float64
+    for system, single in enumerate(singles):
+        atoms = slice(start, start + len(single.species))
+        of_pairs = slice(pairs, pairs + len(single.pair_i))
+        assert (graph.system[atoms] == system).all()
+        assert torch.equal(graph.species[atoms], single.species)
+        assert torch.equal(graph.positions[atoms], single.positions)
+        assert torch.equal(graph.cell[system], single.cell[0])
+        assert torch.equal(graph.pbc[system], single.pbc[0])
+        assert torch.equal(graph.pair_i[of_pairs], single.pair_i + start)
+        assert torch.equal(graph.pair_j[of_pairs], single.pair_j + start)
+        assert torch.equal(graph.pair_shift[of_pairs], single.pair_shift)
+        assert torch.equal(graph.pair_vectors[of_pairs], single.pair_vectors)
+        start, pairs = atoms.stop, of_pairs.stop
+    assert (start, pairs) == (len(graph.species), len(graph.pair_i))
+    assert batch.sample.tolist() == index
+
+
+def test_labels_and_their_weights(structures: Structures) -> None:
+    """Missing labels have weight zero and a finite value; weights of structures multiply."""
+    index, weight = np.array([3, 1, 0]), np.array([1.0, 0.5, 0.0])
+    labels = BatchDataset(structures, ELEMENTS, 4.0, torch.float32)[index, weight].labels
+    assert labels["weight"].tolist() == [1.0, 0.5, 0.0]
+    assert labels["energy_weight"].tolist() == [1.0, 0.0, 0.0]
+    sizes = structures.sizes[index]
+    assert labels["forces_weight"].tolist() == [0.0] * sizes[0] + [0.5] * sizes[1] + [0.0] * sizes[2]
+    assert labels["energy"].dtype == labels["forces"].dtype == torch.float64
+    assert labels["energy"].tolist() == [structures.energy[3], 0.0, structures.energy[0]]
+    expected = np.concatenate([np.zeros((sizes[0], 3)), *(structures.take(index[k : k + 1]).forces for k in (1, 2))])
+    np.testing.assert_array_equal(labels["forces"].numpy(), expected)
+
+
+def test_unknown_element_is_named_with_its_place(structures: Structures) -> None:
+    numbers = structures.numbers.copy()
+    numbers[structures.offsets[4]] = 16
+    with pytest.raises(DataError) as caught:
+        BatchDataset(replace(structures, numbers=numbers), ELEMENTS, 4.0, torch.float32)
+    message = str(caught.value)
+    for words in ("set.xyz", "group4, structure 4", "holds S", "[H, O, C, N]", "model.elements=[H,O,C,N,S]"):
+        assert words in message
+    check_elements(structures, ELEMENTS)
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize(("n", "batch_size"), [(17, 4), (16, 4), (3, 10), (7, 1)])
+def test_every_structure_once_per_epoch_over_all_ranks(n: int, batch_size: int, n_ranks: int) -> None:
+    """Batches are those of one process, and all ranks make the same number of steps, with fillers of weight zero."""
+    index = np.arange(100, 100 + n)
+    whole = BatchSampler(index, batch_size, seed=5)
+    ranks = [BatchSampler(index, batch_size, seed=5, rank=rank, n_ranks=n_ranks) for rank in range(n_ranks)]
+    for sampler in (whole, *ranks):
+        sampler.set_epoch(2)
+    batches = [share for share, _ in whole]
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert sorted(np.concatenate(batches).tolist()) == index.tolist()
+    dealt = [list(sampler) for sampler in ranks]
+    assert {len(shares) for shares in dealt} == {len(sampler) for sampler in ranks} == {len(batches)}
+    for step, batch in enumerate(batches):
+        counted = []
+        for shares in dealt:
+            share, weight = shares[step]
+            assert len(share) == len(weight) > 0
+            assert np.isin(share, index).all()
+            if (weight == 0).any():
+                assert (len(share), len(batch) < n_ranks) == (1, True)
+            counted += share[weight == 1].tolist()
+            assert set(weight.tolist()) <= {0.0, 1.0}
+        assert sorted(counted) == sorted(batch.tolist())
+
+
+def order(seed: int | None, epoch: int, repeats: int = 1) -> list[int]:
+    sampler = BatchSampler(np.arange(50), 8, seed)
+    sampler.set_epoch(epoch)
+    for _ in range(repeats):
+        shares = [share for share, _ in sampler]
+    return np.concatenate(shares).tolist()
+
+
+def test_order_is_a_pure_function_of_seed_and_epoch() -> None:
+    """However often it was asked before, and whatever NumPy's global state is."""
+    np.random.seed(0)  # noqa: NPY002
+    first = order(1, 3)
+    np.random.seed(1)  # noqa: NPY002
+    assert order(1, 3, repeats=3) == first
+    others = [order(1, 4), order(2, 3), order(3, 1), order(None, 3)]
+    assert all(other != first for other in others)
+    assert others[-1] == list(range(50))
+
+
+def test_without_a_seed_the_order_is_the_given_one() -> None:
+    index = np.array([5, 3, 9, 1])
+    assert np.concatenate([share for share, _ in BatchSampler(index, 3)]).tolist() == [5, 3, 9, 1]
+
+
+def labelled(formulas: list[dict[int, int]], energy_of: dict[int, float], noise: float = 0.0) -> Structures:
+    rng = np.random.default_rng(0)
+    found = Collector("set.h5", 1.0, 1.0, 1.0)
+    for k, formula in enumerate(formulas):
+        numbers = np.repeat(list(formula), list(formula.values()))
+        energy = sum(energy_of[z] * count for z, count in formula.items()) + noise * rng.normal()
+        found.add(str(k), numbers, rng.normal(size=(1, len(numbers), 3)), np.array([energy]), None)
+    return found.finish("train")
+
+
+ATOMS = {1: -13.587222780835477, 6: -1029.4889999855063, 8: -2041.9816003861047}
+FORMULAS = [{6: 1, 1: 4}, {8: 1, 1: 2}, {6: 1, 8: 2}, {6: 2, 1: 6, 8: 1}]
+
+
+def test_e0_is_recovered_exactly() -> None:
+    statistics = fit_statistics(labelled(FORMULAS, ATOMS), [1, 6, 8])
+    np.testing.assert_allclose(statistics.e0, list(ATOMS.values()), rtol=1e-12)
+    assert statistics.rank == 3
+    assert statistics.residual < 1e-9
+
+
+def test_e0_of_an_element_that_does_not_occur_is_zero() -> None:
+    statistics = fit_statistics(labelled(FORMULAS, ATOMS), [6, 7, 1, 8])
+    np.testing.assert_allclose(statistics.e0, [ATOMS[6], 0.0, ATOMS[1], ATOMS[8]], rtol=1e-12, atol=1e-9)
+    assert statistics.rank == 3
+
+
+def test_one_formula_only_gives_the_smallest_fit() -> None:
+    """The composition matrix has rank one: energies are matched, and E0 is spread as least squares does."""
+    statistics = fit_statistics(labelled([{6: 1, 1: 4}] * 5, ATOMS), [1, 6, 8])
+    assert statistics.rank == 1
+    total = ATOMS[6] + 4 * ATOMS[1]
+    np.testing.assert_allclose(statistics.e0, total * np.array([4, 1, 0]) / 17, rtol=1e-12, atol=1e-9)
+    assert statistics.residual < 1e-9
+    assert statistics.scale > 0
+
+
+def test_scale_is_that_of_the_forces_or_else_of_the_residual(structures: Structures) -> None:
+    statistics = fit_statistics(structures, [1, 6, 7, 8])
+    known = np.isfinite(structures.forces).all(axis=1)
+    assert not known.all()
+    assert statistics.scale == pytest.approx(float(np.sqrt((structures.forces[known] ** 2).mean())), rel=1e-12)
+
+    noisy = labelled(FORMULAS * 20, ATOMS, noise=0.3)
+    fitted = fit_statistics(noisy, [1, 6, 8])
+    counts = np.array([[formula.get(z, 0) for z in (1, 6, 8)] for formula in FORMULAS * 20], float)
+    left = noisy.energy - counts @ np.linalg.solve(counts.T @ counts, counts.T @ noisy.energy)
+    assert 0.1 < left.std() < 0.5
+    assert fitted.residual == pytest.approx(left.std(), rel=1e-6)
+    assert fitted.scale == pytest.approx(float(np.sqrt((left**2 / noisy.sizes).mean())), rel=1e-6)
+
+
+def test_missing_energies_do_not_enter(structures: Structures) -> None:
+    known = structures.has_energy
+    assert not known.all()
+    without = structures.take(np.flatnonzero(known))
+    np.testing.assert_array_equal(fit_statistics(structures, [1, 6, 7, 8]).e0, fit_statistics(without, [1, 6, 7, 8]).e0)
+
+
+def test_forces_alone_are_enough_and_nothing_is_not(structures: Structures) -> None:
+    forces_only = replace(structures, energy=np.full(len(structures), np.nan))
+    statistics = fit_statistics(forces_only, [1, 6, 7, 8])
+    assert not statistics.e0.any()
+    assert statistics.scale > 0
+    nothing = replace(forces_only, forces=np.full(structures.forces.shape, np.nan))
+    with pytest.raises(DataError, match=r"set\.xyz.*neither energies nor forces"):
+        fit_statistics(nothing, [1, 6, 7, 8])

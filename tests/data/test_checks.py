@@ -1,0 +1,123 @@
+"""The physical witnesses accept right labels and catch a wrong sign, energy unit or length unit."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from hiphop_train.data.checks import check_labels, examine
+from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.errors import DataError
+
+BOHR = 0.529177210903
+HARTREE = 27.211386245988
+MakeConformers = Callable[..., Any]
+
+
+@pytest.fixture
+def collect(make_conformers: MakeConformers) -> Callable[..., Structures]:
+    """Collect conformers of several molecules, as a reader does."""
+
+    def make(
+        count: int = 12,
+        spread: float = 0.03,
+        turned: bool = False,
+        energy_factor: float = 1.0,
+        length_factor: float = 1.0,
+        force_factor: float = 1.0,
+        with_forces: bool = True,
+    ) -> Structures:
+        found = Collector("set.h5", energy_factor, length_factor, force_factor)
+        for seed, name in enumerate(["CH3OH", "CH4", "H2O", "NH3", "C2H6"]):
+            numbers, positions, energy, forces = make_conformers(name, count, seed=seed, spread=spread)
+            if turned:
+                turns = Rotation.random(count, random_state=np.random.RandomState(seed)).as_matrix()
+                positions, forces = (np.einsum("nax,nyx->nay", array, turns) for array in (positions, forces))
+                positions = positions + np.random.default_rng(seed).normal(scale=5.0, size=(count, 1, 3))
+            found.add(name, numbers, positions, energy, forces if with_forces else None)
+        return found.finish("all")
+
+    return make
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["aligned", "turned and moved at random"])
+def test_right_labels_pass(collect: Callable[..., Structures], turned: bool) -> None:
+    report = check_labels(collect(turned=turned))
+    assert 0.9 < report.bond_ratio < 1.1
+    assert report.n_neighbours >= 40
+    assert report.work_correlation > 0.99
+    assert report.work_slope == pytest.approx(1.0, abs=0.05)
+    assert report.n_bonds >= 100
+    assert report.bond_correlation < -0.8
+
+
+def test_right_labels_of_unrelated_conformers_pass(collect: Callable[..., Structures]) -> None:
+    report = check_labels(collect(count=1))
+    assert report.n_neighbours == 0
+
+
+def test_energies_without_forces_pass(collect: Callable[..., Structures]) -> None:
+    report = check_labels(collect(with_forces=False))
+    assert report.n_neighbours == report.n_bonds == 0
+    assert 0.9 < report.bond_ratio < 1.1
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_wrong_sign_of_neighbouring_conformers(collect: Callable[..., Structures], turned: bool) -> None:
+    with pytest.raises(DataError, match=r"(?s)set\.h5.*opposite sign.*force_sign"):
+        check_labels(collect(turned=turned, force_factor=-1.0))
+
+
+def test_wrong_sign_where_conformers_are_far_apart(collect: Callable[..., Structures]) -> None:
+    structures = collect(spread=0.15)
+    assert examine(structures).n_neighbours < 10
+    assert check_labels(structures).bond_correlation < -0.5
+    with pytest.raises(DataError, match=r"(?s)set\.h5.*opposite sign.*force_sign"):
+        check_labels(collect(spread=0.15, force_factor=-1.0))
+
+
+def test_wrong_sign_without_energies(collect: Callable[..., Structures]) -> None:
+    structures = collect(force_factor=-1.0)
+    without = replace(structures, energy=np.full(len(structures), np.nan))
+    with pytest.raises(DataError, match="opposite sign"):
+        check_labels(without)
+
+
+@pytest.mark.parametrize("factor", [HARTREE, 1 / HARTREE, 23.06, 1 / 23.06])
+def test_energies_in_another_unit_than_forces(collect: Callable[..., Structures], factor: float) -> None:
+    with pytest.raises(DataError, match=r"(?s)set\.h5.*units that do not fit.*energy_unit") as caught:
+        check_labels(collect(energy_factor=factor))
+    assert f"{factor:.2g}"[:2] in str(caught.value)
+
+
+@pytest.mark.parametrize("factor", [BOHR, 1 / BOHR])
+def test_wrong_unit_of_length(collect: Callable[..., Structures], factor: float) -> None:
+    """Angstrom declared as bohr, and the other way round."""
+    with pytest.raises(DataError, match=r"(?s)set\.h5.*unit of length is wrong.*length_unit"):
+        check_labels(collect(length_factor=factor, force_factor=1 / factor))
+
+
+def test_sample_is_a_function_of_the_seed(collect: Callable[..., Structures]) -> None:
+    structures = collect()
+    first, again, other = (check_labels(structures, sample=24, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert first.n_neighbours < examine(structures).n_neighbours
+
+
+def test_wrong_sign_is_caught_in_a_sample(collect: Callable[..., Structures]) -> None:
+    with pytest.raises(DataError, match="opposite sign"):
+        check_labels(collect(force_factor=-1.0), sample=24)
+
+
+def test_isolated_atoms_and_periodic_structures_are_left_alone() -> None:
+    found = Collector("set.h5", 1.0, 1.0, 1.0)
+    found.add("H", np.array([1]), np.zeros((3, 1, 3)), np.zeros(3), np.zeros((3, 1, 3)))
+    dense = np.array([[[0.0, 0.0, 0.0], [0.3, 0.0, 0.0]]])
+    cell, pbc = np.eye(3)[None], np.ones((1, 3), np.bool_)
+    found.add("H2", np.array([1, 1]), dense, np.zeros(1), np.zeros((1, 2, 3)), cell, pbc)
+    report = check_labels(found.finish("all"))
+    assert report.n_bonds == report.n_neighbours == 0
