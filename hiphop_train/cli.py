@@ -5,9 +5,13 @@ What takes long to import is imported where it is used, so that ``--help`` answe
 
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from hiphop_train import __version__
+from hiphop_train.errors import ConfigError, HipHopError
+
+Command = Literal["train", "eval", "export"]
 
 DESCRIPTIONS = {
     "train": "Train a potential on energies and forces; evaluate it and export it.",
@@ -33,76 +37,32 @@ TO_HYDRA = ("-m", "--multirun", "-c", "--cfg", "-i", "--info", "-p", "--package"
 
 def train_main() -> None:
     """Run hiphop-train."""
-    _main("train", _train)
+    sys.exit(run("train", sys.argv[1:]))
 
 
 def eval_main() -> None:
     """Run hiphop-eval."""
-    _main("eval", _evaluate)
+    sys.exit(run("eval", sys.argv[1:]))
 
 
 def export_main() -> None:
     """Run hiphop-export."""
-    _main("export", _export)
+    sys.exit(run("export", sys.argv[1:]))
 
 
-def _train(config: Any) -> int:
-    from hiphop_train.commands.train import train
-
-    result = train(config)
-    print(f"run directory: {result.run_dir.resolve()}", flush=True)
-    return result.exit_code
-
-
-def _evaluate(config: Any) -> int:
-    from hiphop_train.commands.evaluate import evaluate
-
-    evaluate(config)
-    return 0
-
-
-def _export(config: Any) -> int:
-    from hiphop_train.commands.export import export_file
-
-    export_file(config)
-    return 0
-
-
-def _main(command: Any, call: Callable[[Any], int]) -> None:
-    arguments = sys.argv[1:]
+def run(command: Command, arguments: list[str]) -> int:
+    """Run a command with its arguments; returns the exit code."""
     if any(argument in ("-h", "--help") for argument in arguments):
         print(_help(command))
-        sys.exit(0)
+        return 0
     if "--version" in arguments:
-        from hiphop_train import __version__
-
         print(f"hiphop-train {__version__}")
-        sys.exit(0)
+        return 0
     if any(argument.split("=")[0] in TO_HYDRA for argument in arguments):
-        _run_hydra(command, call)
-        return
-    sys.exit(_guarded(command, call, arguments))
-
-
-def _guarded(command: Any, call: Callable[[Any], int], arguments: list[str]) -> int:
-    from hiphop_train.errors import ConfigError, HipHopError
-
+        _run_hydra(command)
+        return 0
     try:
-        print_run_dir = command == "train" and "--print-run-dir" in arguments
-        overrides = [argument for argument in arguments if argument != "--print-run-dir" or not print_run_dir]
-        flags = [argument for argument in overrides if argument.startswith("-")]
-        if flags:
-            raise ConfigError(f"unknown option '{flags[0]}'; settings are given as key=value, see --help")
-        from hiphop_train.config import load_config
-
-        config = load_config(command, overrides)
-        if print_run_dir:
-            from hiphop_train.commands.run_directory import run_directory
-
-            print(run_directory(config).resolve())
-            return 0
-        _quieten()
-        return call(config)
+        return _run_checked(command, arguments)
     except HipHopError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -111,7 +71,40 @@ def _guarded(command: Any, call: Callable[[Any], int], arguments: list[str]) -> 
         return 130
 
 
-def _run_hydra(command: Any, call: Callable[[Any], int]) -> None:
+def _run_checked(command: Command, arguments: list[str]) -> int:
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    overrides = [argument for argument in arguments if argument not in flags]
+    if command == "train" and flags == ["--print-run-dir"]:
+        from hiphop_train.commands.run_directory import run_directory
+        from hiphop_train.config import load_config
+
+        print(run_directory(load_config(command, overrides)).resolve())
+        return 0
+    if flags:
+        raise ConfigError(f"unknown option '{flags[0]}'; settings are given as key=value, see --help")
+    from hiphop_train.config import load_config
+
+    return _call(command, load_config(command, overrides))
+
+
+def _call(command: Command, config: Any) -> int:
+    _quieten()
+    if command == "train":
+        from hiphop_train.commands.train import train
+
+        return train(config).exit_code
+    if command == "eval":
+        from hiphop_train.commands.evaluate import evaluate
+
+        evaluate(config)
+        return 0
+    from hiphop_train.commands.export import export_file
+
+    export_file(config)
+    return 0
+
+
+def _run_hydra(command: Command) -> None:
     """Leave sweeps and the inspection of configurations to Hydra; each job is checked as ever."""
     import hydra
 
@@ -120,8 +113,7 @@ def _run_hydra(command: Any, call: Callable[[Any], int]) -> None:
     def job(config: Any) -> int:
         plain = without_hydra(config)
         check(plain, command, Source())
-        _quieten()
-        return call(plain)
+        return _call(command, plain)
 
     hydra.main(config_path=str(config_directory()), config_name=command, version_base="1.3")(job)()
 
@@ -143,7 +135,7 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def _help(command: str) -> str:
+def _help(command: Command) -> str:
     folder = next(
         (f for f in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if f.is_dir()), None
     )

@@ -24,7 +24,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     loaded = checkpoint.load(config.checkpoint)
     trained_on = OmegaConf.create(loaded.record["config"])
     dtype = build.DTYPES[trained_on.dtype]
-    own = config.data is None
+    own = config.get("data") is None
     section = trained_on.data if own else config.data
     data = build.make_data(section, loaded.potential, dtype, trained_on.seed)
     if own and data.fingerprint() != loaded.record["data_fingerprint"]:

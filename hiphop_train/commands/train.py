@@ -45,6 +45,7 @@ def train(config: DictConfig) -> TrainResult:
     run = run_directory.find(config)
     if run.finished:
         print("this run was completed before; resume=never starts it anew")
+        print(f"run directory: {run.path.resolve()}", flush=True)
         return TrainResult(run.path, {}, 0)
     dtype = build.DTYPES[config.dtype]
     torch.manual_seed(config.seed)
@@ -74,10 +75,10 @@ def train(config: DictConfig) -> TrainResult:
         exit_code = 0 if stop.received is None else 128 + signal.Signals(stop.received)
         if not trainer.is_global_zero:
             return TrainResult(run.path, {}, exit_code)
-        status = "completed" if stop.received is None else "stopped"
-        errors = finish(
-            run.path, data, {"status": status, "epochs": trainer.current_epoch, "training_seconds": seconds}
-        )
+        status = "stopped" if stop.received is not None or callbacks.out_of_time(trainer) else "completed"
+        summary = {"status": status, "epochs": trainer.current_epoch, "training_seconds": seconds}
+        errors = finish(run.path, data, summary)
+        print(f"run directory: {run.path.resolve()}", flush=True)
         return TrainResult(run.path, errors, exit_code)
     finally:
         stop.release()

@@ -23,8 +23,8 @@ class ANI1xReader(Reader):
     path : HDF5 file
     energy_key, forces_key : names of the arrays; without `forces_key` the set has energies only
     energy_unit, length_unit, force_sign : what the file holds; forces are in energy_unit / length_unit
-    groups_path : JSON whose list ``molecule`` names each conformation's molecule, in the file's order; without it the
-        formula is the group
+    groups_path : JSON whose list ``molecule`` names the molecule of each conformation with an energy, in the file's
+        order; without it the formula is the group
     download : how to get the file, shown when it is missing
     """
 
@@ -60,10 +60,14 @@ class ANI1xReader(Reader):
                 forces = None
                 if self.forces_key is not None:
                     forces = dataset(group, self.forces_key, file, "data.reader.forces_key").astype(np.float64)
-                known = np.isfinite(energy) if energy.ndim == 1 else np.ones(len(energy), np.bool_)
-                if known.any():
-                    forces = forces if forces is None else forces[known]
-                    found.add(formula, numbers, positions[known], energy[known], forces)
+                known = ~np.isnan(energy)
+                lengths = {array.shape[:1] for array in (positions, energy, forces) if array is not None}
+                if lengths == {known.shape}:  # otherwise the collector says what is wrong
+                    if not known.any():
+                        continue
+                    positions, energy = positions[known], energy[known]
+                    forces = None if forces is None else forces[known]
+                found.add(formula, numbers, positions, energy, forces)
         structures = found.finish(file.name)
         if self.forces_key is not None and not structures.has_forces.any():
             raise DataError(
@@ -78,6 +82,8 @@ class ANI1xReader(Reader):
         except (OSError, ValueError, KeyError, TypeError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise DataError(f"{file} (data.reader.groups_path) cannot be read ({problem})") from error
+        if not isinstance(names, list):
+            raise DataError(f"{file} (data.reader.groups_path): 'molecule' is no list")
         if len(names) != len(structures):
             raise DataError(
                 f"{file} names {len(names)} conformations, but {self.path} holds {len(structures)}; "

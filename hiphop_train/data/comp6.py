@@ -60,7 +60,10 @@ class COMP6Reader(Reader):
 
         def visit(name: str, node: object) -> None:
             if isinstance(node, h5py.Group) and "species" in node:
-                symbols = [s.decode() for s in dataset(node, "species", file, "the COMP6v1 layout").tolist()]
+                species = dataset(node, "species", file, "the COMP6v1 layout")
+                if species.dtype.kind != "S":
+                    raise DataError(f"{file}, group {name}: 'species' has type {species.dtype}; expected symbols")
+                symbols = [s.decode() for s in species.tolist()]
                 unknown = [s for s in symbols if s not in atomic_numbers]
                 if unknown:
                     raise DataError(f"{file}, group {name}: '{unknown[0]}' is no element")

@@ -95,8 +95,8 @@ class ExtxyzReader(Reader):
 
     def _labels(self, atoms: Atoms, where: str) -> tuple[float | None, NDArray[np.float64] | None]:
         results = atoms.calc.results if atoms.calc is not None else {}
-        energy = results.get("energy") if self.energy_key is None else atoms.info.get(self.energy_key)
-        forces = results.get("forces") if self.forces_key is None else atoms.arrays.get(self.forces_key)
+        energy = results.get("energy") if self.energy_key is None else {**results, **atoms.info}.get(self.energy_key)
+        forces = results.get("forces") if self.forces_key is None else {**results, **atoms.arrays}.get(self.forces_key)
         if self.energy_key is not None and energy is None:
             raise DataError(f"{where}: no energy under '{self.energy_key}'; its keys: {', '.join(sorted(atoms.info))}")
         try:

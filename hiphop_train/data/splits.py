@@ -99,7 +99,7 @@ class IndexFileSplit(Split):
             stored = json.loads(file.read_text())
             splits = {name: np.array(index, np.int64) for name, index in stored["splits"].items()}
             expected = stored["data_sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{file} cannot be read as a split ({type(error).__name__}: {error})") from error
         found = hashlib.sha256(data_file.read_bytes()).hexdigest()
         if found != expected:

@@ -164,6 +164,8 @@ class Collector:
             raise DataError(f"{where}: atomic numbers have shape {numbers.shape}; expected (n_atoms,) with n_atoms > 0")
         if numbers.min() < 1 or numbers.max() > 118:
             raise DataError(f"{where}: atomic number {numbers[(numbers < 1) | (numbers > 118)][0]} is no element")
+        if energy.ndim != 1:
+            raise DataError(f"{where}: energies have shape {energy.shape}; expected one number per conformation")
         n, n_atoms = len(energy), len(numbers)
         for name, array, shape in (("coordinates", positions, (n, n_atoms, 3)), ("forces", forces, (n, n_atoms, 3))):
             if array is not None and array.shape != shape:
@@ -171,6 +173,13 @@ class Collector:
                     f"{where}: {name} have shape {array.shape}; with {n} energies and {n_atoms} atoms "
                     f"it must be {shape}"
                 )
+        if cell is not None and pbc is not None:
+            for k in range(len(cell)):
+                if np.linalg.matrix_rank(cell[k][pbc[k]]) < pbc[k].sum():
+                    raise DataError(
+                        f"{where}: the cell has no volume, or no lattice vector, in a periodic direction: "
+                        f"{cell[k].tolist()} with pbc {pbc[k].tolist()}"
+                    )
         if not np.isfinite(positions).all():
             raise DataError(f"{where}: coordinates hold NaN or infinity")
         self._check_labels(where, energy, forces)

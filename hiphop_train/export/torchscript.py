@@ -319,12 +319,11 @@ def export(
     module = ExportedPotential(potential, json.dumps(versions | metadata, sort_keys=True), golden)
     for number, answer in enumerate(module.golden):
         if not (answer["energy"].isfinite() and answer["forces"].isfinite().all()):
-            raise CheckpointError(
-                f"{path}: not written, because the potential's energy or forces for golden structure {number} are not "
-                "finite; did the training diverge?"
-            )
+            problem = f"energy or forces of golden structure {number} are not finite; did the training diverge?"
+            raise CheckpointError(f"{path}: not written, because {problem}")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        temporary.touch()  # torch reports what the system refuses as RuntimeError
         with _without_deprecation():
             torch.jit.save(torch.jit.script(module), str(temporary))
         report = verify(temporary)

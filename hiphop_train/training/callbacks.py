@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar, Timer
 from pydantic import Field, PositiveInt
 
 from hiphop_train.training.schedules import MONITOR
@@ -55,6 +55,12 @@ class GracefulStop(Callback):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+
+
+def out_of_time(trainer: Trainer) -> bool:
+    """Whether trainer.max_time ended the training, which can then go on later."""
+    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
+    return any((timer.time_remaining() or 0.0) <= 0.0 for timer in timers)
 
 
 class ProgressLines(Callback):

@@ -93,6 +93,21 @@ def test_energies_in_another_unit_than_forces(collect: Callable[..., Structures]
     assert f"{factor:.2g}"[:2] in str(caught.value)
 
 
+@pytest.mark.parametrize("factor", [HARTREE, 1 / HARTREE, 23.06, 1 / 23.06, 1e3])
+@pytest.mark.parametrize("with_energies", [True, False])
+def test_energies_and_forces_in_the_same_wrong_unit(
+    collect: Callable[..., Structures], factor: float, with_energies: bool
+) -> None:
+    """Energies and forces agree with one another then; only the stiffness of bonds tells."""
+    right, wrong = collect(), collect(energy_factor=factor, force_factor=factor)
+    if not with_energies:
+        right, wrong = (replace(set_, energy=np.full(len(set_), np.nan)) for set_ in (right, wrong))
+    stiffness = check_labels(right).hydrogen_stiffness
+    assert examine(wrong).hydrogen_stiffness == pytest.approx(factor * stiffness, rel=1e-9)
+    with pytest.raises(DataError, match=r"(?s)set\.h5.*stiffness.*energy_unit"):
+        check_labels(wrong)
+
+
 @pytest.mark.parametrize("factor", [BOHR, 1 / BOHR])
 def test_wrong_unit_of_length(collect: Callable[..., Structures], factor: float) -> None:
     """Angstrom declared as bohr, and the other way round."""

@@ -461,6 +461,20 @@ def test_extxyz_periodic_and_open_in_one_file(tmp_path: Path, groups: dict[str, 
     assert not ignored.cell.any()
 
 
+@pytest.mark.parametrize(
+    "cell", [np.zeros((3, 3)), np.diag([9.0, 0.0, 9.0]), np.ones((3, 3))], ids=["0", "flat", "line"]
+)
+def test_extxyz_periodic_direction_without_a_lattice_vector(
+    tmp_path: Path, groups: dict[str, Any], cell: np.ndarray
+) -> None:
+    """Such a structure has no neighbour list."""
+    frames = frames_of(groups)
+    path = write_extxyz(tmp_path / "a.xyz", frames)
+    lattice = " ".join(map(str, cell.ravel()))
+    path.write_text(path.read_text().replace('pbc="F F F"', f'Lattice="{lattice}" pbc="T T F"', 1))
+    refused(extxyz(path).read, str(path), "group CH4", "cell")
+
+
 def test_extxyz_files_for_validation_and_test(tmp_path: Path, groups: dict[str, Any]) -> None:
     frames = frames_of(groups)
     paths = [write_extxyz(tmp_path / f"{k}.xyz", part) for k, part in enumerate((frames[:5], frames[5:7], frames[7:]))]

@@ -1,0 +1,112 @@
+"""Configurations compose and are checked before any data is read; every mistake names where it comes from."""
+
+from pathlib import Path
+
+import pytest
+
+from hiphop_train import config as configuration
+from hiphop_train.config import config_directory, load_config
+from hiphop_train.errors import ConfigError
+
+CONF = config_directory()
+
+
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"{group}={name}"
+        for group in ("model", "loss", "optimizer", "scheduler", "callbacks", "logger", "experiment", "debug")
+        for name in options(group)
+    ],
+)
+def test_every_choice_composes(override: str) -> None:
+    assert load_config("train", [override]).model._target_
+
+
+@pytest.mark.parametrize("name", options("data"))
+def test_every_data_set_composes(name: str) -> None:
+    config = load_config("train", [f"data={name}", "data.path=x"] if name == "extxyz" else [f"data={name}"])
+    assert config.data.name == name
+    assert config.data.reader.energy_unit
+    assert config.data.reader.force_sign in ("force", "gradient")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["model.cuttoff=5"], ["override 'model.cuttoff=5'", "'cuttoff' in 'model'", "did you mean 'cutoff'"]),
+        (["+model.cuttoff=5"], ["override '+model.cuttoff=5'", "did you mean 'cutoff'"]),
+        (["loss.energy.maee=1"], ["'maee' in 'loss.energy'", "did you mean 'mae'"]),
+        (["data.reader.enregy_key=x"], ["'enregy_key' in 'data.reader'", "did you mean 'energy_key'"]),
+        (["callbacks.ema.decy=0.9"], ["'decy' in 'callbacks.ema'", "did you mean 'decay'"]),
+        (["trainer.max_epoch=3"], ["did you mean 'max_epochs'"]),
+        (["sed=3"], ["unknown key 'sed'", "did you mean 'seed'"]),
+        (["a.b.c=1"], ["override 'a.b.c=1'", "unknown key 'a'"]),
+        (["model=hiphopp"], ["there is no 'hiphopp' for model", "did you mean 'hiphop'", "hipnn"]),
+        (["model=hipnn", "model.l_max=2"], ["'l_max' in 'model'", "allowed: cutoff"]),
+        (["model.n_features=wide"], ["model.n_features: got 'wide'", "valid integer"]),
+        (["model.n_features=0"], ["greater than 0"]),
+        (["model.l_max=7"], ["it must be 0, 1, 2 or 3"]),
+        (["data/split=random", "data.split.by=atom"], ["it must be 'structure' or 'group'"]),
+        (["dtype=float16"], ["it must be 'float32' or 'float64'"]),
+        (["data.batch_size=-1"], ["data.batch_size: got -1", "greater than 0"]),
+        (["data=extxyz"], ["data.path must be given: data.path=VALUE"]),
+        (["model.elements=H"], ["model.elements: got 'H'", "valid list"]),
+        (["model.readout._target_=nothing.there"], ["model.readout._target_", "cannot be imported"]),
+        (["data.level=ccsd(t)_cbs"], ["cannot be read", """'data.level="ccsd(t)_cbs"'"""]),
+        (["optimizer.params=[1]"], ["'params' in 'optimizer'"]),
+        (["data.elements=[H]"], ["'elements' in 'data'"]),
+    ],
+)
+def test_mistake_is_explained(overrides: list[str], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("train", overrides)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_mistake_in_a_file_names_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    shutil.copytree(CONF, tmp_path / "conf")
+    file = tmp_path / "conf" / "experiment" / "mine.yaml"
+    file.write_text("# @package _global_\nmodel:\n  n_features: 32\n  cuttoff: 5.0\n")
+    hidden = tmp_path / "conf" / "model" / "other.yaml"
+    hidden.write_text((CONF / "model" / "hipnn.yaml").read_text() + "extra: 1\n")
+    monkeypatch.setattr(configuration, "config_directory", lambda: tmp_path / "conf")
+    with pytest.raises(ConfigError, match=r"mine\.yaml.*cuttoff.*did you mean 'cutoff'|cuttoff"):
+        load_config("train", ["experiment=mine"])
+    with pytest.raises(ConfigError, match=r"other\.yaml:\d+: model\.extra: unknown key 'extra' in 'model'"):
+        load_config("train", ["model=other"])
+    value = tmp_path / "conf" / "experiment" / "value.yaml"
+    value.write_text("# @package _global_\nmodel:\n  n_features: wide\n")
+    with pytest.raises(ConfigError, match=r"value\.yaml:3: model\.n_features: got 'wide'"):
+        load_config("train", ["experiment=value"])
+
+
+def test_a_target_s_default_can_be_set_without_a_plus() -> None:
+    config = load_config("train", ["loss.energy.huber=0.5", "trainer.accumulate_grad_batches=2"])
+    assert config.loss.energy.huber == 0.5
+    assert config.trainer.accumulate_grad_batches == 2
+
+
+def test_last_of_two_overrides_wins() -> None:
+    assert load_config("train", ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize("command", ["eval", "export"])
+def test_model_cannot_be_set_after_training(command: configuration.Command) -> None:
+    with pytest.raises(ConfigError, match=r"'model.cutoff' cannot be set here: model and training come from"):
+        load_config(command, ["checkpoint=x", "model.cutoff=3"])
+    with pytest.raises(ConfigError, match="checkpoint must be given"):
+        load_config(command, [])
+
+
+def test_no_file_outside_of_model_interpolates_the_model() -> None:
+    for file in CONF.rglob("*.yaml"):
+        if file.parent.name != "model":
+            assert "${model." not in file.read_text(), file
