@@ -13,10 +13,9 @@ from hiphop_train.commands.progress import progress
 from hiphop_train.data.comp6 import COMP6Reader
 from hiphop_train.data.module import DataModule
 from hiphop_train.errors import CheckpointError, ConfigError, did_you_mean
-from hiphop_train.evaluation import comp6, plots, report
+from hiphop_train.evaluation import plots, report
 from hiphop_train.evaluation.errors import error_table, predict, quantiles_by_hierarchicality
-
-POOLED = "all"
+from hiphop_train.evaluation.references import POOLED
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
@@ -49,12 +48,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         evaluated[POOLED] = (structures, predictions)
 
     errors = {name: error_table(*pair) for name, pair in evaluated.items()}
-    references = {}
-    if data.name == "comp6":
-        references = {
-            name: comp6.references(None if name == POOLED else name, len(pair[0])) for name, pair in evaluated.items()
-        }
-    report.print_errors(errors, f"errors of {loaded.file} on {data.name}", references)
+    report.print_errors(errors, f"errors of {loaded.file} on {data.name}", str(data.name))
     if isinstance(data.reader, COMP6Reader) and (missing := data.reader.missing(structures)):
         print(f"COMP6 is not complete here, so published totals are not shown; missing: {', '.join(missing)}")
     pooled = evaluated.get(POOLED) or next(iter(evaluated.values()))

@@ -38,7 +38,7 @@ def finish(run_dir: Path, data: DataModule, summary: dict[str, Any]) -> dict[str
             predictions = predict(loaded.potential, structures, dtype, data.eval_batch_size, advance=advance)
             evaluated[name] = (structures, predictions)
     errors = {name: error_table(*pair) for name, pair in evaluated.items()}
-    report.print_errors(errors, f"errors of {loaded.file}")
+    report.print_errors(errors, f"errors of {loaded.file}", str(data.name))
 
     elements = [atomic_numbers[symbol] for symbol in loaded.potential.elements]
     e0 = loaded.potential.e0[0].numpy()

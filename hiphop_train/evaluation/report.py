@@ -8,23 +8,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hiphop_train.evaluation.comp6 import Reference
+from hiphop_train.evaluation.references import references
 
 KINDS = {"energy": "energy", "relative_energy": "relative energy", "forces": "forces"}
 
 
-def print_errors(
-    tables: dict[str, dict[str, Any]], title: str, references: dict[str, list[Reference]] | None = None
-) -> None:
-    """Print MAE and RMSE of each set: kcal/mol, and meV beside it; references follow the set they belong to.
+def print_errors(tables: dict[str, dict[str, Any]], title: str, data: str) -> None:
+    """Print MAE and RMSE of each set: kcal/mol, and meV beside it; other methods follow the set they belong to.
 
     Parameters
     ----------
     tables : name of the set -> `hiphop_train.evaluation.errors.error_table`
     title : above the table
-    references : name of the set -> published errors
+    data : name of the data set
     """
     table = Table(title=title, title_justify="left", caption="MAE / RMSE in kcal/mol(/Angstrom), and in meV(/Angstrom)")
+    sources: dict[str, str] = {}
     table.add_column("")
     table.add_column("structures", justify="right")
     for kind in KINDS.values():
@@ -37,14 +36,18 @@ def print_errors(
             cells.append(f"{found['mae']:.2f} / {found['rmse']:.2f}" if found else "-")
             cells.append(f"{found['mae_meV']:.0f} / {found['rmse_meV']:.0f}" if found else "-")
         table.add_row(*cells)
-        for reference in (references or {}).get(name, []):
-            cells = [f"  {reference.model} [{reference.source}]".replace("[", r"\["), ""]
+        for reference in references(data, name, errors["n_structures"]):
+            cells = [f"  {reference.method}", ""]
             for kind in KINDS:
                 mae, rmse = getattr(reference, kind)
                 shown = "-" if mae is None else f"{mae:.2f} / {'-' if rmse is None else f'{rmse:.2f}'}"
                 cells += [shown, ""]
             table.add_row(*cells, style="dim")
-    _console().print(table)
+            sources[reference.method] = reference.source
+    console = _console()
+    console.print(table)
+    if sources:
+        console.print("other methods: " + "; ".join(f"{method} ({source})" for method, source in sources.items()))
 
 
 def print_quantiles(rows: list[dict[str, float]], name: str) -> None:

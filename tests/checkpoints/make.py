@@ -1,4 +1,4 @@
-"""Make this folder's checkpoint of the present version: python tests/checkpoints/make.py (once, when the version rises)."""
+"""Make the checkpoint of the present version: python tests/checkpoints/make.py (once, when the version rises)."""
 
 import tempfile
 from pathlib import Path

@@ -1,15 +1,19 @@
 """Error tables against a plain calculation."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hiphop_train.data.structures import Structures
-from hiphop_train.evaluation import comp6, plots
+from hiphop_train.evaluation import plots
 from hiphop_train.evaluation.errors import Predictions, error_table, quantiles_by_hierarchicality
+from hiphop_train.evaluation.references import POOLED, REFERENCES, references
 from hiphop_train.units import KCAL_PER_MOL
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -66,11 +70,25 @@ def test_quantiles_are_sorted_by_r(labelled: tuple[Structures, Predictions]) -> 
     assert all(low["r_high"] <= high["r_low"] for low, high in itertools.pairwise(rows))
 
 
-def test_published_totals_stand_beside_the_complete_set_only() -> None:
-    assert comp6.references(None, 528) == []
-    assert {reference.model for reference in comp6.references(None, comp6.TOTAL)} >= {"ANI-1x", "HIP-HOP-NN"}
-    assert [reference.model for reference in comp6.references("S66x8", 528)] == ["ANI-1x ensemble"]
-    assert comp6.references("DrugBank", 13_379) == []
+def test_others_stand_beside_the_same_structures_only() -> None:
+    assert references("comp6", POOLED, 528) == []
+    assert {found.method for found in references("comp6", POOLED, 101_352)} >= {"ANI-1x", "HIP-HOP-NN"}
+    assert {found.method for found in references("comp6", "S66x8", 528)} == {"GFN2-xTB", "ANI-1x, 1 network"}
+    assert references("comp6", "DrugBank", 13_379) == []
+    assert references("tiny", "test", 240) == []
+
+
+def test_measured_references_are_those_of_the_benchmark() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "baselines.json").read_text())["results"]
+    ours = [found for found in REFERENCES if found.source == "benchmarks/baselines.py"]
+    assert len(ours) == 6
+    for found in ours:
+        name = found.set_name if found.data == "comp6" else f"tiny {found.set_name}"
+        (stored,) = (value for key, value in measured[name].items() if found.method.split(",")[0] in key)
+        for kind, key in (("energy", "total_energy"), ("relative_energy", "relative_energy"), ("forces", "force")):
+            mae, rmse = getattr(found, kind)
+            if mae is not None:
+                assert (mae, rmse) == pytest.approx((stored[key]["mae"], stored[key]["rmse"]), abs=6e-4)
 
 
 def test_pictures_are_drawn(labelled: tuple[Structures, Predictions], tmp_path: Path) -> None:
