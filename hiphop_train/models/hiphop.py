@@ -15,8 +15,26 @@ from hiphop_train.models.base import Representation
 from hiphop_train.nn.messages import PairTables, pair_tables, receive, send
 from hiphop_train.nn.residual import AtomLayer, Residual
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
-from hiphop_train.nn.tensors import PUBLISHED_COUNT, irreducible_tensors, published_invariants
+from hiphop_train.nn.tensors import PUBLISHED_COUNT, invariants, irreducible_tensors
 from hiphop_train.types import Graph
+
+
+class GroupNorm(nn.Module):
+    """Normalise each invariant over an atom's features, then scale and shift it.
+
+    Parameters
+    ----------
+    n_invariants, n_features : shape of what is normalised
+    """
+
+    def __init__(self, n_invariants: int, n_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_invariants, n_features))
+        self.bias = nn.Parameter(torch.zeros(n_invariants, n_features))
+
+    def forward(self, invariants: Tensor) -> Tensor:
+        """Normalise (n_atoms, n_invariants, n_features)."""
+        return torch.addcmul(self.bias, layer_norm(invariants, invariants.shape[2:]), self.weight)
 
 
 class Interaction(nn.Module):
@@ -48,16 +66,14 @@ class Interaction(nn.Module):
         super().__init__()
         self.l_max = l_max
         self.n_max = n_max
-        self.group_norm = group_norm
         n_invariants = PUBLISHED_COUNT[l_max, n_max]
         self.sensitivity = InverseGaussianSensitivity(n_sensitivities, soft_min, soft_max, cutoff)
-        self.weight = nn.Parameter(torch.empty(n_sensitivities, n_out, n_in))  # V
+        self.weight = nn.Parameter(torch.empty(n_in, n_sensitivities, n_out))  # V
         self.self_interaction = nn.Linear(n_in, n_out)  # W, b
-        self.norm_weight = nn.Parameter(torch.ones(n_invariants, n_out))
-        self.norm_bias = nn.Parameter(torch.zeros(n_invariants, n_out))
+        self.norm = GroupNorm(n_invariants, n_out) if group_norm else nn.Identity()
         self.mixing = nn.Parameter(torch.empty(n_invariants, n_out, n_out))  # M
         self.residual = Residual(n_in, n_out, n_out)
-        nn.init.xavier_normal_(self.weight)
+        nn.init.normal_(self.weight, std=(2.0 / (n_in * (n_out + n_sensitivities))) ** 0.5)
         nn.init.xavier_normal_(self.self_interaction.weight)
         nn.init.normal_(self.mixing, std=(2.0 / (n_out * (n_invariants + n_out))) ** 0.5)
 
@@ -75,14 +91,12 @@ class Interaction(nn.Module):
         -------
         features : (n_atoms, n_out)
         """
-        sources = torch.einsum("jb,nab->jna", features, self.weight)  # (n_atoms, n_sensitivities, n_out)
+        sources = torch.tensordot(features, self.weight, dims=1)  # (n_atoms, n_sensitivities, n_out)
         messages = send(self.sensitivity(distance), sources, tables)
         environment = receive(tensors, messages)  # (n_atoms, n_components, n_out)
-        invariants = published_invariants(environment.transpose(0, 1), self.l_max, self.n_max)
-        if self.group_norm:
-            normal = layer_norm(invariants, invariants.shape[2:])
-            invariants = torch.addcmul(self.norm_bias, normal, self.norm_weight)  # (n_atoms, n_invariants, n_out)
-        mixed = invariants.flatten(1) @ self.mixing.flatten(0, 1)
+        scalars = invariants(environment.transpose(0, 1).contiguous(), self.l_max, self.n_max)
+        normal = self.norm(scalars.transpose(0, 1))  # (n_atoms, n_invariants, n_out)
+        mixed = normal.flatten(1) @ self.mixing.flatten(0, 1)
         result: Tensor = self.residual(mixed + self.self_interaction(features), features)
         return result
 

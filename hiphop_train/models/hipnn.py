@@ -32,10 +32,10 @@ class Interaction(nn.Module):
     ) -> None:
         super().__init__()
         self.sensitivity = InverseGaussianSensitivity(n_sensitivities, soft_min, soft_max, cutoff)
-        self.weight = nn.Parameter(torch.empty(n_sensitivities, n_out, n_in))  # V
+        self.weight = nn.Parameter(torch.empty(n_in, n_sensitivities, n_out))  # V
         self.self_interaction = nn.Linear(n_in, n_out)  # W, b
         self.residual = Residual(n_in, n_out, n_out)
-        nn.init.xavier_normal_(self.weight)
+        nn.init.normal_(self.weight, std=(2.0 / (n_in * (n_out + n_sensitivities))) ** 0.5)
         nn.init.xavier_normal_(self.self_interaction.weight)
 
     def forward(self, features: Tensor, distance: Tensor, present: Tensor, tables: PairTables) -> Tensor:
@@ -52,7 +52,7 @@ class Interaction(nn.Module):
         -------
         features : (n_atoms, n_out)
         """
-        sources = torch.einsum("jb,nab->jna", features, self.weight)  # (n_atoms, n_sensitivities, n_out)
+        sources = torch.tensordot(features, self.weight, dims=1)  # (n_atoms, n_sensitivities, n_out)
         messages = send(self.sensitivity(distance), sources, tables)
         environment = receive(present, messages).squeeze(1)  # (n_atoms, n_out)
         result: Tensor = self.residual(environment + self.self_interaction(features), features)

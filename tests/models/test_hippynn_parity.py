@@ -131,16 +131,14 @@ def copy_weights(potential: Potential, representation: Representation, network: 
             base = block[0].base_layer
             put(interaction.sensitivity.centre, base.sensitivity.mu[0])
             put(interaction.sensitivity.inverse_width, base.sensitivity.sigma[0])
-            put(interaction.weight, base.int_weights)
+            put(interaction.weight, base.int_weights.permute(2, 0, 1))
             put_linear(interaction.self_interaction, base.selfint)
             put_residual(interaction.residual, block[0])
             if isinstance(representation, HIPHOP):
                 put(interaction.mixing, base.mixing_weights.permute(1, 0, 2))
                 if base.group_norm is not None:
-                    put(interaction.norm_weight, base.group_norm.weight.reshape(interaction.norm_weight.shape))
-                    put(interaction.norm_bias, base.group_norm.bias.reshape(interaction.norm_bias.shape))
-                else:
-                    untouched.difference_update({id(interaction.norm_weight), id(interaction.norm_bias)})
+                    put(interaction.norm.weight, base.group_norm.weight.reshape(interaction.norm.weight.shape))
+                    put(interaction.norm.bias, base.group_norm.bias.reshape(interaction.norm.bias.shape))
             assert len(atom_layers) == len(block) - 1
             for atom_layer, other in zip(atom_layers, list(block)[1:], strict=True):
                 put_linear(atom_layer.linear, other.base_layer)
