@@ -12,7 +12,6 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -96,7 +95,7 @@ def make_trainer(trainer: DictConfig, callbacks: list[Callback], loggers: list[L
         callbacks=callbacks,
         logger=loggers,
         default_root_dir=str(run_dir),
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_progress_bar=False,  # ours is among the callbacks
         use_distributed_sampler=False,  # our sampler divides batches over ranks
         inference_mode=False,  # forces need gradients in validation
     )

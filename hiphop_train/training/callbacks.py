@@ -1,15 +1,18 @@
 """Callbacks: graceful stop, progress, and the two checkpoints."""
 
+import math
 import signal
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint, Timer
 from pydantic import Field, PositiveInt
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hiphop_train.training.schedules import MONITOR
 
@@ -86,36 +89,69 @@ class ProgressLines(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         now, done = time.monotonic(), trainer.current_epoch + 1
-        last = done == trainer.max_epochs
-        if not last and now - self._last < self.seconds:
+        if done != trainer.max_epochs and now - self._last < self.seconds:
             return
         self._last = now
-        metrics = trainer.callback_metrics
-        shown = [
-            f"{label} {float(metrics[key]):7.3f}"
-            for label, key in (("E", "val/energy_mae"), ("F", "val/forces_mae"))
-            if key in metrics
-        ]
-        line = f"epoch {done:4d}  validation MAE, kcal/mol(/A): {'  '.join(shown)}  rate {_rate(trainer):.1e}"
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        line = f"epoch {done:4d}  {validation_errors(trainer)}  rate {rate:.1e}"
         if trainer.max_epochs and trainer.max_epochs > 0:
             per_epoch = (now - self._start) / max(1, done - self._first_epoch)
-            line += f"  {_clock(per_epoch * (trainer.max_epochs - done))} left"
+            line += f"  {timedelta(seconds=int(per_epoch * (trainer.max_epochs - done)))} left"
         print(line, flush=True)
 
 
-def _rate(trainer: Trainer) -> float:
-    return float(trainer.optimizers[0].param_groups[0]["lr"])
+class ProgressBar(Callback):
+    """On a terminal: one bar for the whole training, with the errors of the last validation."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the bar, on the first rank."""
+        if not trainer.is_global_zero:
+            return
+        clocks = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("left"))
+        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), *clocks, transient=True)
+        steps = trainer.estimated_stepping_batches
+        self._bar.start()
+        self._task = self._bar.add_task("epoch 1", total=steps if math.isfinite(steps) else None)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Move on."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=trainer.global_step)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the errors."""
+        if self._bar is not None:
+            epochs = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+            self._bar.update(self._task, description=f"{epochs}  {validation_errors(trainer)}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
 
 
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
+def validation_errors(trainer: Trainer) -> str:
+    """Errors of the last validation in words."""
+    shown = [
+        f"{label} {float(trainer.callback_metrics[key]):.3f}"
+        for label, key in (("E", "val/energy_mae"), ("F", "val/forces_mae"))
+        if key in trainer.callback_metrics
+    ]
+    return f"validation MAE, kcal/mol(/A): {'  '.join(shown)}"
 
 
 def progress() -> Callback:
     """Return a progress bar on a terminal, lines elsewhere."""
-    return RichProgressBar(leave=False) if sys.stdout.isatty() else ProgressLines()
+    return ProgressBar() if sys.stdout.isatty() else ProgressLines()
 
 
 def checkpoints(folder: Path) -> list[Callback]:

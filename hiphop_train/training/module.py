@@ -62,7 +62,7 @@ class PotentialModule(LightningModule):
         """Log errors in kcal/mol and kcal/mol/Angstrom, and the loss that schedules and checkpoints watch."""
         errors = self.errors.compute()
         for name, value in errors.items():
-            self.log(f"val/{name}", value, prog_bar=name.endswith("_mae"), rank_zero_only=False)
+            self.log(f"val/{name}", value)
         self.log(MONITOR, torch.stack(list(errors.values())).sum())
 
     def configure_optimizers(self) -> Any:
