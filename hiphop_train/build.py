@@ -93,7 +93,7 @@ def make_trainer(trainer: DictConfig, callbacks: list[Callback], loggers: list[L
         trainer,
         "trainer",
         callbacks=callbacks,
-        logger=loggers,
+        logger=loggers or False,
         default_root_dir=str(run_dir),
         enable_progress_bar=False,  # ours is among the callbacks
         use_distributed_sampler=False,  # our sampler divides batches over ranks

@@ -43,7 +43,8 @@ def finish(run_dir: Path, data: DataModule, summary: dict[str, Any]) -> dict[str
     elements = [atomic_numbers[symbol] for symbol in loaded.potential.elements]
     e0 = loaded.potential.e0[0].numpy()
     plots.parity(run_dir / "parity.png", evaluated, e0, elements)
-    plots.learning_curves(run_dir / "learning_curves.png", run_dir / "metrics.csv")
+    if (metrics := run_dir / "metrics.csv").is_file():  # not there when the first epoch was cut short
+        plots.learning_curves(run_dir / "learning_curves.png", metrics)
     plots.error_by_hierarchicality(run_dir / "error_by_hierarchicality.png", evaluated)
     model = run_dir / "model.pt"
     export(loaded.potential, model, {**loaded.record, "errors": errors})

@@ -17,7 +17,6 @@ from hiphop_train.data.module import DataModule
 from hiphop_train.data.statistics import Statistics
 from hiphop_train.potential import Potential
 from hiphop_train.training import callbacks
-from hiphop_train.training.loggers import csv_logger
 from hiphop_train.training.module import PotentialModule
 
 
@@ -87,10 +86,11 @@ def train(config: DictConfig) -> TrainResult:
 def _make_trainer(
     config: DictConfig, run: run_directory.RunDirectory, module: PotentialModule, stop: callbacks.GracefulStop
 ) -> Trainer:
-    loggers = [csv_logger(run.path), *build.make_parts(config.logger, "logger", run_dir=run.path)]
+    loggers = build.make_parts(config.logger, "logger", run_dir=run.path)
     watchers = [
         *build.make_parts(config.callbacks, "callbacks"),
         *module.schedule.callbacks(),
+        callbacks.MetricsFile(run.path / "metrics.csv"),
         *callbacks.checkpoints(run.path / "checkpoints"),
         callbacks.progress(),
         stop,

@@ -57,7 +57,7 @@ def learning_curves(path: Path, metrics: Path) -> None:
     for axis, (kind, unit) in zip(axes, panels, strict=True):
         for measure, style in (("mae", "-"), ("rmse", "--")):
             key = f"val/{kind}_{measure}"
-            points = [(int(row["epoch"]) + 1, float(row[key])) for row in rows if row.get(key)]
+            points = [(int(row["epoch"]), float(row[key])) for row in rows if row.get(key)]
             if points:
                 axis.plot(*zip(*points, strict=True), style, color=ACCENT, label=measure.upper())
                 axis.legend(frameon=False)

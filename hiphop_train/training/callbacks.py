@@ -1,6 +1,8 @@
 """Callbacks: graceful stop, progress, and the two checkpoints."""
 
+import csv
 import math
+import os
 import signal
 import sys
 import time
@@ -64,6 +66,41 @@ def out_of_time(trainer: Trainer) -> bool:
     """Whether trainer.max_time ended the training, which can then go on later."""
     timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
     return any((timer.time_remaining() or 0.0) <= 0.0 for timer in timers)
+
+
+class MetricsFile(Callback):
+    """metrics.csv: a row per epoch, whatever loggers there are; a resumed training goes on in the same file.
+
+    Parameters
+    ----------
+    path : of the file
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows: list[dict[str, Any]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the rows of the epochs that the training goes on from."""
+        if self.path.is_file():
+            with self.path.open(newline="") as file:
+                self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add a row; the file is written anew under a temporary name, so it is always whole."""
+        if not trainer.is_global_zero:
+            return
+        values = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        epoch = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "learning_rate": rate}
+        self._rows.append({**epoch, **values})
+        columns = list(dict.fromkeys(key for row in self._rows for key in row))
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        os.replace(temporary, self.path)
 
 
 class ProgressLines(Callback):

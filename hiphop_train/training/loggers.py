@@ -1,4 +1,4 @@
-"""Loggers beside the CSV file; none of them may stop or delay a training."""
+"""Loggers beside metrics.csv; none of them may stop or delay a training."""
 
 import netrc
 import os
@@ -7,14 +7,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlparse
 
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from hiphop_train.errors import ConfigError
-
-
-def csv_logger(run_dir: Path) -> Logger:
-    """Write metrics.csv into the run directory."""
-    return CSVLogger(save_dir=str(run_dir), name="", version="")
 
 
 def tensorboard_logger(run_dir: Path) -> Logger:

@@ -100,6 +100,9 @@ def test_resumed_training_ends_as_an_unbroken_one(tmp_path: Path, run: Run) -> N
     assert code == 0
     if epochs < 3:
         assert "goes on" in out
+    curves = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("whole", "broken")]
+    assert [line.split(",")[0] for line in curves[1]] == ["epoch", "1", "2", "3"]  # nothing of the first part is lost
+    assert curves[0][0] == curves[1][0]
     whole, broken = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert set(whole) == set(broken)
     for name in whole:
