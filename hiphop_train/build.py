@@ -89,8 +89,11 @@ def make_parts(section: DictConfig | None, name: str, **handed_over: Any) -> lis
 
 def make_trainer(trainer: DictConfig, callbacks: list[Callback], loggers: list[Logger], run_dir: Path) -> Trainer:
     """Build Lightning's trainer."""
+    section = trainer.copy()
+    if section.accelerator == "auto" and not torch.cuda.is_available():
+        section.accelerator = "cpu"  # Apple's MPS, which Lightning would take, has no float64
     made: Trainer = _instantiate(
-        trainer,
+        section,
         "trainer",
         callbacks=callbacks,
         logger=loggers or False,

@@ -15,7 +15,7 @@ from hiphop_train.evaluation.errors import error_table, predict
 from hiphop_train.export.torchscript import export
 
 
-def finish(run_dir: Path, data: DataModule, summary: dict[str, Any]) -> dict[str, Any]:
+def finish(run_dir: Path, data: DataModule, summary: dict[str, Any], device: str) -> dict[str, Any]:
     """Evaluate the best checkpoint on all test splits, draw, export, and write metrics.json.
 
     Parameters
@@ -23,6 +23,7 @@ def finish(run_dir: Path, data: DataModule, summary: dict[str, Any]) -> dict[str
     run_dir : with checkpoints/
     data : of the training
     summary : what metrics.json says beside the errors
+    device : that the training ran on
 
     Returns
     -------
@@ -35,13 +36,13 @@ def finish(run_dir: Path, data: DataModule, summary: dict[str, Any]) -> dict[str
     with progress("testing", sum(len(data.splits[name]) for name in splits)) as advance:
         for name in splits:
             structures = data.structures.take(data.splits[name])
-            predictions = predict(loaded.potential, structures, dtype, data.eval_batch_size, advance=advance)
+            predictions = predict(loaded.potential, structures, dtype, data.eval_batch_size, device, advance)
             evaluated[name] = (structures, predictions)
     errors = {name: error_table(*pair) for name, pair in evaluated.items()}
     report.print_errors(errors, f"errors of {loaded.file}", str(data.name))
 
     elements = [atomic_numbers[symbol] for symbol in loaded.potential.elements]
-    e0 = loaded.potential.e0[0].numpy()
+    e0 = loaded.potential.e0[0].cpu().numpy()
     plots.parity(run_dir / "parity.png", evaluated, e0, elements)
     if (metrics := run_dir / "metrics.csv").is_file():  # not there when the first epoch was cut short
         plots.learning_curves(run_dir / "learning_curves.png", metrics)

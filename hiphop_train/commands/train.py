@@ -76,7 +76,7 @@ def train(config: DictConfig) -> TrainResult:
             return TrainResult(run.path, {}, exit_code)
         status = "stopped" if stop.received is not None or callbacks.out_of_time(trainer) else "completed"
         summary = {"status": status, "epochs": trainer.current_epoch, "training_seconds": seconds}
-        errors = finish(run.path, data, summary)
+        errors = finish(run.path, data, summary, str(trainer.strategy.root_device))
         print(f"run directory: {run.path.resolve()}", flush=True)
         return TrainResult(run.path, errors, exit_code)
     finally:
