@@ -16,7 +16,16 @@ from hiphop_train.types import Graph
 
 
 class Term(nn.Module, ABC):
-    """A summand of the energy."""
+    """A summand of the energy.
+
+    Parameters
+    ----------
+    is_hierarchical : whether its energies are levels that should fall off, E0 being the first
+    """
+
+    def __init__(self, is_hierarchical: bool = False) -> None:
+        super().__init__()
+        self.is_hierarchical = is_hierarchical
 
     @abstractmethod
     def forward(self, graph: Graph) -> Tensor:
@@ -35,7 +44,7 @@ class Network(Term):
     scale: Tensor
 
     def __init__(self, representation: Representation, readout: Readout) -> None:
-        super().__init__()
+        super().__init__(readout.is_hierarchical)
         self.representation = representation
         self.readout = readout
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
@@ -69,7 +78,7 @@ class Potential(nn.Module):
 
     Parameters
     ----------
-    terms : summands; the first is the network whose levels enter the hierarchicality
+    terms : summands; the first is the network
     elements : type names, to which the graph's species refer
     cutoff : Angstrom
     n_levels_of_theory : rows of E0; each system says which one is its own
@@ -86,6 +95,7 @@ class Potential(nn.Module):
         self.terms = nn.ModuleList(terms)
         self.elements = elements
         self.cutoff = cutoff
+        self.is_hierarchical = bool(terms[0].is_hierarchical)
         self.register_buffer("e0", torch.zeros(n_levels_of_theory, len(elements), dtype=torch.float64))
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
@@ -108,8 +118,9 @@ class Potential(nn.Module):
         -------
         outputs : dict
             ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) in eV,
-            float64; ``hierarchicality`` (n_systems,), the mean over atoms; when asked for, ``forces`` (n_atoms, 3) in
-            eV/Angstrom and ``virial`` (n_systems, 3, 3) in eV, the negative derivative with respect to a strain
+            float64; ``hierarchicality`` (n_systems,), the mean over atoms, 0 without hierarchical levels; when asked
+            for, ``forces`` (n_atoms, 3) in eV/Angstrom and ``virial`` (n_systems, 3, 3) in eV, the negative derivative
+            with respect to a strain
         """
         derivatives = forces or virial
         vectors = graph.pair_vectors
@@ -126,7 +137,10 @@ class Potential(nn.Module):
         atomic_energy = level_energies.sum(1)
         energy = segment_sum(atomic_energy, graph.system, graph.n_systems)
         n_owned_of_system = segment_sum(owned, graph.system, graph.n_systems).clamp(min=1.0)
-        unruly = segment_sum(hierarchicality(torch.cat(levels[:2], dim=1)) * owned, graph.system, graph.n_systems)
+        unruly = torch.zeros_like(energy)
+        if self.is_hierarchical:
+            of_atoms = hierarchicality(torch.cat(levels[:2], dim=1))
+            unruly = segment_sum(of_atoms * owned, graph.system, graph.n_systems)
         outputs = {
             "energy": energy,
             "atomic_energy": atomic_energy,

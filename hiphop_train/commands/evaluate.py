@@ -52,8 +52,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if isinstance(data.reader, COMP6Reader) and (missing := data.reader.missing(structures)):
         print(f"COMP6 is not complete here, so published totals are not shown; missing: {', '.join(missing)}")
     pooled = evaluated.get(POOLED) or next(iter(evaluated.values()))
-    quantiles = quantiles_by_hierarchicality(*pooled)
-    report.print_quantiles(quantiles, f"{data.name}, {len(pooled[0]):,} structures")
+    quantiles = []
+    if loaded.potential.is_hierarchical:
+        quantiles = quantiles_by_hierarchicality(*pooled)
+        report.print_quantiles(quantiles, f"{data.name}, {len(pooled[0]):,} structures")
 
     folder = Path(config.output_dir) if config.output_dir else loaded.run_dir / "eval" / str(data.name)
     _write(folder, errors, quantiles, evaluated, loaded)
@@ -95,6 +97,7 @@ def _write(
         )
         elements = [atomic_numbers[symbol] for symbol in loaded.potential.elements]
         plots.parity(folder / "parity.png", evaluated, loaded.potential.e0[0].cpu().numpy(), elements)
-        plots.error_by_hierarchicality(folder / "error_by_hierarchicality.png", evaluated)
+        if loaded.potential.is_hierarchical:
+            plots.error_by_hierarchicality(folder / "error_by_hierarchicality.png", evaluated)
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written ({error.strerror}); choose another: output_dir=PATH") from error

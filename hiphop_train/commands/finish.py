@@ -46,7 +46,8 @@ def finish(run_dir: Path, data: DataModule, summary: dict[str, Any], device: str
     plots.parity(run_dir / "parity.png", evaluated, e0, elements)
     if (metrics := run_dir / "metrics.csv").is_file():  # not there when the first epoch was cut short
         plots.learning_curves(run_dir / "learning_curves.png", metrics)
-    plots.error_by_hierarchicality(run_dir / "error_by_hierarchicality.png", evaluated)
+    if loaded.potential.is_hierarchical:
+        plots.error_by_hierarchicality(run_dir / "error_by_hierarchicality.png", evaluated)
     model = run_dir / "model.pt"
     export(loaded.potential, model, {**loaded.record, "errors": errors})
     content = {**summary, "code_version": hiphop_train.__version__, "checkpoint": loaded.file.name, "errors": errors}

@@ -19,7 +19,7 @@ class HierarchicalEnergy(Readout):
     """
 
     def __init__(self, feature_sizes: List[int]) -> None:
-        super().__init__()
+        super().__init__(is_hierarchical=True)
         self.layers = nn.ModuleList(nn.Linear(size, 1) for size in feature_sizes[1:])
 
     def forward(self, levels: List[Tensor], species: Tensor) -> Tensor:

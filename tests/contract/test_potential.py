@@ -452,9 +452,13 @@ def test_hierarchicality_is_the_formula() -> None:
 def test_hierarchicality_of_a_structure_is_the_mean_over_its_own_atoms(
     model_name: str, mixed_structures: list[Atoms], potential_of: PotentialOf, graph_of: GraphOf
 ) -> None:
+    """Of energies that are levels; 0 of all others, so that the loss has no such term."""
     potential = potential_of(model_name)
     graph = graph_of(mixed_structures)
     outputs = potential(graph, forces=False)
+    if not potential.is_hierarchical:
+        assert not outputs["hierarchicality"].any()
+        return
     of_atoms = hierarchicality(outputs["level_energies"]).detach().numpy()
     system = graph.system.numpy()
     expected = [of_atoms[system == k].mean() for k in range(graph.n_systems)]

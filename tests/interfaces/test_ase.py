@@ -130,6 +130,6 @@ def test_missing_and_wrong_files_are_refused(tmp_path):
 
 
 def test_newer_format_is_refused(model_file, monkeypatch):
-    monkeypatch.setattr("hiphop_train.interfaces.ase.FORMAT_VERSION", 0)
+    monkeypatch.setattr("hiphop_train.export.torchscript.FORMAT_VERSION", 0)
     with pytest.raises(CheckpointError, match="format 1"):
         HipHopCalculator(model_file)
