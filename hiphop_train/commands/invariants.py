@@ -50,15 +50,17 @@ def describe(l_max: int, n_max: int, published: bool) -> str:
     n_max : highest number of tensors in an invariant
     published : the published set instead of the flexible one
     """
+    from hiphop_train.nn.contraction_programs import contraction_program
     from hiphop_train.nn.contractions import NAMES, connected_contractions
-    from hiphop_train.nn.invariant_search import gradients, ranks
-    from hiphop_train.nn.invariants import invariant_contractions, invariant_program
+    from hiphop_train.nn.invariant_search import choose, gradients, ranks
+    from hiphop_train.nn.invariants import invariant_contractions
 
     name = "published" if published else "flexible"
-    chosen = invariant_contractions(name, l_max, n_max)
+    chosen = invariant_contractions("published", l_max, n_max) if published else []
     everything = connected_contractions(l_max, n_max)
     with progress("gradients", len(everything)) as advance:
         rows = gradients(everything, l_max, advance=advance)
+    chosen = chosen or choose(everything, rows)[0]
     lines = [f"{name} set for l_max={l_max}, n_max={n_max}: {len(chosen)} of {len(everything)} invariants", ""]
     lines += [f"  {contraction}" for contraction in chosen]
     lines += ["", f"{'vanishing':12s}{'set':>6s}{'all':>6s}{'dimension':>11s}{'gap':>6s}"]
@@ -67,7 +69,7 @@ def describe(l_max: int, n_max: int, published: bool) -> str:
         gap = rank.dimension - rank.reached
         missed = f"   the set misses {rank.reached - rank.chosen}" if rank.chosen < rank.reached else ""
         lines.append(f"{vanishing:12s}{rank.chosen:6d}{rank.reached:6d}{rank.dimension:11d}{gap:6d}{missed}")
-    n_steps = len(invariant_program(name, l_max, n_max).steps)
+    n_steps = len(contraction_program(chosen, l_max).steps)
     return "\n".join([*lines, "", f"{n_steps} multiply-adds for each feature of an atom"])
 
 
