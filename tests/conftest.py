@@ -30,6 +30,9 @@ SMALL = {
     "n_atom_layers": 2,
     "soft_min": 0.8,
     "soft_max": 3.5,
+    "n_gaussians": 12,
+    "n_factors": 16,
+    "gaussian_max": 4.0,
 }
 """What is shrunk in a model's configuration, where it has the key."""
 
