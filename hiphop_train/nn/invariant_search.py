@@ -1,11 +1,12 @@
 """Search for small sets of invariants that stay complete where tensors vanish.
 
-The invariants are the connected contractions of `nn.contractions` up to a number of tensors, their independence is that
-of their gradients at a generic point, and their number of independent ones the rank of the Jacobian with respect to all
-(l_max + 1)^2 free components. A set is complete when it has the rank of all: the number of components less that of
-rotations which change them. Where local symmetry makes a tensor vanish, all contractions with it vanish too, and a set
-is flexible when it then still has the rank of all that are left (Langbein and Hagen, "A generalization of moment
-invariants on 2D vector fields to tensor fields of arbitrary order and dimension", 2009; arXiv 2503.21939, 2503.23515).
+The invariants are the connected contractions of `nn.contractions` up to a number of tensors. Their independence is that
+of their gradients at a generic point, and the number of independent ones the rank of the Jacobian with respect to all
+(l_max + 1)^2 free components. A set is complete when its rank is the number of components less that of the rotations
+which change them. Where local symmetry makes a tensor vanish, all contractions with it vanish too. A set is flexible when
+it then has the rank of all that are left, with respect to the components that are left (Langbein and Hagen, "A
+generalization of moment invariants on 2D vector fields to tensor fields of arbitrary order and dimension", 2009; arXiv
+2503.21939, 2503.23515).
 
 Which invariants are left depends on the tensors in them alone, so that flexible sets are found from below: for every
 set of tensors, smaller ones first, add invariants of exactly these until the rank is that of all. The invariants
