@@ -3,8 +3,8 @@
 The invariants are the connected contractions of `nn.contractions` up to a number of tensors. Their independence is that
 of their gradients at a generic point, and the number of independent ones the rank of the Jacobian with respect to all
 (l_max + 1)^2 free components. A set is complete when its rank is the number of components less that of the rotations
-which change them. Where local symmetry makes a tensor vanish, all contractions with it vanish too. A set is flexible when
-it then has the rank of all that are left, with respect to the components that are left (Langbein and Hagen, "A
+which change them. Where local symmetry makes a tensor vanish, all contractions with it vanish too. A set is flexible
+when it then has the rank of all that are left, with respect to the components that are left (Langbein and Hagen, "A
 generalization of moment invariants on 2D vector fields to tensor fields of arbitrary order and dimension", 2009; arXiv
 2503.21939, 2503.23515).
 
