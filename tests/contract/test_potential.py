@@ -42,8 +42,9 @@ def values(outputs: Outputs) -> dict[str, np.ndarray]:
 
 
 def largest(found: np.ndarray, expected: np.ndarray) -> float:
-    """Largest deviation, relative to the largest expected value."""
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+    """Largest deviation, relative to the largest expected value; where all are zero, any deviation is infinite."""
+    deviation, size = np.abs(found - expected).max(), np.abs(expected).max()
+    return float(deviation / size) if deviation else 0.0
 
 
 def four_point(energies: np.ndarray, step: float) -> np.ndarray:
