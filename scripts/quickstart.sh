@@ -11,6 +11,8 @@ fi
 
 install_project ""
 use_venv
+# Batches of small molecules are too small to be shared out: more threads wait for one another.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 cd "$HIPHOP_ROOT"
 run="$(hiphop-train --print-run-dir "$@")" || die "hiphop-train refused the configuration; its message is above."
 

@@ -31,14 +31,13 @@ SMALL = {
     "n_atom_layers": 2,
     "soft_min": 0.8,
     "soft_max": 3.5,
+    "n_gaussians": 12,
+    "n_factors": 16,
+    "gaussian_max": 4.0,
     "hidden": [24, 16],
     "hidden_of": {"C": [12]},
-    "activation": "tanh",
 }
-"""What is shrunk in a model's configuration and its readout's, where they have the key.
-
-The activation is smooth, because finite differences of a derivative see where celu's second derivative jumps.
-"""
+"""What is shrunk in a model's configuration and its readout's, where they have the key."""
 
 ATOM_ENERGY = -10.0 * np.arange(119.0) - 3.0
 """Energy of an isolated atom in the labels, eV, by atomic number."""
@@ -184,6 +183,8 @@ def potential_of() -> PotentialOf:
             for part in (section, section.readout):
                 if key in part:
                     part[key] = value
+        if section.readout.get("activation") == "celu":
+            section.readout.activation = "tanh"  # finite differences see where celu's second derivative jumps
         torch.manual_seed(seed)
         potential = make_potential(section, dtype)
         with torch.no_grad():

@@ -8,29 +8,10 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from hiphop_train.errors import ConfigError, did_you_mean
+from hiphop_train.nn.activations import CELU
 from hiphop_train.readout.base import Readout
 
 Activation = Literal["celu", "silu", "softplus", "tanh"]
-
-
-class CELU(nn.Module):
-    """Continuously differentiable exponential linear unit, max(x, 0) + alpha (exp(min(x, 0) / alpha) - 1).
-
-    Barron, arXiv 1704.07483. The derivative of torch's own is of single precision also where the network is not.
-
-    Parameters
-    ----------
-    alpha : where the exponential levels off
-    """
-
-    def __init__(self, alpha: float) -> None:
-        super().__init__()
-        self.alpha = alpha
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Apply to each number."""
-        decay = torch.exp(inputs.clamp(max=0.0) / self.alpha)
-        return inputs.clamp(min=0.0) + self.alpha * (decay - 1.0)
 
 
 def activation_function(name: Activation) -> nn.Module:

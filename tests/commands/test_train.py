@@ -65,7 +65,7 @@ def test_run_directory_of_another_configuration_is_refused(trained: Path, run: R
     code, _, err = run("train", *FAST, f"run_dir={trained}", "model.n_features=9", "optimizer.lr=0.5")
     assert code == 2
     assert "model.n_features: 8 there, 9 asked for" in err
-    assert "optimizer.lr: 0.001 there, 0.5 asked for" in err
+    assert "optimizer.lr: 0.002 there, 0.5 asked for" in err
 
 
 def test_new_start_keeps_the_earlier_run(tmp_path: Path, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""With hippynn's weights our HIP-HOP-NN and HIP-NN give hippynn's energies, forces and hierarchicality (float64).
+"""With hippynn's weights our HIP-HOP-NN, HIP-NN-TS and HIP-NN give its energies, forces and hierarchicality (float64).
 
 hippynn makes its tensor constants at import, in the default floating-point type: it is imported afresh in float64.
 """
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hiphop_train.models.base import Representation
 from hiphop_train.models.hiphop import HIPHOP
 from hiphop_train.models.hipnn import HIPNN
+from hiphop_train.models.hipnn_ts import HIPNNTS
 from hiphop_train.potential import Network, Potential, hierarchicality
 from hiphop_train.readout.hierarchical import HierarchicalEnergy
 from hiphop_train.types import Graph
@@ -74,7 +75,11 @@ def _forget_hippynn() -> dict[str, ModuleType]:
 
 
 def hippynn_model(
-    hippynn: ModuleType, n_features: int, n_interactions: int, invariants: dict[str, object] | None
+    hippynn: ModuleType,
+    n_features: int,
+    n_interactions: int,
+    invariants: dict[str, object] | None = None,
+    plain: str = "Hipnn",
 ) -> tuple[nn.Module, nn.Module]:
     """Make hippynn's network and energy layer, with every parameter away from its default."""
     torch.manual_seed(n_interactions)
@@ -90,7 +95,7 @@ def hippynn_model(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # beta state, and settings with one invariant only
         if invariants is None:
-            network = hippynn.networks.hipnn.Hipnn(**arguments)
+            network = getattr(hippynn.networks.hipnn, plain)(**arguments)
         else:
             network = hippynn.networks.hiphop.HipHopNNModule(**arguments, **invariants)
     energy = hippynn.layers.targets.HEnergy(network.feature_sizes)
@@ -139,6 +144,9 @@ def copy_weights(potential: Potential, representation: Representation, network: 
                 if base.group_norm is not None:
                     put(interaction.norm.weight, base.group_norm.weight.reshape(interaction.norm.weight.shape))
                     put(interaction.norm.bias, base.group_norm.bias.reshape(interaction.norm.bias.shape))
+            if isinstance(representation, HIPNNTS):
+                scales = [base.vecscales, base.quadscales] if representation.l_max == 2 else [base.vecscales]
+                put(interaction.norm_scale, torch.stack(scales))
             assert len(atom_layers) == len(block) - 1
             for atom_layer, other in zip(atom_layers, list(block)[1:], strict=True):
                 put_linear(atom_layer.linear, other.base_layer)
@@ -167,7 +175,8 @@ def reference(network: nn.Module, energy: nn.Module, structures: Sequence[Atoms]
     numbers = np.concatenate([atoms.numbers for atoms in structures])
     species = torch.from_numpy(numbers[:, None] == np.array(NUMBERS[1:])).to(torch.float64)
     distance = vectors.norm(dim=1)
-    geometry = (distance, vectors) if hasattr(network, "tensor_extractor") else (distance,)
+    scalar = type(network).__name__ == "Hipnn"
+    geometry = (distance,) if scalar else (distance, vectors)
     features = network(species, pair_first, pair_second, *geometry)
     mol_index = torch.tensor(system)
     total, atom_energy, partial_sums, _, atom_hierarchicality, _, _ = energy(features, mol_index, len(structures))
@@ -237,8 +246,18 @@ def test_hipnn(
     hippynn: ModuleType, mixed_structures: list[Atoms], graph_of: GraphOf, n_interactions: int, n_features: int
 ) -> None:
     """With as many features as elements the first layer has no matrix around it."""
-    network, energy = hippynn_model(hippynn, n_features, n_interactions, None)
+    network, energy = hippynn_model(hippynn, n_features, n_interactions)
     ours = HIPNN(ELEMENTS, n_interactions=n_interactions, **{**SIZES, "n_features": n_features}, **RANGE)
+    compare(ours, network, energy, mixed_structures, graph_of)
+
+
+@pytest.mark.parametrize("l_max", [1, 2])
+@pytest.mark.parametrize("n_interactions", [1, 2, 3])
+def test_hipnn_ts(
+    hippynn: ModuleType, mixed_structures: list[Atoms], graph_of: GraphOf, n_interactions: int, l_max: int
+) -> None:
+    network, energy = hippynn_model(hippynn, 8, n_interactions, plain=["HipnnVec", "HipnnQuad"][l_max - 1])
+    ours = HIPNNTS(ELEMENTS, n_interactions=n_interactions, **SIZES, **RANGE, l_max=l_max)
     compare(ours, network, energy, mixed_structures, graph_of)
 
 
