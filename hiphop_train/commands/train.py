@@ -18,6 +18,7 @@ from hiphop_train.data.statistics import Statistics
 from hiphop_train.potential import Potential
 from hiphop_train.training import callbacks
 from hiphop_train.training.module import PotentialModule
+from hiphop_train.training.standardisation import fit_standardisation
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def train(config: DictConfig) -> TrainResult:
     statistics = data.statistics()
     run_directory.check_continuity(run, config, data.fingerprint())
     potential.set_statistics(statistics.e0, statistics.scale)
+    fit_standardisation(potential, data)
     record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), statistics.plain())
     module = PotentialModule(
         potential,

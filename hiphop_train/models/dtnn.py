@@ -35,6 +35,10 @@ class DTNN(Representation):
     n_interactions : passes; each adds a level
     n_gaussians : Gaussians g in which distances are expanded, as wide as they are apart
     gaussian_min, gaussian_max : centres of the first and the last Gaussian, Angstrom
+
+    Notes
+    -----
+    Weights start as in the paper: coefficients of variance n_features^(-1/2), Glorot's uniform weights, biases zero.
     """
 
     def __init__(
