@@ -50,15 +50,17 @@ class Network(Term):
         super().__init__(readout.is_hierarchical)
         self.representation = representation
         self.readout = readout
-        sizes = representation.feature_sizes if representation.standardise else []
-        self.standardisations = nn.ModuleList(Standardisation(len(representation.elements), size) for size in sizes)
+        functions = representation.standardised_functions
+        self.standardisations = nn.ModuleList()  # of the last level, or none
+        if functions:
+            self.standardisations.append(Standardisation(len(representation.elements), len(functions)))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
     def forward(self, graph: Graph) -> Tensor:
         """Return energies (n_atoms, n_levels), eV, float64."""
         levels: List[Tensor] = self.representation(graph)
-        for level, standardisation in enumerate(self.standardisations):
-            levels[level] = standardisation(levels[level], graph.species)
+        for standardisation in self.standardisations:
+            levels[-1] = standardisation(levels[-1], graph.species)
         energies: Tensor = self.readout(levels, graph.species)
         return energies.to(torch.float64) * self.scale
 

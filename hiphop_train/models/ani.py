@@ -14,8 +14,8 @@ from hiphop_train.errors import ConfigError
 from hiphop_train.graph.segments import segment_sum
 from hiphop_train.graph.triples import pairs_of_pairs
 from hiphop_train.models.base import Representation
+from hiphop_train.nn.channels import functions_of_features, species_pair_index
 from hiphop_train.nn.cutoffs import cosine_cutoff
-from hiphop_train.nn.species_pairs import species_pair_index
 from hiphop_train.types import Graph
 
 Shifts = Annotated[List[NonNegativeFloat], Field(min_length=1)]
@@ -78,7 +78,8 @@ class ANI(Representation):
         n_types = len(elements)
         n_pair_types = n_types * (n_types + 1) // 2
         n_radial, n_angular = len(radial_shifts), len(angular_shifts) * len(angular_sections)
-        super().__init__(elements, cutoff, [n_types * n_radial + n_pair_types * n_angular], standardise)
+        functions = functions_of_features(n_types, n_radial, n_angular)
+        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None)
         self.n_types = n_types
         self.n_pair_types = n_pair_types
         self.angular_cutoff = angular_cutoff

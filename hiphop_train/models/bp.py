@@ -13,8 +13,8 @@ from hiphop_train.errors import ConfigError
 from hiphop_train.graph.segments import segment_sum
 from hiphop_train.graph.triples import pairs_of_pairs
 from hiphop_train.models.base import Representation
+from hiphop_train.nn.channels import functions_of_features, species_pair_index
 from hiphop_train.nn.cutoffs import cosine_cutoff
-from hiphop_train.nn.species_pairs import species_pair_index
 from hiphop_train.types import Graph
 
 Two = Annotated[List[float], Field(min_length=2, max_length=2)]
@@ -85,15 +85,16 @@ class BehlerParrinello(Representation):
     ) -> None:
         for eta, _ in g2:
             check_eta(eta, "g2")
-        for key, functions in (("g4", g4), ("g5", g5)):
-            for eta, zeta, sign in functions:
+        for key, angular in (("g4", g4), ("g5", g5)):
+            for eta, zeta, sign in angular:
                 check_angular(eta, zeta, sign, key)
         n_radial, n_angular = int(g1) + len(g2) + len(g3), len(g4) + len(g5)
         if n_radial + n_angular == 0:
             raise ConfigError("model.g1 is false and model.g2 to model.g5 are empty: no symmetry function is left")
         n_types = len(elements)
         n_pair_types = n_types * (n_types + 1) // 2
-        super().__init__(elements, cutoff, [n_types * n_radial + n_pair_types * n_angular], standardise)
+        functions = functions_of_features(n_types, n_radial, n_angular)
+        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None)
         self.n_types = n_types
         self.n_pair_types = n_pair_types
         self.n_angular = n_angular

@@ -11,9 +11,9 @@ LARGEST = 4.0
 """No standardised feature is farther from zero in a training structure: features that hardly ever differ from zero,
 such as those of a rare pair of elements, have so small a standard deviation that they would become enormous."""
 
-SMALLEST_SCALE = 0.05
-"""No feature is divided by less than this part of the largest scale among the features of its species: what hardly
-varies in training may vary elsewhere."""
+SMALLEST_SCALE = 0.1
+"""No feature is divided by less than this part of the largest scale of the same function: what hardly varies around the
+atoms of one element, or between two elements, in training may vary more elsewhere."""
 
 
 class Spread:
@@ -45,18 +45,24 @@ class Spread:
         """Return the means (n_types, n_features), 0 for species without atoms."""
         return self.sum / self.count.clamp(min=1.0)
 
-    def factor(self) -> Tensor:
+    def factor(self, functions: Tensor) -> Tensor:
         """Return what deviations from the mean are multiplied with (n_types, n_features).
 
         That is one over the standard deviation, within the bounds of `LARGEST` and `SMALLEST_SCALE`; 1 for species
-        without atoms, or without variation.
+        without atoms, and for functions without variation.
+
+        Parameters
+        ----------
+        functions : (n_features,) int64, see `hiphop_train.models.base.Representation`
         """
         mean = self.centre()
         deviation = (self.square / self.count.clamp(min=1.0) - mean.square()).clamp(min=0.0).sqrt()
         largest = torch.maximum(self.highest - mean, mean - self.lowest)
         scale = torch.maximum(deviation, largest / LARGEST).nan_to_num(neginf=0.0)  # species without atoms
-        scale = torch.maximum(scale, SMALLEST_SCALE * scale.amax(1, keepdim=True))
-        return torch.where(scale > 0, 1.0 / scale, torch.ones_like(scale))
+        of_function = torch.zeros(int(functions.max()) + 1, dtype=scale.dtype)
+        of_function.scatter_reduce_(0, functions, scale.amax(0), "amax")
+        scale = torch.maximum(scale, SMALLEST_SCALE * of_function[functions])
+        return torch.where((self.count > 0) & (scale > 0), 1.0 / scale, torch.ones_like(scale))
 
 
 @torch.no_grad()
@@ -70,13 +76,10 @@ def fit_standardisation(potential: Potential, data: DataModule) -> None:
     """
     network = potential.terms[0]
     assert isinstance(network, Network)
-    if not network.representation.standardise:
-        return
-    spreads = [Spread(len(potential.elements), size) for size in network.representation.feature_sizes]
-    for batch in data.sample_dataloader("train"):
-        for spread, features in zip(spreads, network.representation(batch.graph), strict=True):
-            spread.add(features, batch.graph.species)
-    for spread, standardisation in zip(spreads, network.standardisations, strict=True):
+    for standardisation in network.standardisations:
         assert isinstance(standardisation, Standardisation)
+        spread = Spread(*standardisation.centre.shape)
+        for batch in data.sample_dataloader("train"):
+            spread.add(network.representation(batch.graph)[-1], batch.graph.species)
         standardisation.centre.copy_(spread.centre())
-        standardisation.factor.copy_(spread.factor())
+        standardisation.factor.copy_(spread.factor(torch.tensor(network.representation.standardised_functions)))

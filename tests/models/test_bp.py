@@ -100,6 +100,15 @@ def test_without_g1(make_molecule: MakeAtoms, graph_of: GraphOf) -> None:
     torch.testing.assert_close(without, with_g1[:, others], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("left", ["g1", "g2", "g3", "g4", "g5"])
+def test_scripts_with_empty_lists(mixed_structures: list[Atoms], graph_of: GraphOf, left: str) -> None:
+    """In a batch with an isolated atom too."""
+    chosen = {"g2": G2, "g3": G3, "g4": G4, "g5": G5}
+    model = functions(**{"g1": left == "g1", **{key: value if key == left else [] for key, value in chosen.items()}})
+    graph = graph_of(mixed_structures, elements=ELEMENTS, cutoff=CUTOFF)
+    torch.testing.assert_close(torch.jit.script(model)(graph)[0], model(graph)[0], rtol=1e-13, atol=1e-13)
+
+
 def test_second_derivatives_are_finite_in_straight_lines(graph_of: GraphOf) -> None:
     """At 180 and 0 degrees the base of the power is zero."""
     line = Atoms("OCON", [[-1.2, 0, 0], [0, 0, 0], [1.2, 0, 0], [2.4, 0, 0]])

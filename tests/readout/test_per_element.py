@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from hiphop_train.build import make_potential
+from hiphop_train.config import load_config
 from hiphop_train.errors import ConfigError
 from hiphop_train.readout.per_element import PerElementEnergy
 
@@ -57,3 +59,23 @@ def test_sizes_for_other_elements_are_passed_over_and_names_that_are_none_refuse
     with pytest.raises(ConfigError, match=r"model\.readout\.hidden_of: 'Hx' is no element of the model") as refused:
         readout(hidden_of={"Hx": [2]})
     assert "allowed: H, C, O" in str(refused.value)
+
+
+def test_configuration() -> None:
+    """Widths of all or of single elements are set from the command line, others are refused with what is allowed."""
+
+    def widths(*overrides: str) -> list[list[int]]:
+        potential = make_potential(load_config("train", ["model=ani", *overrides]).model, torch.float32)
+        return [[layer.out_features for layer in network[::2]] for network in potential.terms[0].readout.networks]
+
+    published = [[160, 128, 96, 1], [144, 112, 96, 1], [128, 112, 96, 1], [128, 112, 96, 1]]
+    assert widths() == published
+    assert widths("model.readout.hidden=[8]", "~model.readout.hidden_of") == [[8, 1]] * 4
+    assert widths("+model.readout.hidden_of.O=[4]") == [*published[:3], [4, 1]]
+    assert widths("model.elements=[H,N,S]") == [published[0], published[2], published[2]]
+    with pytest.raises(ConfigError, match=r"activation: got 'relu'; it must be 'celu', 'silu', 'softplus' or 'tanh'"):
+        load_config("train", ["model=ani", "model.readout.activation=relu"])
+    with pytest.raises(
+        ConfigError, match=r"model\.readout\.elements: unknown key.*\n  allowed: activation, hidden, hid"
+    ):
+        load_config("train", ["model=ani", "model.readout.elements=[H]"])
