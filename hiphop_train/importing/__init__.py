@@ -1,0 +1,1 @@
+"""Models that other programs trained, in this project's terms."""
