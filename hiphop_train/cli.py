@@ -5,6 +5,7 @@ What takes long to import is imported where it is used, so that ``--help`` answe
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,8 +62,13 @@ def run(command: Command, arguments: list[str]) -> int:
     if any(argument.split("=")[0] in TO_HYDRA for argument in arguments):
         _run_hydra(command)
         return 0
+    return guarded(lambda: _run_checked(command, arguments))
+
+
+def guarded(call: Callable[[], int]) -> int:
+    """Call, and turn what is wrong with a user's input into one message and an exit code."""
     try:
-        return _run_checked(command, arguments)
+        return call()
     except HipHopError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

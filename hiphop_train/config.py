@@ -16,11 +16,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from hiphop_train import checkpoint
 from hiphop_train.build import DATA_VARIABLES, HANDED_OVER
 from hiphop_train.errors import ConfigError, did_you_mean
 
@@ -35,6 +36,7 @@ ROOT: dict[Command, dict[str, Any]] = {
         "dtype": Literal["float32", "float64"],
         "run_dir": str | None,
         "resume": str,
+        "init_weights": str | None,
     },
     "eval": {
         "data": _SECTION | None,
@@ -98,6 +100,7 @@ def load_config(command: Command, overrides: list[str]) -> DictConfig:
     choices: Mapping[str, str | None] = composed.hydra.runtime.choices
     source = Source(overrides, _files(command, choices))
     config = without_hydra(composed)
+    take_model(config, overrides)
     check(config, command, source)
     return config
 
@@ -105,6 +108,34 @@ def load_config(command: Command, overrides: list[str]) -> DictConfig:
 def without_hydra(config: DictConfig) -> DictConfig:
     """Return a configuration without Hydra's own section."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def take_model(config: DictConfig, overrides: list[str]) -> None:
+    """Put the model of `init_weights`, where it is set, into its section; one that was asked for must be the same."""
+    if config.get("init_weights") is None:
+        return
+    file, _ = checkpoint.find_checkpoint(str(config.init_weights), "init_weights")
+    stored = checkpoint.read(file)["hiphop_train"]["config"]["model"]
+    keys = [override.lstrip("+~").split("=", 1)[0].replace("/", ".") for override in overrides]
+    asking = [key for key in keys if key.split(".")[0] in ("model", "experiment")]
+    if asking:
+        theirs, ours = _completed(stored), _completed(OmegaConf.to_container(config.model, resolve=True))
+        different = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
+        if different:
+            lines = [f"  model.{key}: {theirs.get(key)!r} there, {ours.get(key)!r} asked for" for key in different]
+            raise ConfigError(
+                f"init_weights={config.init_weights} holds another model:\n" + "\n".join(lines) + "\n"
+                f"leave out {', '.join(asking)}: the model is that of the weights; or choose other weights"
+            )
+    with open_dict(config):
+        config.model = stored
+
+
+def _completed(model: Any) -> dict[str, Any]:
+    """Return a model section with the defaults of its target."""
+    parameters = _parameters(get_object(model["_target_"]), "model").values()
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return {**defaults, **model}
 
 
 def check(config: DictConfig, command: Command, source: Source) -> None:

@@ -116,6 +116,8 @@ def convert(
             "hippynn's files say neither the cutoff nor the unit of energy of a model; give both: --cutoff ANGSTROM "
             f"(dist_hard_max) and --energy-unit UNIT (of the training's energies: {', '.join(ENERGY)})"
         )
+    if not 0 < cutoff < float("inf"):
+        raise ConfigError(f"--cutoff {cutoff}: it must be greater than 0 Angstrom")
 
     used: set[str] = set()
     weights: dict[str, Tensor] = {}
@@ -143,12 +145,16 @@ def _load(file: Path) -> State:
     """Read names and tensors, without running any code that a file might hold."""
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except UnpicklingError as error:
         raise DataError(
-            f"{file} cannot be read as a state dictionary: it is damaged or holds more than tensors. hippynn's "
-            "best_model.pt is one; experiment_structure.pt and best_checkpoint.pt hold pickled objects, which are not "
-            "loaded because they can run any code. torch.save(model.state_dict(), FILE) writes one "
-            f"({str(error).splitlines()[0][:150]})"
+            f"{file} is another kind of file, or holds more than tensors: pickled objects, as in hippynn's "
+            "experiment_structure.pt and best_checkpoint.pt, which are not loaded because they can run any code. "
+            "best_model.pt is a state dictionary; torch.save(model.state_dict(), FILE) writes one"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{file} cannot be read as a state dictionary: it is damaged or another kind of file "
+            f"({str(error).splitlines()[0][:200]})"
         ) from error
     for key in ("model", "state_dict"):  # a checkpoint of hippynn's or Lightning's
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -246,7 +252,7 @@ def _model_section(
     elements: list[str],
     cutoff: float,
 ) -> dict[str, Any]:
-    """Return the model section; the range of the sensitivities, which serves a new start only, is that of the learned."""
+    """Return the model section; the range of the sensitivities, used at a new start only, is that of the learned."""
     widths = {weights[f"interactions.{n}.residual.update.weight"].shape for n in range(n_interactions)}
     if len(widths) > 1 or len(set(next(iter(widths)))) > 1:
         raise DataError("layers of different widths (n_features or resnet as a list), which are not known here")
