@@ -245,10 +245,7 @@ def _compose(command: Command, overrides: list[str]) -> DictConfig:
         with initialize_config_dir(str(folder), version_base="1.3"):
             return compose(command, overrides, return_hydra_config=True)
     except OverrideParseException as error:
-        raise ConfigError(
-            f"override '{error.override}' cannot be read. Values with blanks, parentheses, '=', '#', ',' or '~' need "
-            f"quotes inside quotes, for instance: {_quoted(error.override)}"
-        ) from error
+        raise unreadable(error) from error
     except MissingConfigException as error:
         raise _missing_choice(str(error), overrides, folder) from error
     except HydraException as error:
@@ -257,6 +254,21 @@ def _compose(command: Command, overrides: list[str]) -> DictConfig:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"a configuration file is not valid YAML: {error}") from error
+
+
+def unreadable(error: OverrideParseException) -> ConfigError:
+    """Return what to say of an override that Hydra cannot read."""
+    key, _, value = (error.override or "key=value").partition("=")
+    return ConfigError(
+        f"override '{error.override}' cannot be read. Values with blanks, parentheses, '=', '#', ',' or '~' need "
+        f"quotes inside quotes, for instance: '{quoted(key, value)}'"
+    )
+
+
+def quoted(key: str, value: str) -> str:
+    """Return an override whose value may hold any character."""
+    escaped = value.replace('"', '\\"')
+    return f'{key}="{escaped}"'
 
 
 def _missing_choice(message: str, overrides: list[str], folder: Path) -> ConfigError:
@@ -300,11 +312,6 @@ def _refused_override(message: str, command: Command, overrides: list[str]) -> D
         node = node[key]
         parent.append(key)
     raise ConfigError(message.splitlines()[0])
-
-
-def _quoted(override: str | None) -> str:
-    key, _, value = (override or "key=value").partition("=")
-    return f"""'{key}="{value}"'"""
 
 
 def _files(command: Command, choices: Mapping[str, str | None]) -> list[tuple[Path, str]]:

@@ -73,14 +73,19 @@ def definition(config: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def run_name(config: DictConfig) -> str:
+    """Return the name of a run: a function of what defines it."""
+    plain = resolved(config)
+    digest = hashlib.sha256(json.dumps(definition(plain), sort_keys=True).encode()).hexdigest()[:8]
+    model = plain["model"]["_target_"].split(".")[-2]
+    return f"{plain['data']['name']}-{model}-{digest}"
+
+
 def run_directory(config: DictConfig) -> Path:
     """Return the path of the run directory, made or not."""
     if config.run_dir is not None:
         return Path(config.run_dir).expanduser()
-    plain = resolved(config)
-    digest = hashlib.sha256(json.dumps(definition(plain), sort_keys=True).encode()).hexdigest()[:8]
-    model = plain["model"]["_target_"].split(".")[-2]
-    return Path("runs") / f"{plain['data']['name']}-{model}-{digest}"
+    return Path("runs") / run_name(config)
 
 
 def find(config: DictConfig) -> RunDirectory:
