@@ -2,6 +2,8 @@
 
 A checkpoint is Lightning's file (``state_dict`` holds averaged weights, ``current_model_state`` the raw ones) with a
 record under ``hiphop_train``: version, resolved configuration, units, fingerprint of the data, version of the code.
+One of imported weights has ``state_dict`` and record only; its record says the ``origin``, and its configuration has no
+more than model and dtype.
 """
 
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import hiphop_train
 from hiphop_train.build import DTYPES, make_potential
@@ -19,6 +22,9 @@ from hiphop_train.potential import Potential
 
 VERSION = 1
 UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom"}
+
+PREFIX = "potential."
+"""What the names of the potential's parameters begin with in ``state_dict``."""
 
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """From a version to the function that turns its checkpoints into those of the next version."""
@@ -33,7 +39,7 @@ class Loaded:
     potential : with averaged weights, in evaluation mode
     record : what was stored beside the weights
     file : the checkpoint
-    run_dir : the run directory it belongs to, or the file's folder
+    run_dir : the run directory it belongs to; for a file that is in none, a folder of its name beside it
     """
 
     potential: Potential
@@ -61,8 +67,31 @@ def make_record(config: dict[str, Any], fingerprint: str, statistics: dict[str, 
     }
 
 
-def find_checkpoint(path: str) -> tuple[Path, Path]:
-    """Return checkpoint file and run directory for a run directory or a file."""
+def of_weights(model: dict[str, Any], dtype: str, weights: dict[str, Tensor], origin: str) -> dict[str, Any]:
+    """Return the contents of a checkpoint of weights that were not trained here.
+
+    Parameters
+    ----------
+    model : the model section, readout included
+    dtype : of the network, float32 or float64
+    weights : state dictionary of the potential
+    origin : one line that says where they come from
+
+    Raises
+    ------
+    RuntimeError
+        when the weights do not fit the model
+    """
+    potential = make_potential(model, DTYPES[dtype])
+    potential.load_state_dict(weights)
+    statistics = {"e0": potential.e0[0].tolist(), "scale": float(weights["terms.0.scale"])}
+    record = make_record({"model": model, "dtype": dtype}, "", statistics)
+    state = {f"{PREFIX}{name}": value for name, value in potential.state_dict().items()}
+    return {"state_dict": state, "hiphop_train": {**record, "origin": origin}}
+
+
+def find_checkpoint(path: str, key: str = "checkpoint") -> tuple[Path, Path]:
+    """Return checkpoint file and run directory for a run directory or a file; `key` is the configuration's for it."""
     given = Path(path).expanduser()
     if given.is_dir():
         for name in ("best.ckpt", "last.ckpt"):
@@ -71,11 +100,11 @@ def find_checkpoint(path: str) -> tuple[Path, Path]:
                 return file, given
         raise CheckpointError(
             f"{given} holds no checkpoints/best.ckpt or checkpoints/last.ckpt: it is no run directory, or its training "
-            "ended before the first epoch; give a run directory or a checkpoint file: checkpoint=PATH"
+            f"ended before the first epoch; give a run directory or a checkpoint file: {key}=PATH"
         )
     if not given.is_file():
-        raise CheckpointError(f"{given} does not exist; give a run directory or a checkpoint file: checkpoint=PATH")
-    return given, given.parent.parent if given.parent.name == "checkpoints" else given.parent
+        raise CheckpointError(f"{given} does not exist; give a run directory or a checkpoint file: {key}=PATH")
+    return given, given.parent.parent if given.parent.name == "checkpoints" else given.with_suffix("")
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -108,9 +137,8 @@ def load(path: str) -> Loaded:
     record = content["hiphop_train"]
     config = record["config"]
     potential = make_potential(config["model"], DTYPES[config["dtype"]])
-    prefix = "potential."
     weights = {
-        key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)
+        key.removeprefix(PREFIX): value for key, value in content["state_dict"].items() if key.startswith(PREFIX)
     }
     try:
         potential.load_state_dict(weights)

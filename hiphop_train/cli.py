@@ -5,6 +5,7 @@ What takes long to import is imported where it is used, so that ``--help`` answe
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ EXAMPLES = {
         ("hiphop-train model=hipnn model.n_features=32", "another architecture, narrower"),
         ("hiphop-train data=extxyz data.path=FILE.xyz", "your own structures"),
         ("hiphop-train data=ani1x data.root=FOLDER trainer.devices=4", "ANI-1x on four GPUs"),
+        ("hiphop-train --multirun model=hipnn,hiphop seed=0,1,2", "six trainings, one after another"),
         ("hiphop-train debug=fast", "does everything run?"),
     ],
     "eval": [
@@ -32,7 +34,11 @@ EXAMPLES = {
     ],
     "export": [("hiphop-export checkpoint=RUN output=FILE.pt", "")],
 }
-TO_HYDRA = ("-m", "--multirun", "-c", "--cfg", "-i", "--info", "-p", "--package", "--resolve")
+MULTIRUN = ("-m", "--multirun")
+WITH_VALUE = ("-c", "--cfg", "-i", "--info", "-p", "--package")
+TO_HYDRA = (*MULTIRUN, *WITH_VALUE, "--resolve")
+BACKEND = re.compile(r"\+?hydra[/.](launcher|sweeper|sweep|mode)\b")
+"""Overrides that choose another way to run the jobs of a sweep, which are Hydra's business."""
 
 
 def train_main() -> None:
@@ -58,11 +64,18 @@ def run(command: Command, arguments: list[str]) -> int:
     if "--version" in arguments:
         print(f"hiphop-train {__version__}")
         return 0
+    if command == "train" and set(MULTIRUN) & set(arguments) and not any(map(BACKEND.match, arguments)):
+        return guarded(lambda: _run_sweep(arguments))
     if any(argument.split("=")[0] in TO_HYDRA for argument in arguments):
         _run_hydra(command)
         return 0
+    return guarded(lambda: _run_checked(command, arguments))
+
+
+def guarded(call: Callable[[], int]) -> int:
+    """Call, and turn what is wrong with a user's input into one message and an exit code."""
     try:
-        return _run_checked(command, arguments)
+        return call()
     except HipHopError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -87,6 +100,20 @@ def _run_checked(command: Command, arguments: list[str]) -> int:
     return _call(command, load_config(command, overrides))
 
 
+def _run_sweep(arguments: list[str]) -> int:
+    """Run a sweep; other options than --multirun are each job's."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if argument.startswith("-") or (before in WITH_VALUE and "=" not in argument):
+            flags.append(argument)
+        else:
+            overrides.append(argument)
+    from hiphop_train.commands.sweep import sweep
+
+    return sweep(overrides, [flag for flag in flags if flag not in MULTIRUN])
+
+
 def _call(command: Command, config: Any) -> int:
     _quieten()
     if command == "train":
@@ -105,13 +132,15 @@ def _call(command: Command, config: Any) -> int:
 
 
 def _run_hydra(command: Command) -> None:
-    """Leave sweeps and the inspection of configurations to Hydra; each job is checked as ever."""
+    """Leave the inspection of configurations, and other sweeps than our own, to Hydra; each job is checked as ever."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
 
-    from hiphop_train.config import Source, check, config_directory, without_hydra
+    from hiphop_train.config import Source, check, config_directory, take_model, without_hydra
 
     def job(config: Any) -> int:
         plain = without_hydra(config)
+        take_model(plain, list(HydraConfig.get().overrides.task))
         check(plain, command, Source())
         return _call(command, plain)
 
@@ -162,7 +191,7 @@ def _help(command: Command) -> str:
         lines += ["", f"Files: {folder}"]
     lines += [
         "",
-        "Options: --help, --version, --cfg job (print the configuration), --multirun (sweeps, by Hydra)"
+        "Options: --help, --version, --cfg job (print the configuration), --multirun (sweeps: KEY=A,B,C)"
         + (", --print-run-dir" if command == "train" else ""),
     ]
     return "\n".join(lines)

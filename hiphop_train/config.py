@@ -16,11 +16,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from hiphop_train import checkpoint
 from hiphop_train.build import DATA_VARIABLES, HANDED_OVER
 from hiphop_train.errors import ConfigError, did_you_mean
 
@@ -35,6 +36,7 @@ ROOT: dict[Command, dict[str, Any]] = {
         "dtype": Literal["float32", "float64"],
         "run_dir": str | None,
         "resume": str,
+        "init_weights": str | None,
     },
     "eval": {
         "data": _SECTION | None,
@@ -98,6 +100,7 @@ def load_config(command: Command, overrides: list[str]) -> DictConfig:
     choices: Mapping[str, str | None] = composed.hydra.runtime.choices
     source = Source(overrides, _files(command, choices))
     config = without_hydra(composed)
+    take_model(config, overrides)
     check(config, command, source)
     return config
 
@@ -105,6 +108,34 @@ def load_config(command: Command, overrides: list[str]) -> DictConfig:
 def without_hydra(config: DictConfig) -> DictConfig:
     """Return a configuration without Hydra's own section."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def take_model(config: DictConfig, overrides: list[str]) -> None:
+    """Put the model of `init_weights`, where it is set, into its section; one that was asked for must be the same."""
+    if config.get("init_weights") is None:
+        return
+    file, _ = checkpoint.find_checkpoint(str(config.init_weights), "init_weights")
+    stored = checkpoint.read(file)["hiphop_train"]["config"]["model"]
+    keys = [override.lstrip("+~").split("=", 1)[0].replace("/", ".") for override in overrides]
+    asking = [key for key in keys if key.split(".")[0] in ("model", "experiment")]
+    if asking:
+        theirs, ours = _completed(stored), _completed(OmegaConf.to_container(config.model, resolve=True))
+        different = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
+        if different:
+            lines = [f"  model.{key}: {theirs.get(key)!r} there, {ours.get(key)!r} asked for" for key in different]
+            raise ConfigError(
+                f"init_weights={config.init_weights} holds another model:\n" + "\n".join(lines) + "\n"
+                f"leave out {', '.join(asking)}: the model is that of the weights; or choose other weights"
+            )
+    with open_dict(config):
+        config.model = stored
+
+
+def _completed(model: Any) -> dict[str, Any]:
+    """Return a model section with the defaults of its target."""
+    parameters = _parameters(get_object(model["_target_"]), "model").values()
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return {**defaults, **model}
 
 
 def check(config: DictConfig, command: Command, source: Source) -> None:
@@ -214,10 +245,7 @@ def _compose(command: Command, overrides: list[str]) -> DictConfig:
         with initialize_config_dir(str(folder), version_base="1.3"):
             return compose(command, overrides, return_hydra_config=True)
     except OverrideParseException as error:
-        raise ConfigError(
-            f"override '{error.override}' cannot be read. Values with blanks, parentheses, '=', '#', ',' or '~' need "
-            f"quotes inside quotes, for instance: {_quoted(error.override)}"
-        ) from error
+        raise unreadable(error) from error
     except MissingConfigException as error:
         raise _missing_choice(str(error), overrides, folder) from error
     except HydraException as error:
@@ -226,6 +254,21 @@ def _compose(command: Command, overrides: list[str]) -> DictConfig:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"a configuration file is not valid YAML: {error}") from error
+
+
+def unreadable(error: OverrideParseException) -> ConfigError:
+    """Return what to say of an override that Hydra cannot read."""
+    key, _, value = (error.override or "key=value").partition("=")
+    return ConfigError(
+        f"override '{error.override}' cannot be read. Values with blanks, parentheses, '=', '#', ',' or '~' need "
+        f"quotes inside quotes, for instance: '{quoted(key, value)}'"
+    )
+
+
+def quoted(key: str, value: str) -> str:
+    """Return an override whose value may hold any character."""
+    escaped = value.replace('"', '\\"')
+    return f'{key}="{escaped}"'
 
 
 def _missing_choice(message: str, overrides: list[str], folder: Path) -> ConfigError:
@@ -269,11 +312,6 @@ def _refused_override(message: str, command: Command, overrides: list[str]) -> D
         node = node[key]
         parent.append(key)
     raise ConfigError(message.splitlines()[0])
-
-
-def _quoted(override: str | None) -> str:
-    key, _, value = (override or "key=value").partition("=")
-    return f"""'{key}="{value}"'"""
 
 
 def _files(command: Command, choices: Mapping[str, str | None]) -> list[tuple[Path, str]]:

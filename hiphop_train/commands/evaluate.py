@@ -24,8 +24,13 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     trained_on = OmegaConf.create(loaded.record["config"])
     dtype = build.DTYPES[trained_on.dtype]
     own = config.get("data") is None
+    if own and "data" not in trained_on:
+        raise ConfigError(
+            f"{loaded.file} holds imported weights ({loaded.record['origin']}) and has no data of its own; say what to "
+            "evaluate on: data=comp6 data.root=FOLDER, data=extxyz data.path=FILE, data=tiny ..."
+        )
     section = trained_on.data if own else config.data
-    data = build.make_data(section, loaded.potential, dtype, trained_on.seed)
+    data = build.make_data(section, loaded.potential, dtype, trained_on.get("seed", 0))
     if own and data.fingerprint() != loaded.record["data_fingerprint"]:
         raise CheckpointError(
             f"the data at {data.structures.source} are not those that {loaded.file} was trained on, so its test split "

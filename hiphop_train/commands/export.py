@@ -17,6 +17,8 @@ def export_file(config: DictConfig) -> Path:
     metrics = loaded.run_dir / "metrics.json"
     errors = json.loads(metrics.read_text()).get("errors", {}) if metrics.is_file() else {}
     try:
+        if not config.output:
+            loaded.run_dir.mkdir(exist_ok=True)
         export(loaded.potential, output, {**loaded.record, "errors": errors})
     except OSError as error:
         raise ConfigError(f"{output} cannot be written ({error.strerror}); choose another: output=PATH") from error

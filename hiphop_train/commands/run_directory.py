@@ -28,6 +28,9 @@ INCIDENTAL = {
 }
 """What may differ between two starts of one run: where it runs and how it is watched."""
 
+ADDED = {"init_weights"}
+"""What defines a run only where it is set, so that runs from before there was such a key are found again."""
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -59,7 +62,7 @@ def definition(config: dict[str, Any]) -> dict[str, Any]:
     def visit(prefix: str, node: dict[str, Any]) -> None:
         for key, value in node.items():
             path = f"{prefix}{key}"
-            if path in INCIDENTAL:
+            if path in INCIDENTAL or (path in ADDED and value is None):
                 continue
             if isinstance(value, dict):
                 visit(f"{path}.", value)
@@ -70,14 +73,19 @@ def definition(config: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def run_name(config: DictConfig) -> str:
+    """Return the name of a run: a function of what defines it."""
+    plain = resolved(config)
+    digest = hashlib.sha256(json.dumps(definition(plain), sort_keys=True).encode()).hexdigest()[:8]
+    model = plain["model"]["_target_"].split(".")[-2]
+    return f"{plain['data']['name']}-{model}-{digest}"
+
+
 def run_directory(config: DictConfig) -> Path:
     """Return the path of the run directory, made or not."""
     if config.run_dir is not None:
         return Path(config.run_dir).expanduser()
-    plain = resolved(config)
-    digest = hashlib.sha256(json.dumps(definition(plain), sort_keys=True).encode()).hexdigest()[:8]
-    model = plain["model"]["_target_"].split(".")[-2]
-    return Path("runs") / f"{plain['data']['name']}-{model}-{digest}"
+    return Path("runs") / run_name(config)
 
 
 def find(config: DictConfig) -> RunDirectory:
@@ -87,10 +95,19 @@ def find(config: DictConfig) -> RunDirectory:
         raise ConfigError(f"run_dir={path} is a file; give a folder")
     start_from = None
     if config.resume not in ("auto", "never"):
-        start_from, _ = checkpoint.find_checkpoint(config.resume)
+        if config.init_weights is not None:
+            raise ConfigError(
+                "resume=PATH and init_weights=PATH are two starts: give resume to go on with a training as it was, "
+                "init_weights to begin one from given weights"
+            )
+        start_from, _ = checkpoint.find_checkpoint(config.resume, "resume")
         if Path(config.resume).is_dir() and (Path(config.resume) / "checkpoints" / "last.ckpt").is_file():
             start_from = Path(config.resume) / "checkpoints" / "last.ckpt"  # go on from the last state, not the best
-        checkpoint.read(start_from)
+        if "optimizer_states" not in checkpoint.read(start_from):
+            raise CheckpointError(
+                f"{start_from} holds weights only, so there is no training to go on with; begin one from its weights: "
+                f"init_weights={config.resume}"
+            )
     stored = path / "config.yaml"
     last = path / "checkpoints" / "last.ckpt"
     if config.resume == "never" or not stored.is_file() or not last.is_file():

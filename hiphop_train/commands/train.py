@@ -51,11 +51,15 @@ def train(config: DictConfig) -> TrainResult:
     torch.manual_seed(config.seed)
     potential = build.make_potential(config.model, dtype)
     data = build.make_data(config.data, potential, dtype, config.seed)
-    statistics = data.statistics()
+    statistics = data.statistics() if config.init_weights is None else None
     run_directory.check_continuity(run, config, data.fingerprint())
-    potential.set_statistics(statistics.e0, statistics.scale)
-    fit_standardisation(potential, data)
-    record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), statistics.plain())
+    if statistics is not None:
+        potential.set_statistics(statistics.e0, statistics.scale)
+        fit_standardisation(potential, data)
+    else:
+        potential.load_state_dict(checkpoint.load(config.init_weights).potential.state_dict())
+    fitted = {"init_weights": config.init_weights} if statistics is None else statistics.plain()
+    record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), fitted)
     module = PotentialModule(
         potential,
         build.make_part(config.loss, "loss"),
@@ -101,20 +105,28 @@ def _make_trainer(
 
 
 def _introduce(
-    config: DictConfig, run: run_directory.RunDirectory, potential: Potential, data: DataModule, statistics: Statistics
+    config: DictConfig,
+    run: run_directory.RunDirectory,
+    potential: Potential,
+    data: DataModule,
+    statistics: Statistics | None,
 ) -> None:
     """Say what is about to happen."""
     parts = ", ".join(f"{name} {len(index):,}" for name, index in data.splits.items())
     n_parameters = sum(parameter.numel() for parameter in potential.parameters())
-    e0 = ", ".join(f"{symbol} {energy:.3f}" for symbol, energy in zip(potential.elements, statistics.e0, strict=True))
+    energies = zip(potential.elements, potential.e0[0].tolist(), strict=True)
+    e0 = ", ".join(f"{symbol} {energy:.3f}" for symbol, energy in energies)
     print(f"data       {data.structures.source}: {parts} structures")
     print(f"model      {config.model['_target_'].split('.')[-1]}, {n_parameters:,} parameters, {config.dtype}")
-    print(f"E0         {e0} eV, which leaves a spread of {statistics.residual:.3f} eV")
-    if statistics.rank < len(potential.elements):
-        print(
-            f"           the training compositions determine only {statistics.rank} of {len(potential.elements)} "
-            "values; the smallest ones that fit were taken, so energies hold for compositions like these only"
-        )
+    if statistics is None:
+        print(f"weights    {config.init_weights}, with its E0 {e0} eV")
+    else:
+        print(f"E0         {e0} eV, which leaves a spread of {statistics.residual:.3f} eV")
+        if statistics.rank < len(potential.elements):
+            print(
+                f"           the training compositions determine only {statistics.rank} of {len(potential.elements)} "
+                "values; the smallest ones that fit were taken, so energies hold for compositions like these only"
+            )
     if run.start_from is not None:
         print(f"goes on    from {run.start_from}")
     print(f"output     {run.path}", flush=True)

@@ -1,9 +1,5 @@
-"""With hippynn's weights our HIP-HOP-NN, HIP-NN-TS and HIP-NN give its energies, forces and hierarchicality (float64).
+"""With hippynn's weights our HIP-NN, HIP-NN-TS and HIP-HOP-NN give its energies, forces and hierarchicality."""
 
-hippynn makes its tensor constants at import, in the default floating-point type: it is imported afresh in float64.
-"""
-
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
@@ -16,6 +12,7 @@ from ase import Atoms
 from ase.neighborlist import primitive_neighbor_list
 from torch import Tensor, nn
 
+from hiphop_train.importing.hippynn import convert
 from hiphop_train.models.base import Representation
 from hiphop_train.models.hiphop import HIPHOP
 from hiphop_train.models.hipnn import HIPNN
@@ -23,6 +20,7 @@ from hiphop_train.models.hipnn_ts import HIPNNTS
 from hiphop_train.potential import Network, Potential, hierarchicality
 from hiphop_train.readout.hierarchical import HierarchicalEnergy
 from hiphop_train.types import Graph
+from tests.hippynn_reference import hippynn_in_float64
 
 GraphOf = Callable[..., Graph]
 
@@ -44,34 +42,8 @@ class Reference(NamedTuple):
 
 @pytest.fixture(scope="module")
 def hippynn() -> Iterator[ModuleType]:
-    """Import hippynn with float64 constants and plain PyTorch kernels, and leave no trace of it behind."""
-    others = _forget_hippynn()
-    default = torch.get_default_dtype()
-    filters = warnings.filters[:]
-    patch = pytest.MonkeyPatch()
-    patch.setenv("HIPPYNN_USE_CUSTOM_KERNELS", "False")
-    patch.setitem(sys.modules, "numba", None)  # not needed, and slow to import
-    patch.setattr(torch, "compile", lambda function: function)  # its plain kernels are otherwise compiled
-    try:
-        torch.set_default_dtype(torch.float64)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import hippynn as module
-            import hippynn.networks.hiphop
-        module.settings.WARN_LOW_DISTANCES = False
-    finally:
-        torch.set_default_dtype(default)
-        patch.undo()
-    assert warnings.filters == filters
-    assert module.layers.hiplayers.tensors.pmaps[3].dtype == torch.float64
-    assert module.custom_kernels.CUSTOM_KERNELS_ACTIVE == "pytorch"
-    yield module
-    _forget_hippynn()
-    sys.modules.update(others)
-
-
-def _forget_hippynn() -> dict[str, ModuleType]:
-    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "hippynn"}
+    with hippynn_in_float64() as module:
+        yield module
 
 
 def hippynn_model(
@@ -105,57 +77,6 @@ def hippynn_model(
             if parameter.requires_grad:  # tensor constants do not
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return network, energy
-
-
-def copy_weights(potential: Potential, representation: Representation, network: nn.Module, energy: nn.Module) -> None:
-    """Copy hippynn's parameters one to one."""
-    untouched = {id(parameter) for parameter in potential.parameters()}
-
-    def put(ours: Tensor, theirs: Tensor) -> None:
-        assert ours.shape == theirs.shape
-        ours.copy_(theirs)
-        untouched.discard(id(ours))
-
-    def put_residual(ours: nn.Module, theirs: nn.Module) -> None:
-        layers = [(ours.update, theirs.res_layer)]
-        if theirs.needs_size_adjust:
-            layers.append((ours.adjust, theirs.adjust_layer))
-        for mine, other in layers:
-            put_linear(mine, other)
-
-    def put_linear(ours: nn.Linear, theirs: nn.Linear) -> None:
-        put(ours.weight, theirs.weight)
-        assert (ours.bias is None) == (theirs.bias is None)
-        if ours.bias is not None:
-            put(ours.bias, theirs.bias)
-
-    with torch.no_grad():
-        for interaction, atom_layers, block in zip(
-            representation.interactions, representation.atom_layers, network.blocks, strict=True
-        ):
-            base = block[0].base_layer
-            put(interaction.sensitivity.centre, base.sensitivity.mu[0])
-            put(interaction.sensitivity.inverse_width, base.sensitivity.sigma[0])
-            put(interaction.weight, base.int_weights.permute(2, 0, 1))
-            put_linear(interaction.self_interaction, base.selfint)
-            put_residual(interaction.residual, block[0])
-            if isinstance(representation, HIPHOP):
-                put(interaction.mixing, base.mixing_weights.permute(1, 0, 2))
-                if base.group_norm is not None:
-                    put(interaction.norm.weight, base.group_norm.weight.reshape(interaction.norm.weight.shape))
-                    put(interaction.norm.bias, base.group_norm.bias.reshape(interaction.norm.bias.shape))
-            if isinstance(representation, HIPNNTS):
-                scales = [base.vecscales, base.quadscales] if representation.l_max == 2 else [base.vecscales]
-                put(interaction.norm_scale, torch.stack(scales))
-            assert len(atom_layers) == len(block) - 1
-            for atom_layer, other in zip(atom_layers, list(block)[1:], strict=True):
-                put_linear(atom_layer.linear, other.base_layer)
-                put_residual(atom_layer.residual, other)
-        readout = potential.terms[0].readout
-        for layer, other in zip(readout.layers, energy.layers[1:], strict=True):
-            put_linear(layer, other)
-        potential.e0.copy_(energy.layers[0].weight)
-    assert not untouched
 
 
 def reference(network: nn.Module, energy: nn.Module, structures: Sequence[Atoms]) -> Reference:
@@ -198,7 +119,8 @@ def compare(
 ) -> None:
     readout = HierarchicalEnergy(representation.feature_sizes)
     potential = Potential([Network(representation.double(), readout.double())], ELEMENTS, RANGE["cutoff"])
-    copy_weights(potential, representation, network, energy)
+    state = nn.ModuleDict({"network": network, "energy": energy}).state_dict()
+    potential.load_state_dict(convert(state, RANGE["cutoff"], "eV", ELEMENTS).weights)
     expected = reference(network, energy, structures)
     graph = graph_of(structures, elements=ELEMENTS, cutoff=RANGE["cutoff"])
     outputs = potential.eval()(graph)

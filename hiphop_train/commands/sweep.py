@@ -1,0 +1,212 @@
+"""hiphop-train --multirun: every combination of the values given, each in a process of its own, one after another.
+
+A job that fails, however it does, does not end the others; it is named at the end.
+"""
+
+import itertools
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+
+from hiphop_train.commands.run_directory import run_directory, run_name
+from hiphop_train.config import config_directory, load_config, quoted, unreadable
+from hiphop_train.errors import ConfigError, HipHopError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass
+class Job:
+    """One training of a sweep.
+
+    Attributes
+    ----------
+    name : the values that set it apart from the other jobs
+    overrides : all of its settings
+    run_dir : where it goes; None where its configuration is wrong
+    refusal : what is wrong with its configuration
+    exit_code : None before it has ended
+    problem : what went wrong
+    """
+
+    name: str
+    overrides: list[str]
+    run_dir: Path | None = None
+    refusal: HipHopError | None = None
+    exit_code: int | None = None
+    problem: str = ""
+
+
+@dataclass
+class Running:
+    """What the signal handlers must know.
+
+    Attributes
+    ----------
+    process : of the present job
+    received : number of the first signal that came, or None
+    """
+
+    process: subprocess.Popen[bytes] | None = None
+    received: int | None = None
+
+
+def sweep(overrides: list[str], flags: list[str]) -> int:
+    """Run all jobs; returns 0, the exit code of the first that failed, or 128 + the signal that stopped the sweep.
+
+    Parameters
+    ----------
+    overrides : in Hydra's form, of which some give several values: ``model=hipnn,hiphop``, ``seed=range(3)``
+    flags : options that each job gets, ``--cfg job`` for instance
+    """
+    jobs = [_check(job) for job in expand(overrides)]
+    if jobs[0].refusal is not None and all(job.refusal for job in jobs):
+        raise jobs[0].refusal
+    said_to = sys.stderr if flags else sys.stdout  # what a flag prints may be read by a program
+    with _forwarded() as running:
+        for number, job in enumerate(jobs, start=1):
+            if running.received is not None:
+                break
+            print(f"\njob {number} of {len(jobs)}: {job.name}", file=said_to, flush=True)
+            if job.refusal is not None:
+                job.exit_code, job.problem = job.refusal.exit_code, str(job.refusal)
+                print(f"error: {job.problem}", file=sys.stderr, flush=True)
+            else:
+                _run(job, flags, running)
+    return _report(jobs, running.received, said_to)
+
+
+def expand(overrides: list[str]) -> list[Job]:
+    """Return a job for each combination of the values given.
+
+    Raises
+    ------
+    ConfigError
+        when an override cannot be read or gives values that cannot be counted
+    """
+    GlobalHydra.instance().clear()
+    lists: list[list[str]] = []
+    swept: list[bool] = []
+    try:
+        with initialize_config_dir(str(config_directory()), version_base="1.3"):
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None
+            for override in OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(overrides):
+                swept.append(override.is_sweep_override())
+                if not override.is_sweep_override():
+                    lists.append([str(override.input_line)])
+                elif override.is_discrete_sweep():
+                    key = override.get_key_element()
+                    lists.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+                else:
+                    raise ConfigError(f"override '{override.input_line}': give values one by one, KEY=A,B,C")
+    except OverrideParseException as error:
+        raise unreadable(error) from error
+    except HydraException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    for values, given in zip(lists, overrides, strict=True):
+        if not values:
+            raise ConfigError(f"override '{given}' stands for no value at all")
+    jobs = []
+    for combination in itertools.product(*lists):
+        name = " ".join(value for value, is_swept in zip(combination, swept, strict=True) if is_swept)
+        jobs.append(Job(name or " ".join(combination) or "the defaults", list(combination)))
+    return jobs
+
+
+def _check(job: Job) -> Job:
+    """Compose the job's configuration, and give it a run directory of its own below a `run_dir` that all share."""
+    try:
+        config = load_config("train", job.overrides)
+        if config.run_dir is not None:
+            folder = Path(config.run_dir).expanduser() / run_name(config)
+            job.overrides.append(quoted("run_dir", str(folder)))
+            config.run_dir = str(folder)
+        job.run_dir = run_directory(config)
+    except HipHopError as error:
+        job.refusal = error
+    return job
+
+
+def _run(job: Job, flags: list[str], running: Running) -> None:
+    """Run a job in a process of its own, and keep the last that it said of an error."""
+    command = [sys.executable, "-m", "hiphop_train.cli", *flags, *job.overrides]
+    # In a process group of its own a job gets Ctrl-C once, from here, and not from the terminal too.
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0)
+    running.process = process
+    if running.received is not None:  # it came while the process was being made
+        process.send_signal(running.received)
+    said: list[str] = []
+    relay = threading.Thread(target=_relay, args=(process, said), daemon=True)
+    relay.start()
+    code = process.wait()
+    running.process = None
+    relay.join(timeout=10.0)
+    job.exit_code = code if code >= 0 else 128 - code
+    if code < 0:
+        job.problem = f"killed by {signal.Signals(-code).name}"
+    elif code > 0:
+        job.problem = "\n".join(said[-5:]) or f"ended with exit code {code}"
+
+
+def _relay(process: subprocess.Popen[bytes], said: list[str]) -> None:
+    """Pass on what a job writes to standard error; `said` holds its last error message, or else its last line."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        text = line.decode(errors="replace")
+        sys.stderr.write(text)
+        sys.stderr.flush()
+        if not text.strip():
+            continue
+        goes_on = said and said[0].startswith("error: ") and text.startswith("  ")
+        said[:] = [*said, text.rstrip()] if goes_on else [text.rstrip()]
+
+
+@contextmanager
+def _forwarded() -> Iterator[Running]:
+    """Hand signals on to the present job; after the first no other job begins."""
+    running = Running()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        running.received = running.received or number
+        if running.process is not None and running.process.poll() is None:
+            running.process.send_signal(number)
+
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield running
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _report(jobs: list[Job], received: int | None, said_to: TextIO) -> int:
+    """Say how the sweep ended; returns its exit code."""
+    failed = [job for job in jobs if job.problem]
+    done = [job for job in jobs if job.exit_code == 0]
+    print(f"\n{len(done)} of {len(jobs)} jobs done", file=said_to, flush=True)
+    for job in failed:
+        problem = job.problem.removeprefix("error: ")
+        print(f"failed     {job.name} (exit code {job.exit_code}): {problem}", file=sys.stderr, flush=True)
+    for job in jobs:
+        if job.exit_code is None:
+            print(f"not begun  {job.name}", file=sys.stderr, flush=True)
+    if len(done) > 1:
+        runs = " ".join(shlex.quote(str(job.run_dir)) for job in done)
+        print(f"compare    hiphop-compare {runs}", file=said_to, flush=True)
+    if received is not None:
+        return 128 + received
+    return next((job.exit_code or 1 for job in failed), 0)

@@ -1,0 +1,129 @@
+"""hiphop-train --multirun: real processes; a failed job takes no other along, and a signal stops the sweep."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hiphop_train.commands.sweep import expand
+from hiphop_train.errors import ConfigError
+from tests.commands.conftest import FAST
+
+COMMAND = [sys.executable, "-m", "hiphop_train.cli", "--multirun"]
+SMALL = [*FAST, "model=hipnn", "trainer.limit_train_batches=2", "data/split=random"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def start(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a sweep to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=280
+    )
+
+
+def status(run_dir: Path) -> str:
+    return str(json.loads((run_dir / "metrics.json").read_text())["status"])
+
+
+def test_jobs_are_all_combinations() -> None:
+    jobs = expand(["model=hiphop,hipnn", "seed=range(2)", "data=tiny", "+trainer.profiler=null"])
+    assert [job.name for job in jobs] == [
+        f"model={model} seed={seed}" for model in ("hiphop", "hipnn") for seed in (0, 1)
+    ]
+    assert jobs[1].overrides == ["model=hiphop", "seed=1", "data=tiny", "+trainer.profiler=null"]
+    assert {job.overrides[0] for job in expand(["model=glob(hipnn*)"])} == {"model=hipnn", "model=hipnn_ts"}
+    assert [job.name for job in expand(["model.elements=[H,C]"])] == ["model.elements=[H,C]"]  # a list is one value
+    for override, problem in (("seed=interval(0,1)", "give values one by one"), ("a=b(", "cannot be read")):
+        with pytest.raises(ConfigError, match=problem):
+            expand([override])
+    with pytest.raises(ConfigError, match="stands for no value"):
+        expand(["model=glob(nothing*)"])
+
+
+def test_failed_jobs_take_no_other_along(tmp_path: Path) -> None:
+    """One is refused when composed, one runs out of memory in a process of its own, one ends well."""
+    done = start(tmp_path, *SMALL, "model.n_features=0,1000000000,8", "run_dir=sweep")
+    assert done.returncode == 2, done.stderr  # of the first that failed
+    (run,) = (tmp_path / "sweep").iterdir()
+    assert status(run) == "completed"
+    assert "job 3 of 3: model.n_features=8" in done.stdout
+    assert "1 of 3 jobs done" in done.stdout
+    refused, crashed = (line for line in done.stderr.splitlines() if line.startswith("failed"))
+    assert "model.n_features=0 (exit code 2): override 'model.n_features=0': model.n_features: got 0" in refused
+    assert "model.n_features=1000000000 (exit code 1): RuntimeError" in crashed
+    assert "Traceback" in done.stderr  # of the crash, as it came
+
+
+def test_each_job_has_its_own_directory(tmp_path: Path) -> None:
+    done = start(tmp_path, *SMALL, "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    runs = sorted((tmp_path / "runs").iterdir())
+    assert len(runs) == 2
+    assert all(path.name.startswith("tiny-hipnn-") and status(path) == "completed" for path in runs)
+    assert "2 of 2 jobs done" in done.stdout
+    (compare,) = [line.split() for line in done.stdout.splitlines() if line.startswith("compare")]
+    assert sorted(compare[2:]) == [f"runs/{path.name}" for path in runs]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+    printed = start(tmp_path, *SMALL, "seed=0,1", "--print-run-dir")
+    assert sorted(printed.stdout.split()) == [str(path) for path in runs]
+
+
+def begin(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Start a sweep, and wait until its first job has gone through an epoch."""
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 200
+    while not list(folder.glob("sweep/*/checkpoints/last.ckpt")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return process
+
+
+def test_interrupt_ends_the_job_in_order_and_the_sweep(tmp_path: Path) -> None:
+    with begin(tmp_path, *SMALL, "seed=0,1", "trainer.max_epochs=1000", "run_dir=sweep") as process:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=150)
+    assert process.returncode == 130, err
+    (run,) = (tmp_path / "sweep").iterdir()
+    assert status(run) == "stopped"
+    assert "SIGINT: stopping after this step" in err
+    assert "not begun  seed=1" in err
+    assert "0 of 2 jobs done" in out
+
+
+def test_killed_job_is_named_and_the_next_ones_run(tmp_path: Path) -> None:
+    with begin(tmp_path, *SMALL, "trainer.max_epochs=1000,1,-5", "run_dir=sweep") as process:
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGKILL)
+        out, err = process.communicate(timeout=200)
+    assert process.returncode == 137, err
+    assert [status(path.parent) for path in (tmp_path / "sweep").glob("*/metrics.json")] == ["completed"]
+    assert "failed     trainer.max_epochs=1000 (exit code 137): killed by SIGKILL" in err
+    assert "failed     trainer.max_epochs=-5 (exit code 2): trainer cannot be built" in err
+    assert "1 of 3 jobs done" in out
+
+
+def test_what_is_wrong_with_all_jobs_is_one_message(tmp_path: Path) -> None:
+    done = start(tmp_path, "model=hiphop,hipnn", "seed=0,1", "model.cuttoff=5")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: override 'model.cuttoff=5'")
+    assert "did you mean 'cutoff'?" in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert "job 1" not in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_configurations_of_all_jobs_are_printed(tmp_path: Path) -> None:
+    done = start(tmp_path, "--cfg", "job", "model=hiphop,hipnn", "seed=7")
+    assert done.returncode == 0, done.stderr
+    for name in ("hiphop.HIPHOP", "hipnn.HIPNN"):
+        assert f"_target_: hiphop_train.models.{name}\n" in done.stdout
+    assert done.stdout.count("\nseed: 7\n") == 2
+    assert not list(tmp_path.iterdir())
