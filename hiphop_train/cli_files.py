@@ -27,6 +27,14 @@ A state dictionary says the sizes and which network it is (Hipnn, HipnnVec, Hipn
 where it is that of a whole model; it does not say the cutoff or the unit of energy. Lengths are in Angstrom."""
 
 
+COMPARE_EXAMPLES = """examples:
+  hiphop-compare runs/tiny-*
+  hiphop-compare RUN RUN RUN --output comparison
+
+DIR gets comparison.json, comparison.md and a picture for each test split. Runs that differ only in seed are one row.
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say it as all other errors are said."""
@@ -45,6 +53,31 @@ def run_import(arguments: list[str]) -> int:
 
     common = {name: given.pop(name) for name in ("source_format", "source", "output", "dtype", "force")}
     import_weights(Request(**common, options=given))
+    return 0
+
+
+def compare_main() -> None:
+    """Run hiphop-compare."""
+    sys.exit(guarded(lambda: run_compare(sys.argv[1:])))
+
+
+def run_compare(arguments: list[str]) -> int:
+    """Compare runs as the arguments say; returns the exit code."""
+    parser = _Parser(
+        "hiphop-compare",
+        description="Put finished runs side by side: errors against parameters, training time and time per atom.",
+        epilog=COMPARE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"hiphop-train {__version__}")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directory")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("comparison"), help="default: comparison")
+    parser.add_argument("--mix-data", action="store_true", help="runs of different data too")
+    given = parser.parse_args(arguments)
+    from hiphop_train.commands.compare import compare
+
+    compare(given.runs, given.output, given.mix_data)
     return 0
 
 

@@ -1,13 +1,12 @@
 """hiphop-train: train, evaluate, export."""
 
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 
 from hiphop_train import build, checkpoint
@@ -67,16 +66,15 @@ def train(config: DictConfig) -> TrainResult:
         build.make_part(config.scheduler, "scheduler"),
         record,
     )
-    stop = callbacks.GracefulStop()
-    trainer = _make_trainer(config, run, module, stop)
+    stop, clock = callbacks.GracefulStop(), callbacks.Clock()
+    trainer = _make_trainer(config, run, module, [clock, stop])
     if trainer.is_global_zero:
         run_directory.make(run, config)
         _introduce(config, run, potential, data, statistics)
-    started = time.monotonic()
     start_from = None if run.start_from is None else str(run.start_from)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=start_from, weights_only=True)
-        seconds = time.monotonic() - started
+        seconds = clock.seconds
         exit_code = 0 if stop.received is None else 128 + signal.Signals(stop.received)
         if not trainer.is_global_zero:
             return TrainResult(run.path, {}, exit_code)
@@ -90,7 +88,7 @@ def train(config: DictConfig) -> TrainResult:
 
 
 def _make_trainer(
-    config: DictConfig, run: run_directory.RunDirectory, module: PotentialModule, stop: callbacks.GracefulStop
+    config: DictConfig, run: run_directory.RunDirectory, module: PotentialModule, more: list[Callback]
 ) -> Trainer:
     loggers = build.make_parts(config.logger, "logger", run_dir=run.path)
     watchers = [
@@ -99,7 +97,7 @@ def _make_trainer(
         callbacks.MetricsFile(run.path / "metrics.csv"),
         *callbacks.checkpoints(run.path / "checkpoints"),
         callbacks.progress(),
-        stop,
+        *more,
     ]
     return build.make_trainer(config.trainer, watchers, loggers, run.path)
 

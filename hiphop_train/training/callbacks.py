@@ -68,6 +68,31 @@ def out_of_time(trainer: Trainer) -> bool:
     return any((timer.time_remaining() or 0.0) <= 0.0 for timer in timers)
 
 
+class Clock(Callback):
+    """Seconds of training, over all starts of a run: checkpoints carry them."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds up to now."""
+        return self._before + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start."""
+        self._started = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the seconds of earlier starts."""
+        self._before = float(state_dict["seconds"])
+
+
 class MetricsFile(Callback):
     """metrics.csv: a row per epoch, whatever loggers there are; a resumed training goes on in the same file.
 

@@ -46,7 +46,7 @@ def test_jobs_are_all_combinations() -> None:
 
 
 def test_failed_jobs_take_no_other_along(tmp_path: Path) -> None:
-    """One is refused when composed, one runs out of memory in a process of its own, one ends well."""
+    """One is refused when composed, one runs out of memory, one divides by zero, one ends well."""
     done = start(tmp_path, *SMALL, "model.n_features=0,1000000000,8", "run_dir=sweep")
     assert done.returncode == 2, done.stderr  # of the first that failed
     (run,) = (tmp_path / "sweep").iterdir()

@@ -96,10 +96,13 @@ def test_resumed_training_ends_as_an_unbroken_one(tmp_path: Path, run: Run) -> N
     assert run("train", *common, f"run_dir={tmp_path / 'whole'}")[0] == 0
     assert run("train", *common, f"run_dir={tmp_path / 'broken'}", "trainer.max_time=00:00:00:01")[0] == 0
     epochs = json.loads((tmp_path / "broken" / "metrics.json").read_text())["epochs"]
+    state = torch.load(tmp_path / "broken" / "checkpoints" / "last.ckpt", weights_only=True)
+    before = state["callbacks"]["Clock"]["seconds"]
     code, out, _ = run("train", *common, f"run_dir={tmp_path / 'broken'}")
     assert code == 0
     if epochs < 3:
         assert "goes on" in out
+    assert json.loads((tmp_path / "broken" / "metrics.json").read_text())["training_seconds"] > before > 0
     curves = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("whole", "broken")]
     assert [line.split(",")[0] for line in curves[1]] == ["epoch", "1", "2", "3"]  # nothing of the first part is lost
     assert curves[0][0] == curves[1][0]

@@ -1,0 +1,165 @@
+"""Picture of errors against what they cost, with the front of those that nothing beats in both."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from hiphop_train.evaluation.comparison import Range, Row
+
+INK, FRONT = "#3b4252", "#9aa5b1"
+COLOURS = ("#2a6f97", "#c8553d", "#588157", "#8e5572", "#d9a441", "#3d8f8f", "#5b5ea6", "#7a6c5d")
+MARKERS = "osD^vp>h<"
+DRAWN = {"energy": "energy, kcal/mol", "forces": "forces, kcal/mol/Å"}
+
+
+def pareto(path: Path, rows: Sequence[Row], split: str, title: str) -> None:
+    """Draw mean absolute errors of energies and forces against time per atom, parameters and training time.
+
+    Parameters
+    ----------
+    path : PNG file
+    rows : what to compare; bars are ranges over seeds
+    split : test split whose errors are drawn
+    title : above the picture
+    """
+    kinds = [kind for kind in DRAWN if any(kind in row.errors.get(split, {}) for row in rows)]
+    columns = [column for column in _costs(rows) if column[1]]
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(4.4 * len(columns) + 0.4, 3.5 * len(kinds) + 0.7), dpi=130, layout=layout)
+    FigureCanvasAgg(figure)
+    seeds = "; bars: smallest to largest of the seeds" if any(len(row.runs) > 1 for row in rows) else ""
+    figure.suptitle(f"{title}   (line: nothing here is better in both{seeds})", color=INK, fontsize=11)
+    axes = figure.subplots(len(kinds), len(columns), squeeze=False, sharey="row", sharex="col")
+    labelled = []
+    errors = {
+        kind: {k: row.errors[split][kind]["mae"] for k, row in enumerate(rows) if kind in row.errors.get(split, {})}
+        for kind in kinds
+    }
+    for across, (name, costs) in enumerate(columns):
+        for down, kind in enumerate(kinds):
+            axis = axes[down, across]
+            axis.set(xscale="log", yscale="log", xlim=_limits(costs.values()), ylim=_limits(errors[kind].values()))
+            drawn = [k for k in costs if k in errors[kind]]
+            points = [(costs[k], errors[kind][k]) for k in drawn]
+            _draw(axis, points, [_style(k) for k in drawn])
+            labelled.append((axis, points, [(rows[k].label, _style(k)[0]) for k in drawn]))
+            if down == len(kinds) - 1:
+                axis.set_xlabel(name, color=INK)
+            if across == 0:
+                axis.set_ylabel(f"MAE of {DRAWN[kind]}", color=INK)
+    figure.draw_without_rendering()  # places are known only now, and must stay
+    figure.set_layout_engine("none")
+    for axis, points, labels in labelled:
+        _label(axis, points, labels)
+    figure.savefig(path)
+
+
+def _costs(rows: Sequence[Row]) -> list[tuple[str, dict[int, Range]]]:
+    """Name of each cost, and what it is of each row that has it."""
+    times = {k: row.microseconds_per_atom["minimum"] for k, row in enumerate(rows) if row.microseconds_per_atom}
+    return [
+        ("energy and forces, µs per atom", {k: Range(time, time, time) for k, time in times.items()}),
+        ("parameters", {k: Range(*[float(row.parameters)] * 3) for k, row in enumerate(rows)}),
+        ("training, minutes", {k: Range(*(x / 60 for x in row.training_seconds)) for k, row in enumerate(rows)}),
+    ]
+
+
+def _style(k: int) -> tuple[str, str]:
+    return COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+
+
+def front(points: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices of the points (n, 2) that no other is as good as in one and better than in the other, by first value."""
+    chosen: list[int] = []
+    lowest = np.inf
+    for k in np.lexsort((points[:, 1], points[:, 0])):
+        if points[k, 1] < lowest:
+            chosen.append(int(k))
+            lowest = points[k, 1]
+    return np.array(chosen, np.int64)
+
+
+def _limits(values: Iterable[Range]) -> tuple[float, float]:
+    """Ends of a logarithmic axis with room for labels."""
+    found = list(values)
+    low, high = min(value.low for value in found), max(value.high for value in found)
+    room = max(1.1, (high / low) ** 0.16)
+    return low / room, high * room
+
+
+def _draw(axis: Axes, points: Sequence[tuple[Range, Range]], styles: Sequence[tuple[str, str]]) -> None:
+    if points:
+        means = np.array([(x.mean, y.mean) for x, y in points])
+        best = means[front(means)]
+        axis.step(best[:, 0], best[:, 1], where="post", color=FRONT, lw=1.2, zorder=1)
+    for (x, y), (colour, marker) in zip(points, styles, strict=True):
+        xerr = [[x.mean - x.low], [x.high - x.mean]]
+        yerr = [[y.mean - y.low], [y.high - y.mean]]
+        axis.errorbar(
+            x.mean, y.mean, yerr, xerr, color=colour, marker=marker, ms=8, mec="white", mew=0.6, lw=1.5, zorder=3
+        )
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_locator(_ticks(*each.get_view_interval()))
+        each.set_major_formatter(FuncFormatter(_short))
+        each.set_minor_formatter(NullFormatter())
+    axis.grid(color="#eceff4", lw=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(colors=INK, which="both", length=0)
+
+
+def _ticks(low: float, high: float) -> Locator:
+    """Some three to six ticks, however narrow the logarithmic axis is."""
+    if high < 3 * low:
+        return MaxNLocator(5, steps=[1, 2, 5, 10])
+    subs = (1, 1.5, 2, 3, 5, 7) if high < 12 * low else (1, 2, 5) if high < 100 * low else (1,)
+    return LogLocator(subs=subs)
+
+
+def _short(value: float, _: object = None) -> str:
+    for size, suffix in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{suffix}"
+    return f"{value:g}"
+
+
+def _label(
+    axis: Axes, points: Sequence[tuple[Range, Range]], labels: Sequence[tuple[str, str]], size: float = 9.0
+) -> None:
+    """Write each label beside its point, where it covers least of the others; places are in pixels."""
+    places = axis.transData.transform([(x.mean, y.mean) for x, y in points]) if points else np.zeros((0, 2))
+    frame = axis.get_window_extent()
+    pixels = axis.figure.dpi / 72 * size
+    taken = [(px - 7, py - 7, px + 7, py + 7) for px, py in places]
+    for (px, py), (text, colour) in zip(places, labels, strict=True):
+        width, height = 0.56 * pixels * len(text), 1.1 * pixels
+        options = []
+        for order, (dx, dy) in enumerate(_OFFSETS):
+            left = px + dx * 9 - (width if dx < 0 else width / 2 if dx == 0 else 0)
+            low = py + dy * 9 - (height if dy < 0 else height / 2 if dy == 0 else 0)
+            box = (left, low, left + width, low + height)
+            outside = max(0, frame.x0 - box[0]) + max(0, box[2] - frame.x1) + max(0, frame.y0 - box[1])
+            covered = sum(_overlap(box, other) for other in taken)
+            options.append((covered + 20 * outside, order, box))
+        _, _, box = min(options)
+        taken.append(box)
+        axis.annotate(
+            text, (box[0], box[1]), xycoords="figure pixels", color=colour, fontsize=size, va="bottom", zorder=4
+        )
+
+
+_OFFSETS = ((1, 0.6), (1, -0.6), (-1, 0.6), (-1, -0.6), (0, 1.2), (0, -1.2), (1, 1.8), (1, -1.8), (-1, 1.8), (-1, -1.8))
+"""Where a label may stand beside its point, best first."""
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)
