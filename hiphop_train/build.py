@@ -1,16 +1,17 @@
 """From configuration sections to objects: the one place that calls Hydra's instantiate.
 
-What one part needs from another is handed over here: the model's elements and cutoff to the data, the sizes of its
-features to the readout, the run directory to loggers and checkpoints.
+What one part needs from another is handed over here: the model's elements and cutoff to the data, its elements and the
+sizes of its features to the readout, the run directory to loggers and checkpoints.
 """
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -27,7 +28,7 @@ DATA_VARIABLES = ("root", "path", "val_path", "test_path", "energy_key", "forces
 """Keys of the data section that only serve to be set on the command line and read by others of its keys."""
 
 HANDED_OVER: dict[str, tuple[str, ...]] = {
-    "model.readout": ("feature_sizes",),
+    "model.readout": ("feature_sizes", "elements"),
     "data": ("elements", "cutoff", "dtype", "seed"),
     "optimizer": ("params",),
     "trainer": (
@@ -55,7 +56,9 @@ def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype) ->
     section = OmegaConf.create(dict(model))
     readout_section = section.pop("readout")
     representation: Representation = _instantiate(section, "model")
-    readout: Readout = _instantiate(readout_section, "model.readout", feature_sizes=representation.feature_sizes)
+    features = {"feature_sizes": representation.feature_sizes, "elements": representation.elements}
+    needed = _needed(readout_section, "model.readout", **features)
+    readout: Readout = _instantiate(readout_section, "model.readout", **needed)
     network = Network(representation.to(dtype), readout.to(dtype))
     return Potential([network], representation.elements, representation.cutoff)
 
@@ -103,6 +106,16 @@ def make_trainer(trainer: DictConfig, callbacks: list[Callback], loggers: list[L
         inference_mode=False,  # forces need gradients in validation
     )
     return made
+
+
+def _needed(section: DictConfig, name: str, **offered: Any) -> dict[str, Any]:
+    """Return those of the offered arguments that a section's target has a parameter for."""
+    target = section["_target_"]
+    try:
+        parameters = inspect.signature(get_object(target)).parameters
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{name}._target_: '{target}' cannot be imported: {error}") from error
+    return {key: value for key, value in offered.items() if key in parameters}
 
 
 def _instantiate(section: DictConfig, name: str, **handed_over: Any) -> Any:

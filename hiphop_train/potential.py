@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hiphop_train.graph.assemble import with_pair_vectors
 from hiphop_train.graph.segments import segment_sum
 from hiphop_train.models.base import Representation
+from hiphop_train.nn.standardisation import Standardisation
 from hiphop_train.readout.base import Readout
 from hiphop_train.types import Graph
 
@@ -33,7 +34,9 @@ class Term(nn.Module, ABC):
 
 
 class Network(Term):
-    """The learned term: representation, readout, and an energy scale fitted to the training labels.
+    """The learned term: representation, readout, and what was fitted to the training set before the weights.
+
+    That is an energy scale, and the standardisation of the features of a representation that asks for it.
 
     Parameters
     ----------
@@ -47,11 +50,18 @@ class Network(Term):
         super().__init__(readout.is_hierarchical)
         self.representation = representation
         self.readout = readout
+        functions = representation.standardised_functions
+        self.standardisations = nn.ModuleList()  # of the last level, or none
+        if functions:
+            self.standardisations.append(Standardisation(len(representation.elements), len(functions)))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
     def forward(self, graph: Graph) -> Tensor:
         """Return energies (n_atoms, n_levels), eV, float64."""
-        energies: Tensor = self.readout(self.representation(graph), graph.species)
+        levels: List[Tensor] = self.representation(graph)
+        for standardisation in self.standardisations:
+            levels[-1] = standardisation(levels[-1], graph.species)
+        energies: Tensor = self.readout(levels, graph.species)
         return energies.to(torch.float64) * self.scale
 
 

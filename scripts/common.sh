@@ -84,6 +84,14 @@ install_cpu_torch() {
     say "download.pytorch.org did not give it: taking PyPI's build, which brings CUDA (several GB) but runs on the CPU as well"
 }
 
+# References of the tests that no extra can name: schnetpack asks for an older torchmetrics than ours, without need. What it
+# does need is in the test extra.
+install_references() {
+    venv_pip install -c "$HIPHOP_ROOT/constraints.txt" --no-deps schnetpack ||
+        die "schnetpack, which the tests compare with, could not be installed; pip's message is above." \
+            "Without a network, point pip at a folder of wheels (PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER)."
+}
+
 # install_project EXTRAS [editable|wheel]: EXTRAS is empty or a list like [test].
 # A second call costs nothing while pyproject.toml and constraints.txt are as they were.
 install_project() {
@@ -106,6 +114,7 @@ install_project() {
         die "the installation failed; pip's message is above." \
             "Without a network, point pip at a folder of wheels (PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER)." \
             "To begin afresh, remove $HIPHOP_VENV and run this again."
+    if [[ "$extras" =~ test|dev ]]; then install_references; fi
     printf '%s\n' "$sum $extras" >"$stamp"
 }
 

@@ -50,7 +50,7 @@ def test_every_data_set_composes(name: str) -> None:
         (["model=hipnn", "model.l_max=2"], ["'l_max' in 'model'", "allowed: cutoff"]),
         (["model.n_features=wide"], ["model.n_features: got 'wide'", "valid integer"]),
         (["model.n_features=0"], ["greater than 0"]),
-        (["model.l_max=7"], ["it must be 0, 1, 2 or 3"]),
+        (["model.l_max=7"], ["it must be 0, 1, 2, 3, 4 or 5"]),
         (["data/split=random", "data.split.by=atom"], ["it must be 'structure' or 'group'"]),
         (["dtype=float16"], ["it must be 'float32' or 'float64'"]),
         (["data.batch_size=-1"], ["data.batch_size: got -1", "greater than 0"]),

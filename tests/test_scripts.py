@@ -151,10 +151,30 @@ class TestInstall:
             assert common(f"install_project '{extras}'", checkout, HIPHOP_DEVICE="cuda").returncode == 0
             return len(calls(checkout))
 
-        assert [count(""), count(""), count("[test]"), count("[test]"), count("")] == [1, 1, 2, 2, 2]
+        assert [count(""), count(""), count("[test]"), count("[test]"), count("")] == [1, 1, 3, 3, 3]
         with (checkout / "constraints.txt").open("a") as file:
             file.write("# changed\n")
-        assert count("") == 3
+        assert count("") == 4
+
+    @pytest.mark.parametrize(
+        ("extras", "wanted"), [("", False), ("[generate]", False), ("[test]", True), ("[dev]", True)]
+    )
+    def test_schnetpack_only_where_tests_are_run(self, checkout: Path, extras: str, wanted: bool) -> None:
+        """Without what it asks for, which excludes our torchmetrics."""
+        done = common(f"install_project '{extras}'", checkout, HIPHOP_DEVICE="cuda")
+        assert done.returncode == 0, done.stderr
+        found = [
+            line for line in calls(checkout) if line.endswith(f"-c {checkout}/constraints.txt --no-deps schnetpack")
+        ]
+        assert len(found) == wanted
+        assert "schnetpack==" in (checkout / "constraints.txt").read_text()
+
+    def test_missing_schnetpack_is_an_error_and_is_tried_again(self, checkout: Path) -> None:
+        done = common("install_project '[test]'", checkout, HIPHOP_DEVICE="cuda", REFUSED="--no-deps")
+        assert done.returncode == 1
+        assert "schnetpack, which the tests compare with, could not be installed" in done.stderr
+        assert common("install_project '[test]'", checkout, HIPHOP_DEVICE="cuda").returncode == 0
+        assert len(calls(checkout)) == 4
 
     def test_failure_says_what_to_do_and_is_tried_again(self, checkout: Path) -> None:
         done = common("install_project ''", checkout, HIPHOP_DEVICE="cuda", REFUSED="--editable")

@@ -17,6 +17,7 @@ from hiphop_train.data.statistics import Statistics
 from hiphop_train.potential import Potential
 from hiphop_train.training import callbacks
 from hiphop_train.training.module import PotentialModule
+from hiphop_train.training.standardisation import fit_standardisation
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def train(config: DictConfig) -> TrainResult:
     run_directory.check_continuity(run, config, data.fingerprint())
     if statistics is not None:
         potential.set_statistics(statistics.e0, statistics.scale)
+        fit_standardisation(potential, data)
     else:
         potential.load_state_dict(checkpoint.load(config.init_weights).potential.state_dict())
     fitted = {"init_weights": config.init_weights} if statistics is None else statistics.plain()

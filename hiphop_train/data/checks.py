@@ -50,7 +50,10 @@ def check_labels(structures: Structures, sample: int = 2000, seed: int = 0) -> L
     sample : structures that are looked at, in whole groups, chosen by `seed`
     """
     report = examine(_sample(structures, sample, seed))
-    advice = "correct energy_unit, length_unit or force_sign of the data configuration (data.reader.*)"
+    advice = (
+        "correct energy_unit, length_unit or force_sign of the data configuration (data.reader.*); "
+        "if these are no ordinary molecules and the declaration is right, data.check=false"
+    )
     if not 0.7 < report.bond_ratio < 1.5:
         raise DataError(
             f"{structures.source}: bonds are {report.bond_ratio:.2f} times as long as covalent radii say; "

@@ -119,6 +119,13 @@ class DataModule(LightningDataModule):
         """Batches of any split, in order, on one process."""
         return self._loader(split, self.eval_batch_size, None)
 
+    def sample_dataloader(self, split: str, at_most: int = 20_000) -> DataLoader[Batch]:
+        """Batches of structures that are spread evenly over a split, in order; the same on every process."""
+        index = self.splits[split]
+        sample = index[:: -(-len(index) // at_most)]
+        sampler = BatchSampler(sample, self.eval_batch_size)
+        return batch_loader(self.structures, sampler, self.elements, self.cutoff, self.dtype, self.num_workers)
+
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader[Batch]:
         trainer = self.trainer
         rank, n_ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)

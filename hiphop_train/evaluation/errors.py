@@ -98,7 +98,8 @@ def error_table(structures: Structures, predictions: Predictions) -> dict[str, A
     -------
     table : dict
         ``n_structures``; and under ``energy``, ``relative_energy`` and ``forces``, where there are labels, ``n``,
-        ``mae``, ``rmse`` and ``max`` in kcal/mol (per Angstrom) and ``mae_meV``, ``rmse_meV`` in meV (per Angstrom)
+        ``mae``, ``rmse``, ``median`` and ``max`` of the absolute error in kcal/mol (per Angstrom) and ``mae_meV``,
+        ``rmse_meV`` in meV (per Angstrom)
     """
     table: dict[str, Any] = {"n_structures": len(structures)}
     for name, error in (
@@ -112,6 +113,7 @@ def error_table(structures: Structures, predictions: Predictions) -> dict[str, A
                 "n": len(error),
                 "mae": mae,
                 "rmse": rmse,
+                "median": float(np.median(np.abs(error))),
                 "max": float(np.abs(error).max()),
                 "mae_meV": 1000 * mae * KCAL_PER_MOL,
                 "rmse_meV": 1000 * rmse * KCAL_PER_MOL,

@@ -4,8 +4,8 @@ An exported file is one scripted module with everything that an engine needs: ne
 virial, names and units, and golden structures with their outputs, with which any reader can check its own installation.
 ``torch.jit.load`` reads it in Python or C++ where hiphop-train is not installed.
 
-The first calls of a loaded file are slow (seconds for HIP-HOP-NN), because TorchScript profiles and optimises the graph
-on the way, which then gains little. ``torch.jit.optimized_execution(False)`` around the calls, in C++
+The first calls of a loaded file are slow, because TorchScript profiles and optimises the graph on the way, which then
+gains little. ``torch.jit.optimized_execution(False)`` around the calls, in C++
 ``torch::jit::setGraphExecutorOptimize(false)``, avoids this; `verify` and the ASE calculator do it.
 """
 

@@ -34,7 +34,7 @@ class HipHopCalculator(Calculator):
     The pairs are found by brute force, in time and memory quadratic in the number of atoms: on one core 0.2 s for 300
     atoms in a periodic box, 2 s for 1000.
 
-    TorchScript's optimisation is switched off during calls: it makes the first calls take seconds and gains little.
+    TorchScript's optimisation is switched off during calls: it makes the first calls slow and gains little.
 
     Examples
     --------

@@ -12,10 +12,11 @@ from torch.nn.functional import layer_norm, one_hot
 
 from hiphop_train.graph.segments import fill_table
 from hiphop_train.models.base import Representation
+from hiphop_train.nn.invariants import Invariants, InvariantSet
 from hiphop_train.nn.messages import PairTables, pair_tables, receive, send
 from hiphop_train.nn.residual import AtomLayer, Residual
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
-from hiphop_train.nn.tensors import PUBLISHED_COUNT, invariants, irreducible_tensors
+from hiphop_train.nn.tensors import irreducible_tensors
 from hiphop_train.types import Graph
 
 
@@ -46,8 +47,9 @@ class Interaction(nn.Module):
     ----------
     n_in, n_out : width of the features before and after
     n_sensitivities, soft_min, soft_max, cutoff : see `InverseGaussianSensitivity`
-    l_max : highest rank of the tensors, 0 to 3
-    n_max : highest order of the invariants, 1 to 4
+    l_max : highest rank of the tensors
+    n_max : highest order of the invariants
+    invariants : which of them, see `nn.invariants`
     group_norm : whether each invariant is normalised over an atom's features
     """
 
@@ -61,12 +63,12 @@ class Interaction(nn.Module):
         cutoff: float,
         l_max: int,
         n_max: int,
+        invariants: InvariantSet,
         group_norm: bool,
     ) -> None:
         super().__init__()
-        self.l_max = l_max
-        self.n_max = n_max
-        n_invariants = PUBLISHED_COUNT[l_max, n_max]
+        self.invariants = Invariants(invariants, l_max, n_max)
+        n_invariants = self.invariants.n_invariants
         self.sensitivity = InverseGaussianSensitivity(n_sensitivities, soft_min, soft_max, cutoff)
         self.weight = nn.Parameter(torch.empty(n_in, n_sensitivities, n_out))  # V
         self.self_interaction = nn.Linear(n_in, n_out)  # W, b
@@ -94,7 +96,7 @@ class Interaction(nn.Module):
         sources = torch.tensordot(features, self.weight, dims=1)  # (n_atoms, n_sensitivities, n_out)
         messages = send(self.sensitivity(distance), sources, tables)
         environment = receive(tensors, messages)  # (n_atoms, n_components, n_out)
-        scalars = invariants(environment.transpose(0, 1).contiguous(), self.l_max, self.n_max)
+        scalars = self.invariants(environment.transpose(0, 1).contiguous())
         normal = self.norm(scalars.transpose(0, 1))  # (n_atoms, n_invariants, n_out)
         mixed = normal.flatten(1) @ self.mixing.flatten(0, 1)
         result: Tensor = self.residual(mixed + self.self_interaction(features), features)
@@ -113,8 +115,10 @@ class HIPHOP(Representation):
     n_atom_layers : atom layers after each interaction
     n_sensitivities : sensitivity functions
     soft_min, soft_max : centres of the first and the last sensitivity function before training, Angstrom
-    l_max : highest rank of the Cartesian tensors, 0 to 3
-    n_max : highest order of the invariant polynomials, 1 to 4; an atom sees up to n_max + 1 bodies at once
+    l_max : highest rank of the Cartesian tensors
+    n_max : highest order of the invariant polynomials; an atom sees up to n_max + 1 bodies at once
+    invariants : "published", up to l_max 3 and n_max 4, or "flexible", from a search for any order, also complete where
+        tensors vanish; the limits of l_max and n_max are those of what the search was tried on, and of patience
     group_norm : whether each invariant is normalised over an atom's features
     """
 
@@ -128,8 +132,9 @@ class HIPHOP(Representation):
         n_sensitivities: PositiveInt,
         soft_min: PositiveFloat,
         soft_max: PositiveFloat,
-        l_max: Literal[0, 1, 2, 3],
-        n_max: Literal[1, 2, 3, 4],
+        l_max: Literal[0, 1, 2, 3, 4, 5],
+        n_max: Literal[1, 2, 3, 4, 5],
+        invariants: InvariantSet = "published",
         group_norm: bool = True,
     ) -> None:
         n_types = len(elements)
@@ -137,7 +142,9 @@ class HIPHOP(Representation):
         self.n_types = n_types
         self.l_max = l_max
         self.interactions = nn.ModuleList(
-            Interaction(n_in, n_features, n_sensitivities, soft_min, soft_max, cutoff, l_max, n_max, group_norm)
+            Interaction(
+                n_in, n_features, n_sensitivities, soft_min, soft_max, cutoff, l_max, n_max, invariants, group_norm
+            )
             for n_in in self.feature_sizes[:-1]
         )
         self.atom_layers = nn.ModuleList(

@@ -1,19 +1,23 @@
 """Polynomials of many variables as straight-line programs, with their first and second derivatives.
 
 Training on forces differentiates the network twice. Left to autograd, a set of invariants becomes thousands of small
-recorded operations. Here the formula is traced once into steps ``target += factor * left * right`` on planes (tensors
+recorded operations. Here a formula is written down once as steps ``target += factor * left * right`` on planes (tensors
 of one shape, one per variable or intermediate result); the gradient of such a program is a program of the same kind,
-and so is the gradient's gradient.
+and so is the gradient's gradient. TorchScript, which has no derivatives of one's own, runs the steps by `interpret`.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import repeat
+from typing import Any, List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+
+NOTHING = -1
+"""Number in the place of a second factor that is not there."""
 
 
 class Step(NamedTuple):
@@ -21,60 +25,24 @@ class Step(NamedTuple):
 
     target: int
     left: int
-    right: int | None
+    right: int
     factor: float
 
 
-class Expression:
-    """A sum of products of planes; arithmetic on expressions writes the steps that evaluate it.
-
-    Parameters
-    ----------
-    program : where steps go
-    terms : (left, right, factor) of each product
-    """
-
-    def __init__(self, program: "Program", terms: list[tuple[int, int | None, float]]) -> None:
-        self.program = program
-        self.terms = terms
-
-    def plane(self) -> int:
-        """Number of the plane that holds the value, made when there is none yet."""
-        if self.terms == [(self.terms[0][0], None, 1.0)]:
-            return self.terms[0][0]
-        factors: dict[tuple[int, int | None], float] = {}
-        for left, right, factor in self.terms:
-            product = (left, right) if right is None else (min(left, right), max(left, right))
-            factors[product] = factors.get(product, 0.0) + factor
-        target = self.program.n_planes
-        self.program.n_planes += 1
-        self.program.steps += [Step(target, *product, factor) for product, factor in factors.items()]
-        self.terms = [(target, None, 1.0)]
-        return target
-
-    def __mul__(self, other: "Expression") -> "Expression":
-        return Expression(self.program, [(self.plane(), other.plane(), 1.0)])
-
-    def __add__(self, other: "Expression") -> "Expression":
-        return Expression(self.program, self.terms + other.terms)
-
-    def __neg__(self) -> "Expression":
-        return Expression(self.program, [(left, right, -factor) for left, right, factor in self.terms])
-
-
-@dataclass
+@dataclass(frozen=True)
 class Program:
-    """Steps that evaluate a polynomial map, and after `trace` those of its derivatives.
+    """Steps that evaluate a polynomial map, and those of its derivatives.
 
     Attributes
     ----------
     n_inputs : planes [0, n_inputs) are the variables
     n_planes : of variables and intermediate results
     outputs : planes of the results
-    steps : evaluation, on n_planes planes
+    steps : evaluation, on n_planes planes, one target after the other
     gradient : vector-Jacobian product, on 2 n_planes planes: values, then their adjoints
     gradient_of_gradient : of evaluation and gradient together, on 4 n_planes planes: those of the gradient, then their
         adjoints
+    last : after which steps of the latter its left plane can be forgotten, to save memory
     """
 
     n_inputs: int
@@ -83,35 +51,72 @@ class Program:
     steps: list[Step]
     gradient: list[Step]
     gradient_of_gradient: list[Step]
+    last: list[bool]
 
 
-def trace(formula: Callable[[list[Any]], list[Any]], n_inputs: int) -> Program:
-    """Write the program of a formula that adds, subtracts by negation, and multiplies.
+class Writer:
+    """Writes a program, sum by sum.
 
     Parameters
     ----------
-    formula : from a list of variables to a list of results
     n_inputs : number of variables
     """
-    program = Program(n_inputs, n_inputs, [], [], [], [])
-    results = formula([Expression(program, [(k, None, 1.0)]) for k in range(n_inputs)])
-    for result in results:
-        plane = result.plane()
-        if plane < n_inputs:  # a result must have a plane of its own
-            plane = program.n_planes
-            program.n_planes += 1
-            program.steps.append(Step(plane, result.plane(), None, 1.0))
-        program.outputs.append(plane)
-    n = program.n_planes
-    inputs = list(range(n_inputs))
-    program.gradient = adjoint(program.steps, n, seeds=program.outputs, wanted=inputs)
-    program.gradient_of_gradient = adjoint(
-        program.steps + program.gradient,
-        2 * n,
-        seeds=[n + k for k in inputs],
-        wanted=[*inputs, *(n + k for k in program.outputs)],
-    )
-    return program
+
+    def __init__(self, n_inputs: int) -> None:
+        self.n_inputs = n_inputs
+        self.n_planes = n_inputs
+        self.steps: list[Step] = []
+
+    def sum(self, terms: Mapping[tuple[int, int], float]) -> int:
+        """Add products of planes to a new plane, whose number is returned.
+
+        Parameters
+        ----------
+        terms : factor of each product (left, right), where right may be `NOTHING`
+        """
+        target = self.n_planes
+        self.n_planes += 1
+        self.steps += [Step(target, left, right, factor) for (left, right), factor in terms.items()]
+        return target
+
+    def finish(self, outputs: list[int]) -> Program:
+        """Differentiate.
+
+        Parameters
+        ----------
+        outputs : planes of the results; none may be a variable, or there twice
+        """
+        assert min(outputs) >= self.n_inputs
+        assert len(set(outputs)) == len(outputs)
+        n = self.n_planes
+        inputs = list(range(self.n_inputs))
+        gradient = adjoint(self.steps, n, seeds=outputs, wanted=inputs)
+        wanted = [*inputs, *(n + k for k in outputs)]
+        gradient_of_gradient = adjoint(self.steps + gradient, 2 * n, seeds=[n + k for k in inputs], wanted=wanted)
+        last = last_uses(gradient_of_gradient, {2 * n + k for k in wanted})
+        return Program(self.n_inputs, n, outputs, self.steps, gradient, gradient_of_gradient, last)
+
+
+def interpret(inputs: Tensor, steps: List[Tuple[int, int, int, float]], outputs: List[int]) -> Tensor:
+    """Evaluate a program in TorchScript, differentiable by autograd.
+
+    Parameters
+    ----------
+    inputs : (n_inputs, ...)
+    steps, outputs : of a `Program`
+
+    Returns
+    -------
+    results : (n_outputs, ...)
+    """
+    planes = list(inputs.unbind(0))
+    for target, left, right, factor in steps:
+        product = planes[left] if right < 0 else planes[left] * planes[right]
+        if target == len(planes):
+            planes.append(product if factor == 1.0 and right >= 0 else product * factor)
+        else:
+            planes[target].add_(product, alpha=factor)  # nothing has been made of it yet
+    return torch.stack([planes[k] for k in outputs])
 
 
 def adjoint(steps: list[Step], n_planes: int, seeds: list[int], wanted: list[int]) -> list[Step]:
@@ -128,8 +133,8 @@ def adjoint(steps: list[Step], n_planes: int, seeds: list[int], wanted: list[int
     for target, left, right, factor in reversed(steps):
         if target not in filled:
             continue
-        if right is None:
-            found.append(Step(n_planes + left, n_planes + target, None, factor))
+        if right == NOTHING:
+            found.append(Step(n_planes + left, n_planes + target, NOTHING, factor))
             filled.add(left)
         elif left == right:
             found.append(Step(n_planes + left, n_planes + target, left, 2 * factor))
@@ -142,23 +147,43 @@ def adjoint(steps: list[Step], n_planes: int, seeds: list[int], wanted: list[int
     useful: list[Step] = []
     for step in reversed(found):
         if step.target in needed:
-            needed.update((step.left, step.left if step.right is None else step.right))
+            needed.update((step.left, step.left if step.right == NOTHING else step.right))
             useful.append(step)
     return useful[::-1]
 
 
-def run(steps: list[Step], planes: list[Tensor | None]) -> None:
-    """Execute a program; planes that are None begin at zero."""
-    for target, left, right, factor in steps:
-        first, second, sum_so_far = planes[left], None if right is None else planes[right], planes[target]
+def last_uses(steps: list[Step], kept: set[int]) -> list[bool]:
+    """Whether the left plane of each step is needed no more.
+
+    Parameters
+    ----------
+    steps : a program
+    kept : planes that are needed afterwards
+    """
+    needed = set(kept)
+    found = []
+    for target, left, right, _ in reversed(steps):
+        found.append(left not in needed)
+        needed.update((target, left, right))
+    return found[::-1]
+
+
+def run(steps: list[Step], planes: list[Tensor | None], last: list[bool] | None = None) -> None:
+    """Execute a program; planes that are None begin at zero, and those from `last_uses` end as None."""
+    for (target, left, right, factor), is_last in zip(steps, last or repeat(False)):
+        first, second, sum_so_far = planes[left], None if right == NOTHING else planes[right], planes[target]
         assert first is not None
         if sum_so_far is None:
-            product = first if second is None else first * second
-            planes[target] = product * factor if factor != 1.0 or second is None else product
+            if second is None:
+                planes[target] = first * factor
+            else:
+                planes[target] = first * second if factor == 1.0 else (first * second).mul_(factor)
         elif second is None:
             sum_so_far.add_(first, alpha=factor)
         else:
             sum_so_far.addcmul_(first, second, value=factor)
+        if is_last:
+            planes[left] = None
 
 
 def evaluate(program: Program, inputs: Tensor) -> Tensor:
@@ -166,7 +191,7 @@ def evaluate(program: Program, inputs: Tensor) -> Tensor:
 
     Parameters
     ----------
-    program : from `trace`
+    program : from `Writer.finish`
     inputs : (n_inputs, ...)
 
     Returns
@@ -224,7 +249,7 @@ class _Gradient(Function):
             planes[k] = adjoint_plane
         for k, seed in enumerate(seeds.clone().unbind(0)):
             planes[3 * n + k] = seed
-        run(program.gradient_of_gradient, planes)
+        run(program.gradient_of_gradient, planes, program.last)
         of_inputs = _gather(planes, [2 * n + k for k in range(program.n_inputs)], inputs)
         of_seeds = _gather(planes, [3 * n + k for k in program.outputs], inputs)
         return (of_inputs, of_seeds, None, *[None] * len(rest))

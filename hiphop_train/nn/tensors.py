@@ -1,17 +1,18 @@
-"""Cartesian irreducible tensors and their polynomial invariants, component by component; TorchScript-safe.
+"""Irreducible Cartesian tensors, component by component; TorchScript-safe.
 
-A symmetric traceless tensor of rank l has 2 l + 1 free components; the others follow from the vanishing traces.
-The free components, in order: 1; x y z; xx xy xz yy yz; xxx xxy xxz xyy xyz yyy yyz.
-Symmetric matrices are lists of six tensors, xx xy xz yy yz zz.
+A symmetric traceless tensor of rank l has 2 l + 1 free components, those with at most one index z; the others follow
+from the vanishing traces. Free components, in order: 1; x y z; xx xy xz yy yz; xxx xxy xxz xyy xyz yyy yyz; and so on.
 """
 
-from functools import cache
 from typing import List
 
 import torch
 from torch import Tensor
 
-from hiphop_train.nn.polynomials import Program, evaluate, trace
+
+def place(rank: int, n_x: int, n_z: int) -> int:
+    """Where a free component stands among those of all ranks, by its number of indices x and z (0 or 1)."""
+    return rank * rank if n_x == rank else rank * rank + 2 * (rank - n_x) - 1 + n_z
 
 
 def irreducible_tensors(unit: Tensor, l_max: int) -> Tensor:
@@ -20,7 +21,7 @@ def irreducible_tensors(unit: Tensor, l_max: int) -> Tensor:
     Parameters
     ----------
     unit : (n_pairs, 3) unit vectors
-    l_max : highest rank, 0 to 3
+    l_max : highest rank
 
     Returns
     -------
@@ -43,132 +44,60 @@ def irreducible_tensors(unit: Tensor, l_max: int) -> Tensor:
             y * (yy - 3 / 5),
             z * (yy - 1 / 5),
         ]
-    return torch.stack(components, dim=1)
+    if l_max <= 3:
+        return torch.stack(components, dim=1)
+    tensors = [torch.stack(components)]
+    for rank in range(4, l_max + 1):
+        tensors.append(next_tensor(tensors[-1][1 - 2 * rank :], unit, rank))
+    return torch.cat(tensors).T.contiguous()
 
 
-def contract(p: List[Tensor], q: List[Tensor]) -> Tensor:
-    """Full contraction of two symmetric matrices, p_ij q_ij."""
-    off_diagonal = p[1] * q[1] + p[2] * q[2] + p[4] * q[4]
-    return p[0] * q[0] + p[3] * q[3] + p[5] * q[5] + (off_diagonal + off_diagonal)
+def next_tensor(lower: Tensor, unit: Tensor, rank: int) -> Tensor:
+    """Raise the rank by one: T^l is the symmetric traceless part of u T^(l-1).
 
-
-def dot(u: List[Tensor], v: List[Tensor]) -> Tensor:
-    """Scalar product of two vectors, u_i v_i."""
-    return u[0] * v[0] + u[1] * v[1] + u[2] * v[2]
-
-
-def gram(rows: List[List[Tensor]]) -> List[Tensor]:
-    """Symmetric matrix g_km = rows_k : rows_m of three symmetric matrices, t_ijk t_ijm for a rank-3 tensor."""
-    x, y, z = rows[0], rows[1], rows[2]
-    return [contract(x, x), contract(x, y), contract(x, z), contract(y, y), contract(y, z), contract(z, z)]
-
-
-def square(q: List[Tensor]) -> List[Tensor]:
-    """Matrix square of a symmetric matrix, a_jk = q_ij q_ik."""
-    x, y, z = [q[0], q[1], q[2]], [q[1], q[3], q[4]], [q[2], q[4], q[5]]
-    return [dot(x, x), dot(x, y), dot(x, z), dot(y, y), dot(y, z), dot(z, z)]
-
-
-def outer(v: List[Tensor]) -> List[Tensor]:
-    """Symmetric matrix v_i v_j of a vector."""
-    return [v[0] * v[0], v[0] * v[1], v[0] * v[2], v[1] * v[1], v[1] * v[2], v[2] * v[2]]
-
-
-def published_polynomials(part: List[Tensor], l_max: int, n_max: int) -> List[Tensor]:
-    """Invariant polynomials up to order n_max of tensors up to rank l_max, as published (arXiv 2503.23515, table I).
-
-    With a_jk = q_ij q_ik and b_km = t_ijk t_ijm the set for l_max = 3, n_max = 4 is, in this order:
-    s; v.v; a_ii; a:q; b_ii; b:b; v.q.v; v.a.v; t_ijk v_i v_j v_k; v.b.v; b:q; b:a; |t:q|^2.
+    T^l = S(u T^(l-1)) - (l-1)/(2l-1) S(1 (u . T^(l-1))), S being the mean over all orders of the indices and 1 the unit
+    matrix; contracted l times with another unit vector, it is the recurrence of the Legendre polynomials.
 
     Parameters
     ----------
-    part : free components of s, v, q, t, as tensors of one shape (or as expressions to be traced)
-    l_max : highest rank, 0 to 3
-    n_max : highest number of tensors in a product, 1 to 4
+    lower : (2 rank - 1, n_pairs), free components of T^(l-1)
+    unit : (n_pairs, 3), u
+    rank : l, at least 1
 
     Returns
     -------
-    invariants : of the same shape each
+    components : (2 rank + 1, n_pairs)
     """
-    scalar = part[0]
-    vector: List[Tensor] = []
-    quadrupole: List[Tensor] = []
-    octupole: List[List[Tensor]] = []
-    if l_max >= 1:
-        vector = [part[1], part[2], part[3]]
-    if l_max >= 2:
-        xx, xy, xz, yy, yz = part[4], part[5], part[6], part[7], part[8]
-        quadrupole = [xx, xy, xz, yy, yz, -(xx + yy)]
-    if l_max >= 3:
-        xxx, xxy, xxz, xyy, xyz, yyy, yyz = part[9], part[10], part[11], part[12], part[13], part[14], part[15]
-        xzz, yzz, zzz = -(xxx + xyy), -(xxy + yyy), -(xxz + yyz)
-        octupole = [[xxx, xxy, xxz, xyy, xyz, xzz], [xxy, xyy, xyz, yyy, yyz, yzz], [xxz, xyz, xzz, yyz, yzz, zzz]]
-
-    found = [scalar]
-    a: List[Tensor] = []
-    b: List[Tensor] = []
-    vv: List[Tensor] = []
-    if l_max >= 1 and n_max >= 2:
-        found.append(dot(vector, vector))
-    if l_max >= 2 and n_max >= 2:
-        a = square(quadrupole)
-        found.append(a[0] + a[3] + a[5])
-    if l_max >= 2 and n_max >= 3:
-        found.append(contract(a, quadrupole))
-    if l_max >= 3 and n_max >= 2:
-        b = gram(octupole)
-        found.append(b[0] + b[3] + b[5])
-    if l_max >= 3 and n_max >= 4:
-        found.append(contract(b, b))
-    if l_max >= 2 and n_max >= 3:
-        vv = outer(vector)
-        found.append(contract(vv, quadrupole))
-    if l_max >= 2 and n_max >= 4:
-        found.append(contract(vv, a))
-    if l_max >= 3 and n_max >= 4:
-        found.append(dot([contract(t, vv) for t in octupole], vector))
-        found.append(contract(vv, b))
-    if l_max >= 3 and n_max >= 3:
-        found.append(contract(b, quadrupole))
-    if l_max >= 3 and n_max >= 4:
-        found.append(contract(b, a))
-        e = [contract(t, quadrupole) for t in octupole]
-        found.append(dot(e, e))
-    return found
+    products = (lower[:, None, :] * unit.T.contiguous()).flatten(0, 1)
+    return raising_matrix(rank).to(unit) / (rank * (2 * rank - 1)) @ products
 
 
-def invariants(components: Tensor, l_max: int, n_max: int) -> Tensor:
-    """Evaluate the published invariants.
-
-    Parameters
-    ----------
-    components : ((l_max + 1)^2, n_atoms, n_features), the free components of s, v, q, t
-    l_max, n_max : see `published_polynomials`
-
-    Returns
-    -------
-    invariants : (n_invariants, n_atoms, n_features)
-    """
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        return torch.stack(published_polynomials(list(components.unbind(0)), l_max, n_max))
-    return traced_invariants(components, l_max, n_max)  # type: ignore[no-any-return]
-
-
-@torch.jit.ignore  # type: ignore[untyped-decorator]
-def traced_invariants(components: Tensor, l_max: int, n_max: int) -> Tensor:
-    """Do as `invariants` does, by a traced program: fewer operations, and far fewer in derivatives."""
-    return evaluate(_program(l_max, n_max), components)
-
-
-@cache
-def _program(l_max: int, n_max: int) -> Program:
-    return trace(lambda part: published_polynomials(part, l_max, n_max), (l_max + 1) ** 2)
+def raising_matrix(rank: int) -> Tensor:
+    """Matrix of `next_tensor`, (2 rank + 1, 3 (2 rank - 1)), times rank (2 rank - 1), which makes it whole numbers."""
+    weights: List[List[int]] = []
+    for n_x in range(rank, -1, -1):
+        for n_z in range(2 if n_x < rank else 1):
+            n_y = rank - n_x - n_z
+            row = [0 for _ in range(3 * (2 * rank - 1))]
+            if n_x >= 1:
+                row[_product(rank - 1, n_x - 1, n_z, 0)] += n_x * (2 * rank - 1)
+            if n_y >= 1:
+                row[_product(rank - 1, n_x, n_z, 1)] += n_y * (2 * rank - 1)
+            if n_z >= 1:
+                row[_product(rank - 1, n_x, 0, 2)] += 2 * rank - 1
+            for a, n_orders in ((n_x - 2, n_x * (n_x - 1)), (n_x, n_y * (n_y - 1))):
+                if n_orders > 0:
+                    row[_product(rank - 1, a + 1, n_z, 0)] -= n_orders
+                    row[_product(rank - 1, a, n_z, 1)] -= n_orders
+                    if n_z == 0:
+                        row[_product(rank - 1, a, 1, 2)] -= n_orders
+                    else:  # T_..zz = -T_..xx - T_..yy
+                        row[_product(rank - 1, a + 2, 0, 2)] += n_orders
+                        row[_product(rank - 1, a, 0, 2)] += n_orders
+            weights.append(row)
+    return torch.tensor(weights)
 
 
-PUBLISHED_COUNT = {
-    (0, 1): 1, (0, 2): 1, (0, 3): 1, (0, 4): 1,
-    (1, 1): 1, (1, 2): 2, (1, 3): 2, (1, 4): 2,
-    (2, 1): 1, (2, 2): 3, (2, 3): 5, (2, 4): 6,
-    (3, 1): 1, (3, 2): 4, (3, 3): 7, (3, 4): 13,
-}  # fmt: skip
-"""Number of published invariants by (l_max, n_max)."""
+def _product(rank: int, n_x: int, n_z: int, axis: int) -> int:
+    """Where the product of a free component and one of the unit vector stands among the products."""
+    return 3 * (place(rank, n_x, n_z) - rank * rank) + axis

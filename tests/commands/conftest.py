@@ -8,7 +8,7 @@ import pytest
 from hiphop_train import cli
 
 Run = Callable[..., tuple[int, str, str]]
-FAST = ["debug=fast", "trainer.accelerator=cpu"]
+FAST = ["debug=fast", "trainer.accelerator=cpu", "model.n_features=8"]
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
 """Every experiment/ file trains; those for ANI-1x on a small file of the release's layout."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from ase.units import Hartree
 
@@ -12,6 +15,7 @@ from hiphop_train.checkpoint import load
 from hiphop_train.config import config_directory
 from tests.commands.conftest import Run
 
+ROOT = Path(__file__).resolve().parents[2]
 PROTOCOLS = sorted(file.stem for file in (config_directory() / "experiment").glob("ani1x_*.yaml"))
 FIRST_STEPS = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.accelerator=cpu"]
 
@@ -45,3 +49,40 @@ def test_published_protocol_takes_its_first_steps(name: str, ani1x_file: Path, t
     loaded = load(str(tmp_path / "run"))
     assert loaded.record["config"]["model"]["elements"] == ["H", "C", "N", "O"]
     assert (tmp_path / "run" / "model.pt").is_file()
+
+
+@pytest.fixture(scope="module")
+def methane_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("methane") / "methane.h5"
+    command = [sys.executable, str(ROOT / "scripts" / "generate_methane.py"), str(path), "--count=60", "--processes=1"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return path
+
+
+def test_random_methane_is_as_described(methane_file: Path) -> None:
+    with h5py.File(methane_file) as file:
+        positions = file["C1H4/coordinates"][:]
+        forces = file["C1H4/gfn2_xtb.forces"][:]
+        energy = file["C1H4/gfn2_xtb.energy"][:]
+    distances = np.linalg.norm(positions[:, :, None] - positions[:, None], axis=3)[:, *np.triu_indices(5, 1)]
+    assert positions.shape == (60, 5, 3)
+    assert not positions[:, 0].any()
+    assert distances.min() > 0.7
+    assert 2.5 < distances[:, :4].max() < 3.0
+    assert np.linalg.norm(forces, axis=2).max() * Hartree < 40
+    assert len(np.unique(energy)) == 60
+    np.testing.assert_allclose(forces.sum(axis=1), 0.0, atol=1e-8)
+
+
+@pytest.mark.parametrize("model", ["hipnn", "hipnn_ts", "hiphop"])
+def test_methane_takes_its_first_steps(model: str, methane_file: Path, tmp_path: Path, run: Run) -> None:
+    code, _, err = run(
+        "train",
+        "experiment=methane",
+        f"model={model}",
+        f"data.path={methane_file}",
+        f"run_dir={tmp_path / 'run'}",
+        *FIRST_STEPS,
+    )
+    assert code == 0, err
+    assert load(str(tmp_path / "run")).potential.elements == ["H", "C"]

@@ -1,0 +1,31 @@
+"""Triples: a receiving atom with two of its neighbours; TorchScript-safe."""
+
+from typing import Tuple
+
+import torch
+from torch import Tensor
+
+
+def pairs_of_pairs(pair_i: Tensor, n_atoms: int) -> Tuple[Tensor, Tensor]:
+    """List all unordered pairs of pairs that share their receiving atom, without a loop over atoms.
+
+    Each pair is combined with the pairs of the same atom that stand before it.
+
+    Parameters
+    ----------
+    pair_i : (n_pairs,) int64, ascending: the receiving atom of each pair
+    n_atoms : number of atoms
+
+    Returns
+    -------
+    first, second : (n_triples,) int64, indices of pairs, first < second; a triple's atom is ``pair_i[first]``, and
+        triples of the same atom stand together
+    """
+    device = pair_i.device
+    n_neighbours = torch.bincount(pair_i, minlength=n_atoms)
+    start = torch.cumsum(n_neighbours, 0) - n_neighbours  # first pair of each atom
+    pair = torch.arange(pair_i.shape[0], device=device)
+    n_before = pair - start[pair_i]  # pairs of the same atom that stand before this one
+    second = torch.repeat_interleave(pair, n_before)
+    rank = torch.arange(second.shape[0], device=device) - (torch.cumsum(n_before, 0) - n_before)[second]
+    return start[pair_i[second]] + rank, second

@@ -1,0 +1,154 @@
+"""ANI: atomic environment vectors of modified symmetry functions, for networks per element.
+
+Smith, Isayev, Roitberg, Chem. Sci. 8, 3192 (2017).
+"""
+
+import math
+from typing import Annotated, List
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from hiphop_train.errors import ConfigError
+from hiphop_train.graph.segments import segment_sum
+from hiphop_train.graph.triples import pairs_of_pairs
+from hiphop_train.models.base import Representation
+from hiphop_train.nn.channels import functions_of_features, species_pair_index
+from hiphop_train.nn.cutoffs import cosine_cutoff
+from hiphop_train.types import Graph
+
+Shifts = Annotated[List[NonNegativeFloat], Field(min_length=1)]
+
+
+class ANI(Representation):
+    """Atomic environment vectors (AEVs).
+
+    Radial part, one channel for each species of the neighbours j (eq. 3):
+    G_m = 1/4 sum_j exp(-eta (r_ij - s_m)^2) f_c(r_ij).
+    Angular part, one channel for each unordered pair of species of the neighbours j and k (eq. 4):
+    G_mn = 2 sum_{j<k} ((1 + cos(theta_ijk - phi_n)) / 2)^zeta exp(-eta ((r_ij + r_ik) / 2 - s_m)^2)
+    f_c(r_ij) f_c(r_ik).
+
+    The factor 1/4 and cos(theta) multiplied with 0.95 are not in the paper, but in all published networks; the latter
+    keeps the angle's derivative finite in straight lines.
+
+    Parameters
+    ----------
+    elements : type names
+    cutoff : of the radial part, Angstrom
+    angular_cutoff : of the angular part, Angstrom, not larger than `cutoff`
+    radial_eta : 1/Angstrom^2
+    radial_shifts : s_m of the radial part, Angstrom
+    angular_eta : 1/Angstrom^2
+    angular_zeta : sharpness in the angle
+    angular_shifts : s_m of the angular part, Angstrom
+    angular_sections : phi_n, radians, between 0 and pi
+    standardise : whether the vectors are centred and scaled by their statistics over the training structures; the
+        published networks do not
+    """
+
+    radial_shift: Tensor
+    angular_shift: Tensor
+    section_cosine: Tensor
+    section_sine: Tensor
+    pair_channel: Tensor
+
+    def __init__(
+        self,
+        elements: List[str],
+        cutoff: PositiveFloat,
+        angular_cutoff: PositiveFloat,
+        radial_eta: PositiveFloat,
+        radial_shifts: Shifts,
+        angular_eta: PositiveFloat,
+        angular_zeta: Annotated[float, Field(ge=1)],
+        angular_shifts: Shifts,
+        angular_sections: Shifts,
+        standardise: bool = False,
+    ) -> None:
+        if angular_cutoff > cutoff:
+            raise ConfigError(
+                f"model.angular_cutoff={angular_cutoff}, model.cutoff={cutoff}: it must be angular_cutoff <= cutoff"
+            )
+        if max(angular_sections) > math.pi:
+            raise ConfigError(
+                f"model.angular_sections holds {max(angular_sections)}: angles lie between 0 and pi, in radians"
+            )
+        n_types = len(elements)
+        n_pair_types = n_types * (n_types + 1) // 2
+        n_radial, n_angular = len(radial_shifts), len(angular_shifts) * len(angular_sections)
+        functions = functions_of_features(n_types, n_radial, n_angular)
+        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None)
+        self.n_types = n_types
+        self.n_pair_types = n_pair_types
+        self.angular_cutoff = angular_cutoff
+        self.radial_eta = radial_eta
+        self.angular_eta = angular_eta
+        self.angular_zeta = angular_zeta
+        constants = {
+            "radial_shift": torch.tensor(radial_shifts, dtype=torch.float64),
+            "angular_shift": torch.tensor(angular_shifts, dtype=torch.float64),
+            "section_cosine": torch.tensor(angular_sections, dtype=torch.float64).cos(),
+            "section_sine": torch.tensor(angular_sections, dtype=torch.float64).sin(),
+            "pair_channel": species_pair_index(n_types),
+        }
+        for name, constant in constants.items():  # not in checkpoints, whose configuration holds them
+            self.register_buffer(name, constant, persistent=False)
+
+    def forward(self, graph: Graph) -> List[Tensor]:
+        """Return the AEVs (n_atoms, n_features): radial channels by species, then angular ones by pair of species."""
+        distance = torch.linalg.norm(graph.pair_vectors, dim=1)
+        sender = graph.species[graph.pair_j]
+        radial = self.radial(distance, graph.pair_i, sender, graph.species.shape[0])
+        near = torch.nonzero(distance < self.angular_cutoff).squeeze(1)
+        angular = self.angular(
+            graph.pair_vectors[near], distance[near], graph.pair_i[near], sender[near], graph.species.shape[0]
+        )
+        return [torch.cat([radial, angular], dim=1)]
+
+    def radial(self, distance: Tensor, pair_i: Tensor, sender: Tensor, n_atoms: int) -> Tensor:
+        """Return the radial part (eq. 3).
+
+        Parameters
+        ----------
+        distance : (n_pairs,) Angstrom
+        pair_i : (n_pairs,) int64, receiving atom
+        sender : (n_pairs,) int64, species of the sending atom
+        n_atoms : number of atoms
+
+        Returns
+        -------
+        features : (n_atoms, n_types * n_shifts)
+        """
+        gaussian = torch.exp(-self.radial_eta * (distance[:, None] - self.radial_shift).square())
+        terms = 0.25 * gaussian * cosine_cutoff(distance, self.cutoff)[:, None]  # (n_pairs, n_shifts)
+        sums = segment_sum(terms, pair_i * self.n_types + sender, n_atoms * self.n_types)
+        return sums.reshape(n_atoms, -1)
+
+    def angular(self, vectors: Tensor, distance: Tensor, pair_i: Tensor, sender: Tensor, n_atoms: int) -> Tensor:
+        """Return the angular part (eq. 4).
+
+        Parameters
+        ----------
+        vectors : (n_pairs, 3) Angstrom
+        distance, pair_i, sender, n_atoms : as in `radial`; all pairs are inside of the angular cutoff
+
+        Returns
+        -------
+        features : (n_atoms, n_pair_types * n_shifts * n_sections)
+        """
+        j, k = pairs_of_pairs(pair_i, n_atoms)  # (n_triples,) the two pairs of each triple
+        cutoff = cosine_cutoff(distance, self.angular_cutoff)
+        unit = vectors / distance[:, None]
+        cosine = 0.95 * (unit[j] * unit[k]).sum(1)  # (n_triples,)
+        sine = torch.sqrt(1.0 - cosine.square())
+        # cos(theta - phi) = cos(theta) cos(phi) + sin(theta) sin(phi)
+        turned = cosine[:, None] * self.section_cosine + sine[:, None] * self.section_sine
+        angle = torch.pow(0.5 + 0.5 * turned, self.angular_zeta)  # (n_triples, n_sections)
+        mean_distance = 0.5 * (distance[j] + distance[k])
+        gaussian = torch.exp(-self.angular_eta * (mean_distance[:, None] - self.angular_shift).square())
+        weighted = gaussian * (2.0 * cutoff[j] * cutoff[k])[:, None]  # (n_triples, n_shifts)
+        terms = (weighted[:, :, None] * angle[:, None, :]).flatten(1)  # (n_triples, n_shifts * n_sections)
+        channel = pair_i[j] * self.n_pair_types + self.pair_channel[sender[j], sender[k]]
+        return segment_sum(terms, channel, n_atoms * self.n_pair_types).reshape(n_atoms, -1)

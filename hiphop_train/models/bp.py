@@ -1,0 +1,166 @@
+"""Behler-Parrinello: atom-centred symmetry functions, for networks per element.
+
+Behler, Parrinello, Phys. Rev. Lett. 98, 146401 (2007); the five forms as in Behler, J. Chem. Phys. 134, 074106 (2011).
+"""
+
+from typing import Annotated, List
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hiphop_train.errors import ConfigError
+from hiphop_train.graph.segments import segment_sum
+from hiphop_train.graph.triples import pairs_of_pairs
+from hiphop_train.models.base import Representation
+from hiphop_train.nn.channels import functions_of_features, species_pair_index
+from hiphop_train.nn.cutoffs import cosine_cutoff
+from hiphop_train.types import Graph
+
+Two = Annotated[List[float], Field(min_length=2, max_length=2)]
+Three = Annotated[List[float], Field(min_length=3, max_length=3)]
+
+
+def check_eta(eta: float, key: str) -> None:
+    """Refuse a Gaussian that grows with distance."""
+    if eta < 0:
+        raise ConfigError(f"model.{key}: eta={eta} is negative, so that the function would grow with the distance")
+
+
+def check_angular(eta: float, zeta: float, sign: float, key: str) -> None:
+    """Refuse values of an angular function that have no meaning, or no second derivative in straight lines."""
+    check_eta(eta, key)
+    if zeta < 1 or zeta != round(zeta):
+        raise ConfigError(f"model.{key}: zeta={zeta}; it must be 1, 2, 3 ... in [eta, zeta, lambda]")
+    if abs(sign) != 1:
+        raise ConfigError(f"model.{key}: lambda={sign}; it must be 1 or -1 in [eta, zeta, lambda]")
+
+
+class BehlerParrinello(Representation):
+    """Atom-centred symmetry functions (JCP 134, 074106, eqs. 5 to 9), f_c being half a cosine (eq. 4).
+
+    With one channel for each species of the neighbours j:
+    G1 = sum_j f_c(r_ij);
+    G2 = sum_j exp(-eta (r_ij - r_s)^2) f_c(r_ij);
+    G3 = sum_j cos(kappa r_ij) f_c(r_ij).
+    With one channel for each unordered pair of species of the neighbours j and k:
+    G4 = 2^(1 - zeta) sum_{j<k} (1 + lambda cos(theta_ijk))^zeta exp(-eta (r_ij^2 + r_ik^2 + r_jk^2))
+    f_c(r_ij) f_c(r_ik) f_c(r_jk);
+    G5 = the same without r_jk.
+
+    Parameters
+    ----------
+    elements : type names
+    cutoff : of all functions, Angstrom
+    g1 : whether there is G1
+    g2 : [eta, r_s] of each G2, 1/Angstrom^2 and Angstrom
+    g3 : kappa of each G3, 1/Angstrom
+    g4 : [eta, zeta, lambda] of each G4, eta in 1/Angstrom^2, zeta a whole number, lambda 1 or -1
+    g5 : the same of each G5
+    standardise : whether the functions are centred and scaled by their statistics over the training structures; their
+        sizes are so different that networks hardly train without
+    """
+
+    eta2: Tensor
+    shift2: Tensor
+    kappa3: Tensor
+    eta4: Tensor
+    zeta4: Tensor
+    lambda4: Tensor
+    eta5: Tensor
+    zeta5: Tensor
+    lambda5: Tensor
+    pair_channel: Tensor
+
+    def __init__(
+        self,
+        elements: List[str],
+        cutoff: Annotated[float, Field(gt=0)],
+        g1: bool,
+        g2: List[Two],
+        g3: List[float],
+        g4: List[Three],
+        g5: List[Three],
+        standardise: bool = True,
+    ) -> None:
+        for eta, _ in g2:
+            check_eta(eta, "g2")
+        for key, angular in (("g4", g4), ("g5", g5)):
+            for eta, zeta, sign in angular:
+                check_angular(eta, zeta, sign, key)
+        n_radial, n_angular = int(g1) + len(g2) + len(g3), len(g4) + len(g5)
+        if n_radial + n_angular == 0:
+            raise ConfigError("model.g1 is false and model.g2 to model.g5 are empty: no symmetry function is left")
+        n_types = len(elements)
+        n_pair_types = n_types * (n_types + 1) // 2
+        functions = functions_of_features(n_types, n_radial, n_angular)
+        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None)
+        self.n_types = n_types
+        self.n_pair_types = n_pair_types
+        self.n_angular = n_angular
+        self.has_g1 = g1
+        self.has_g4 = len(g4) > 0
+        constants = {
+            "shift2": [shift for _, shift in g2],
+            "eta2": [eta for eta, _ in g2],
+            "kappa3": g3,
+            "eta4": [eta for eta, _, _ in g4],
+            "zeta4": [zeta for _, zeta, _ in g4],
+            "lambda4": [sign for _, _, sign in g4],
+            "eta5": [eta for eta, _, _ in g5],
+            "zeta5": [zeta for _, zeta, _ in g5],
+            "lambda5": [sign for _, _, sign in g5],
+        }
+        for name, values in constants.items():  # not in checkpoints, whose configuration holds them
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float64), persistent=False)
+        self.register_buffer("pair_channel", species_pair_index(n_types), persistent=False)
+
+    def forward(self, graph: Graph) -> List[Tensor]:
+        """Return all functions (n_atoms, n_features): G1 to G3 by species, then G4 and G5 by pair of species."""
+        n_atoms = graph.species.shape[0]
+        distance = torch.linalg.norm(graph.pair_vectors, dim=1)
+        sender = graph.species[graph.pair_j]
+        channel = graph.pair_i * self.n_types + sender
+        radial = segment_sum(self.radial(distance), channel, n_atoms * self.n_types).reshape(n_atoms, -1)
+        if self.n_angular == 0:
+            return [radial]
+        j, k = pairs_of_pairs(graph.pair_i, n_atoms)  # (n_triples,) the two pairs of each triple
+        terms = self.angular(graph.pair_vectors, distance, j, k)
+        channel = graph.pair_i[j] * self.n_pair_types + self.pair_channel[sender[j], sender[k]]
+        angular = segment_sum(terms, channel, n_atoms * self.n_pair_types).reshape(n_atoms, -1)
+        return [torch.cat([radial, angular], dim=1)]
+
+    def radial(self, distance: Tensor) -> Tensor:
+        """Return the terms of G1, G2, G3 (n_pairs, n_radial) for distances (n_pairs,)."""
+        r, cutoff = distance[:, None], cosine_cutoff(distance, self.cutoff)[:, None]
+        gaussian = torch.exp(-self.eta2 * (r - self.shift2).square()) * cutoff
+        wave = torch.cos(self.kappa3 * r) * cutoff
+        return torch.cat([cutoff, gaussian, wave] if self.has_g1 else [gaussian, wave], dim=1)
+
+    def angular(self, vectors: Tensor, distance: Tensor, j: Tensor, k: Tensor) -> Tensor:
+        """Return the terms of G4 and G5.
+
+        Parameters
+        ----------
+        vectors : (n_pairs, 3) Angstrom
+        distance : (n_pairs,) Angstrom
+        j, k : (n_triples,) int64, the two pairs of each triple
+
+        Returns
+        -------
+        terms : (n_triples, n_angular)
+        """
+        unit = vectors / distance[:, None]
+        cosine = (unit[j] * unit[k]).sum(1, keepdim=True)  # (n_triples, 1)
+        cutoff = cosine_cutoff(distance, self.cutoff)
+        both = (cutoff[j] * cutoff[k])[:, None]
+        square = distance.square()
+        squares = (square[j] + square[k])[:, None]
+        angle5 = 2.0 * torch.pow(0.5 + 0.5 * self.lambda5 * cosine, self.zeta5)
+        terms5 = angle5 * torch.exp(-self.eta5 * squares) * both
+        if not self.has_g4:
+            return terms5
+        third = torch.linalg.norm(vectors[k] - vectors[j], dim=1, keepdim=True)
+        angle4 = 2.0 * torch.pow(0.5 + 0.5 * self.lambda4 * cosine, self.zeta4)
+        terms4 = angle4 * torch.exp(-self.eta4 * (squares + third.square())) * both * cosine_cutoff(third, self.cutoff)
+        return torch.cat([terms4, terms5], dim=1)

@@ -1,0 +1,41 @@
+"""Channels of symmetry functions: one for each species of a neighbour, or unordered pair of species of two."""
+
+from typing import List
+
+import torch
+from torch import Tensor
+
+
+def species_pair_index(n_types: int) -> Tensor:
+    """Number the unordered pairs of species as (0, 0), (0, 1), ... (0, n - 1), (1, 1), ...
+
+    Parameters
+    ----------
+    n_types : number of species
+
+    Returns
+    -------
+    index : (n_types, n_types) int64, symmetric, from 0 to n_types (n_types + 1) / 2 - 1
+    """
+    first, second = torch.triu_indices(n_types, n_types).unbind()
+    index = torch.zeros((n_types, n_types), dtype=torch.int64)
+    index[first, second] = torch.arange(first.shape[0])
+    index[second, first] = torch.arange(first.shape[0])
+    return index
+
+
+def functions_of_features(n_types: int, n_radial: int, n_angular: int) -> List[int]:
+    """Number the function to which each feature belongs, where channels stand one after the other.
+
+    Parameters
+    ----------
+    n_types : number of species
+    n_radial, n_angular : functions in each channel of one species, which stand first, and of a pair of species
+
+    Returns
+    -------
+    functions : (n_features,), from 0 to n_radial + n_angular - 1
+    """
+    radial = list(range(n_radial)) * n_types
+    angular = list(range(n_radial, n_radial + n_angular)) * (n_types * (n_types + 1) // 2)
+    return radial + angular

@@ -1,0 +1,103 @@
+"""The invariants of HIP-HOP-NN: which contractions of an atom's tensors its features are made of, and their values."""
+
+from functools import cache
+from typing import List, Literal, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from hiphop_train.errors import ConfigError
+from hiphop_train.nn.contraction_programs import contraction_program
+from hiphop_train.nn.contractions import Contraction, parse
+from hiphop_train.nn.invariant_search import flexible_invariants
+from hiphop_train.nn.polynomials import Program, evaluate, interpret
+
+InvariantSet = Literal["published", "flexible"]
+
+PUBLISHED = (
+    "s",
+    "v_i v_i",
+    "q_ij q_ij",
+    "q_ij q_jk q_ki",
+    "t_ijk t_ijk",
+    "t_ijk t_ijm t_nok t_nom",
+    "v_i v_j q_ij",
+    "v_i v_j q_ik q_jk",
+    "v_i v_j v_k t_ijk",
+    "v_k v_m t_ijk t_ijm",
+    "q_km t_ijk t_ijm",
+    "q_kn q_mn t_ijk t_ijm",
+    "q_ij q_no t_ijk t_nok",
+)
+"""The published set for l_max = 3, n_max = 4 (arXiv 2503.23515, table I), in the order of hippynn's weights."""
+
+
+@cache
+def invariant_contractions(invariants: InvariantSet, l_max: int, n_max: int) -> List[Contraction]:
+    """Return the invariants of a set in the order in which a model's weights know them.
+
+    Parameters
+    ----------
+    invariants : "published", those of the paper, or "flexible", the smallest set that stays as complete as n_max
+        tensors allow whichever tensors vanish (see `nn.invariant_search`)
+    l_max : highest rank of the tensors
+    n_max : highest number of tensors in a product
+
+    Raises
+    ------
+    ConfigError
+        where nothing is published
+    """
+    if invariants == "flexible":
+        return flexible_invariants(l_max, n_max)
+    if l_max > 3 or n_max > 4:
+        raise ConfigError(
+            f"model.l_max={l_max}, model.n_max={n_max}: the published invariants end at l_max=3, n_max=4; "
+            "lower them, or take those of the search: model.invariants=flexible"
+        )
+    published = [parse(product) for product in PUBLISHED]
+    return [product for product in published if len(product.ranks) <= n_max and max(product.ranks) <= l_max]
+
+
+@cache
+def invariant_program(invariants: InvariantSet, l_max: int, n_max: int) -> Program:
+    """Program that evaluates the invariants of a set."""
+    return contraction_program(invariant_contractions(invariants, l_max, n_max), l_max)
+
+
+class Invariants(nn.Module):
+    """Evaluate the invariants of a set; nothing is learned.
+
+    Parameters
+    ----------
+    invariants, l_max, n_max : see `invariant_contractions`
+    """
+
+    def __init__(self, invariants: InvariantSet, l_max: int, n_max: int) -> None:
+        super().__init__()
+        self.key = (invariants, l_max, n_max)
+        program = invariant_program(*self.key)
+        self.n_invariants = len(program.outputs)
+        self.outputs: List[int] = program.outputs
+        self.steps: List[Tuple[int, int, int, float]] = [(*step,) for step in program.steps]
+
+    def forward(self, components: Tensor) -> Tensor:
+        """Evaluate.
+
+        Parameters
+        ----------
+        components : ((l_max + 1)^2, ...), free components of the tensors, see `nn.tensors`
+
+        Returns
+        -------
+        invariants : (n_invariants, ...)
+        """
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return interpret(components, self.steps, self.outputs)
+        values: Tensor = self.evaluate(components)
+        return values
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def evaluate(self, components: Tensor) -> Tensor:
+        """Do as `forward` does, with derivatives by programs of their own, which TorchScript cannot hold."""
+        return evaluate(invariant_program(*self.key), components)

@@ -1,0 +1,81 @@
+"""Networks per element: each atom goes through its own element's, whatever stands in the batch."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hiphop_train.build import make_potential
+from hiphop_train.config import load_config
+from hiphop_train.errors import ConfigError
+from hiphop_train.readout.per_element import PerElementEnergy
+
+ELEMENTS = ["H", "C", "O"]
+
+
+def readout(**changes: object) -> PerElementEnergy:
+    torch.manual_seed(0)
+    settings = {"hidden": [7, 5], "hidden_of": {"C": [6], "O": []}, "activation": "tanh", **changes}
+    return PerElementEnergy([4, 9], ELEMENTS, **settings).double()
+
+
+def features(n_atoms: int) -> Tensor:
+    return torch.randn(n_atoms, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_each_atom_goes_through_the_network_of_its_element() -> None:
+    """Against plain numpy, with layers that differ per element and the last of two levels."""
+    model = readout()
+    species = torch.tensor([2, 0, 1, 1, 0, 2, 0])
+    z = features(7)
+    found = model([torch.zeros(7, 4), z], species).detach().numpy()
+    assert found.shape == (7, 1)
+    assert [len(network) for network in model.networks] == [5, 3, 1]
+    for atom in range(7):
+        value = z[atom].numpy()
+        layers = [layer for layer in model.networks[species[atom]] if isinstance(layer, torch.nn.Linear)]
+        for depth, layer in enumerate(layers):
+            value = layer.weight.detach().numpy() @ value + layer.bias.detach().numpy()
+            value = np.tanh(value) if depth < len(layers) - 1 else value
+        np.testing.assert_allclose(found[atom], value, rtol=1e-13)
+
+
+@pytest.mark.parametrize("species", [[0], [2, 2], [1, 0], []])
+def test_elements_may_be_missing(species: list[int]) -> None:
+    """Scripted too; a network without atoms gets zero gradients rather than none."""
+    model = readout(hidden_of=None)
+    index, z = torch.tensor(species, dtype=torch.int64), features(len(species))
+    energies = model([z], index)
+    scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted([z], index), energies, rtol=1e-14, atol=0)
+    energies.sum().backward()
+    for element, network in enumerate(model.networks):
+        assert bool(network[0].weight.grad.any()) == (element in species)
+
+
+def test_sizes_for_other_elements_are_passed_over_and_names_that_are_none_refused() -> None:
+    """A table of sizes may serve several sets of elements; a misspelt element may not stay unnoticed."""
+    assert [len(network) for network in readout(hidden_of={"S": [2]}).networks] == [5, 5, 5]
+    with pytest.raises(ConfigError, match=r"model\.readout\.hidden_of: 'Hx' is no element of the model") as refused:
+        readout(hidden_of={"Hx": [2]})
+    assert "allowed: H, C, O" in str(refused.value)
+
+
+def test_configuration() -> None:
+    """Widths of all or of single elements are set from the command line, others are refused with what is allowed."""
+
+    def widths(*overrides: str) -> list[list[int]]:
+        potential = make_potential(load_config("train", ["model=ani", *overrides]).model, torch.float32)
+        return [[layer.out_features for layer in network[::2]] for network in potential.terms[0].readout.networks]
+
+    published = [[160, 128, 96, 1], [144, 112, 96, 1], [128, 112, 96, 1], [128, 112, 96, 1]]
+    assert widths() == published
+    assert widths("model.readout.hidden=[8]", "~model.readout.hidden_of") == [[8, 1]] * 4
+    assert widths("+model.readout.hidden_of.O=[4]") == [*published[:3], [4, 1]]
+    assert widths("model.elements=[H,N,S]") == [published[0], published[2], published[2]]
+    with pytest.raises(ConfigError, match=r"activation: got 'relu'; it must be 'celu', 'silu', 'softplus' or 'tanh'"):
+        load_config("train", ["model=ani", "model.readout.activation=relu"])
+    with pytest.raises(
+        ConfigError, match=r"model\.readout\.elements: unknown key.*\n  allowed: activation, hidden, hid"
+    ):
+        load_config("train", ["model=ani", "model.readout.elements=[H]"])
