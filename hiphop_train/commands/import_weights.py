@@ -44,7 +44,7 @@ def import_weights(request: Request) -> list[Path]:
     print(
         f"evaluate   hiphop-eval checkpoint={files[0]} data=NAME\n"
         f"export     hiphop-export checkpoint={files[0]}\n"
-        f"fine-tune  hiphop-train init_weights={files[0]} data=NAME"
+        f"fine-tune  hiphop-train init_weights={files[0]} data=NAME optimizer.lr=1e-4"
     )
     return files
 

@@ -278,7 +278,7 @@ def _model_section(
             raise DataError(
                 f"{n_invariants} invariants of tensors up to l_max={l_max}, which hippynn 0.1.3 does not have"
             )
-        section |= {"l_max": l_max, "n_max": N_MAX[l_max][n_invariants]}
+        section |= {"l_max": l_max, "n_max": N_MAX[l_max][n_invariants], "invariants": "published"}
         section["group_norm"] = "interactions.0.norm.weight" in weights
     elif "interactions.0.norm_scale" in weights:
         section["_target_"] = "hiphop_train.models.hipnn_ts.HIPNNTS"
