@@ -64,10 +64,12 @@ def pareto(path: Path, rows: Sequence[Row], split: str, title: str) -> None:
 def _costs(rows: Sequence[Row]) -> list[tuple[str, dict[int, Range]]]:
     """Name of each cost, and what it is of each row that has it."""
     times = {k: row.microseconds_per_atom["minimum"] for k, row in enumerate(rows) if row.microseconds_per_atom}
+    longest = max(row.training_seconds.high for row in rows)
+    unit, size = ("seconds", 1) if longest < 120 else ("minutes", 60) if longest < 7200 else ("hours", 3600)
     return [
         ("energy and forces, µs per atom", {k: Range(time, time, time) for k, time in times.items()}),
         ("parameters", {k: Range(*[float(row.parameters)] * 3) for k, row in enumerate(rows)}),
-        ("training, minutes", {k: Range(*(x / 60 for x in row.training_seconds)) for k, row in enumerate(rows)}),
+        (f"training, {unit}", {k: Range(*(x / size for x in row.training_seconds)) for k, row in enumerate(rows)}),
     ]
 
 
