@@ -254,6 +254,12 @@ def _compose(command: Command, overrides: list[str]) -> DictConfig:
         raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"a configuration file is not valid YAML: {error}") from error
+    except ValueError as error:  # Hydra's answer to GROUP=null
+        given = next((o for o in overrides if o.endswith("=null") and (folder / o[:-5]).is_dir()), None)
+        if given is None:
+            raise
+        options = sorted(file.stem for file in (folder / given[:-5]).glob("*.yaml"))
+        raise ConfigError(f"override '{given}': a group takes the name of one of its files\n  allowed: {', '.join(options)}") from error
 
 
 def unreadable(error: OverrideParseException) -> ConfigError:

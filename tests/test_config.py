@@ -60,6 +60,7 @@ def test_every_data_set_composes(name: str) -> None:
         (["data.level=ccsd(t)_cbs"], ["cannot be read", """'data.level="ccsd(t)_cbs"'"""]),
         (["optimizer.params=[1]"], ["'params' in 'optimizer'"]),
         (["data.elements=[H]"], ["'elements' in 'data'"]),
+        (["logger=null"], ["override 'logger=null'", "allowed: csv, tensorboard, wandb"]),
     ],
 )
 def test_mistake_is_explained(overrides: list[str], parts: list[str]) -> None:
