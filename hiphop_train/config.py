@@ -259,7 +259,9 @@ def _compose(command: Command, overrides: list[str]) -> DictConfig:
         if given is None:
             raise
         options = sorted(file.stem for file in (folder / given[:-5]).glob("*.yaml"))
-        raise ConfigError(f"override '{given}': a group takes the name of one of its files\n  allowed: {', '.join(options)}") from error
+        raise ConfigError(
+            f"override '{given}': a group takes the name of one of its files\n  allowed: {', '.join(options)}"
+        ) from error
 
 
 def unreadable(error: OverrideParseException) -> ConfigError:
