@@ -214,7 +214,8 @@ def test_inside_of_a_cluster_is_the_periodic_cell(
     cluster.pbc = False
     outputs = values(potential(graph_of([cluster]), forces=False))
     np.testing.assert_allclose(outputs["atomic_energy"][middle], cell["atomic_energy"], rtol=1e-12)
-    assert np.abs(outputs["atomic_energy"][:2] - cell["atomic_energy"]).max() > 1e-4  # a corner is no inside
+    everywhere = outputs["atomic_energy"].reshape(-1, 2)
+    assert np.abs(everywhere - cell["atomic_energy"]).max() > 1e-3  # the surface is no inside
 
 
 def test_batch_equals_singles(
