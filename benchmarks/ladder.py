@@ -1,8 +1,9 @@
 """The architectures side by side: each trained for the same wall time on one core, with several seeds.
 
-How many epochs fit into the time is measured first, for each model, under the same load (as many processes at once);
-then the learning rate falls over just these epochs. A finished run is not repeated, so the command may be stopped and
-started again.
+How many epochs fit into the time is measured first, for each model, under the same load (as many processes at once,
+on otherwise quiet cores); then the learning rate falls over just these epochs. A finished run is not repeated, so the
+command may be stopped and started again. `cpu_seconds` are those of the whole process, start and evaluation included:
+where they are near the budget but `training_seconds` are not, the machine was busy with other things.
 
     python benchmarks/ladder.py tiny runs/ladder-tiny                  # all models on the embedded data
     python benchmarks/ladder.py methane runs/ladder-methane --minutes 7 data.path=data/methane.h5
@@ -24,7 +25,10 @@ import yaml
 STUDIES: dict[str, tuple[list[str], dict[str, list[str]]]] = {
     "tiny": (
         [],
-        {name: [f"model={name}"] for name in ("bp", "ani", "dtnn", "schnet", "hipnn", "hipnn_ts", "hiphop")},
+        {
+            **{name: [f"model={name}"] for name in ("bp", "ani", "dtnn", "schnet", "hipnn", "hipnn_ts", "hiphop")},
+            "ani, standardised": ["model=ani", "model.standardise=true"],
+        },
     ),
     "methane": (
         ["experiment=methane"],
@@ -36,23 +40,36 @@ STUDIES: dict[str, tuple[list[str], dict[str, list[str]]]] = {
         },
     ),
 }
-CALIBRATION_EPOCHS = 4
+CALIBRATION_EPOCHS = 10
 
 
 def train(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
-    """Run hiphop-train on one core; returns what metrics.json says."""
-    command = [sys.executable, "-m", "hiphop_train.cli", f"run_dir={run_dir}", *overrides]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"error: {' '.join(command)}\n{done.stderr[-2000:]}")
+    """Run hiphop-train on one core, unless it has run; returns what metrics.json says."""
+    cpu_file = run_dir / "cpu_seconds.json"
+    if not cpu_file.is_file():
+        command = [sys.executable, "-m", "hiphop_train.cli", f"run_dir={run_dir}", *overrides]
+        log = run_dir.with_suffix(".log")
+        with log.open("w") as output:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+            _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"error: {' '.join(command)}\n{log.read_text()[-2000:]}")
+        cpu_file.write_text(json.dumps(round(usage.ru_utime + usage.ru_stime, 1)))
     metrics: dict[str, Any] = json.loads((run_dir / "metrics.json").read_text())
     return metrics
 
 
 def file_name(case: str) -> str:
     """Name of a case as part of a path."""
-    return case.replace(" ", "-").replace("=", "")
+    return case.replace(" ", "-").replace("=", "").replace(",", "")
+
+
+def checkpoint_parameters(run: Path) -> int:
+    """Number of learned parameters."""
+    from hiphop_train.checkpoint import load
+
+    return sum(parameter.numel() for parameter in load(str(run)).potential.parameters())
 
 
 def summarise(folder: Path, cases: dict[str, list[str]], seeds: int) -> dict[str, Any]:
@@ -60,13 +77,16 @@ def summarise(folder: Path, cases: dict[str, list[str]], seeds: int) -> dict[str
     found: dict[str, Any] = {}
     for case in cases:
         runs = [folder / f"{file_name(case)}-seed{seed}" for seed in range(seeds)]
-        metrics = [json.loads((run / "metrics.json").read_text()) for run in runs if (run / "metrics.json").is_file()]
+        runs = [run for run in runs if (run / "cpu_seconds.json").is_file()]
+        metrics = [json.loads((run / "metrics.json").read_text()) for run in runs]
         if not metrics:
             continue
         row: dict[str, Any] = {
             "seeds": len(metrics),
             "epochs": metrics[0]["epochs"],
+            "parameters": checkpoint_parameters(runs[0]),
             "training_seconds": [round(m["training_seconds"], 1) for m in metrics],
+            "cpu_seconds": [json.loads((run / "cpu_seconds.json").read_text()) for run in runs],
             "settings": yaml.safe_load((runs[0] / "config.yaml").read_text())["model"],
         }
         for split, table in metrics[0]["errors"].items():
@@ -85,11 +105,11 @@ def show(found: dict[str, Any]) -> None:
     columns = sorted({key for row in found.values() for key in row if key.endswith(("mae", "rmse", "median"))})
     for split in dict.fromkeys(key.split()[0] for key in columns):
         kinds = [f"{split} {kind} {m}" for kind in ("energy", "forces") for m in ("mae", "rmse", "median")]
-        print(f"\n| {split} | epochs | " + " | ".join(kind.removeprefix(split + " ") for kind in kinds) + " |")
-        print("| --- " * (len(kinds) + 2) + "|")
+        print(f"\n| {split} | parameters | epochs | " + " | ".join(k.removeprefix(split + " ") for k in kinds) + " |")
+        print("| --- " * (len(kinds) + 3) + "|")
         for case, row in found.items():
             cells = [f"{row[k]['mean']:.2f} ({row[k]['min']:.2f} to {row[k]['max']:.2f})" for k in kinds]
-            print(f"| {case} | {row['epochs']} | " + " | ".join(cells) + " |")
+            print(f"| {case} | {row['parameters']:,} | {row['epochs']} | " + " | ".join(cells) + " |")
 
 
 def main() -> int:

@@ -107,6 +107,13 @@ class DataModule(LightningDataModule):
             digest.update(self.splits[name].astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch; where it is there already, as on the CPU, Lightning's walk through it is saved."""
+        if batch.graph.positions.device == device:
+            return batch
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training split, in an order given by seed and epoch."""
         return self._loader("train", self.batch_size, self.seed)

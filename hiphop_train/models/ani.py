@@ -16,6 +16,7 @@ from hiphop_train.graph.triples import pairs_of_pairs
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.channels import functions_of_features, species_pair_index
 from hiphop_train.nn.cutoffs import cosine_cutoff
+from hiphop_train.nn.gaussians import gaussian, without_denormals
 from hiphop_train.types import Graph
 
 Shifts = Annotated[List[NonNegativeFloat], Field(min_length=1)]
@@ -121,8 +122,8 @@ class ANI(Representation):
         -------
         features : (n_atoms, n_types * n_shifts)
         """
-        gaussian = torch.exp(-self.radial_eta * (distance[:, None] - self.radial_shift).square())
-        terms = 0.25 * gaussian * cosine_cutoff(distance, self.cutoff)[:, None]  # (n_pairs, n_shifts)
+        radial = gaussian(self.radial_eta * (distance[:, None] - self.radial_shift).square())
+        terms = 0.25 * radial * cosine_cutoff(distance, self.cutoff)[:, None]  # (n_pairs, n_shifts)
         sums = segment_sum(terms, pair_i * self.n_types + sender, n_atoms * self.n_types)
         return sums.reshape(n_atoms, -1)
 
@@ -145,10 +146,10 @@ class ANI(Representation):
         sine = torch.sqrt(1.0 - cosine.square())
         # cos(theta - phi) = cos(theta) cos(phi) + sin(theta) sin(phi)
         turned = cosine[:, None] * self.section_cosine + sine[:, None] * self.section_sine
-        angle = torch.pow(0.5 + 0.5 * turned, self.angular_zeta)  # (n_triples, n_sections)
+        angle = without_denormals(torch.pow(0.5 + 0.5 * turned, self.angular_zeta))  # (n_triples, n_sections)
         mean_distance = 0.5 * (distance[j] + distance[k])
-        gaussian = torch.exp(-self.angular_eta * (mean_distance[:, None] - self.angular_shift).square())
-        weighted = gaussian * (2.0 * cutoff[j] * cutoff[k])[:, None]  # (n_triples, n_shifts)
+        radial = gaussian(self.angular_eta * (mean_distance[:, None] - self.angular_shift).square())
+        weighted = radial * (2.0 * cutoff[j] * cutoff[k])[:, None]  # (n_triples, n_shifts)
         terms = (weighted[:, :, None] * angle[:, None, :]).flatten(1)  # (n_triples, n_shifts * n_sections)
         channel = pair_i[j] * self.n_pair_types + self.pair_channel[sender[j], sender[k]]
         return segment_sum(terms, channel, n_atoms * self.n_pair_types).reshape(n_atoms, -1)

@@ -15,6 +15,7 @@ from hiphop_train.graph.triples import pairs_of_pairs
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.channels import functions_of_features, species_pair_index
 from hiphop_train.nn.cutoffs import cosine_cutoff
+from hiphop_train.nn.gaussians import gaussian
 from hiphop_train.types import Graph
 
 Two = Annotated[List[float], Field(min_length=2, max_length=2)]
@@ -133,9 +134,9 @@ class BehlerParrinello(Representation):
     def radial(self, distance: Tensor) -> Tensor:
         """Return the terms of G1, G2, G3 (n_pairs, n_radial) for distances (n_pairs,)."""
         r, cutoff = distance[:, None], cosine_cutoff(distance, self.cutoff)[:, None]
-        gaussian = torch.exp(-self.eta2 * (r - self.shift2).square()) * cutoff
+        radial = gaussian(self.eta2 * (r - self.shift2).square()) * cutoff
         wave = torch.cos(self.kappa3 * r) * cutoff
-        return torch.cat([cutoff, gaussian, wave] if self.has_g1 else [gaussian, wave], dim=1)
+        return torch.cat([cutoff, radial, wave] if self.has_g1 else [radial, wave], dim=1)
 
     def angular(self, vectors: Tensor, distance: Tensor, j: Tensor, k: Tensor) -> Tensor:
         """Return the terms of G4 and G5.
@@ -157,10 +158,10 @@ class BehlerParrinello(Representation):
         square = distance.square()
         squares = (square[j] + square[k])[:, None]
         angle5 = 2.0 * torch.pow(0.5 + 0.5 * self.lambda5 * cosine, self.zeta5)
-        terms5 = angle5 * torch.exp(-self.eta5 * squares) * both
+        terms5 = angle5 * gaussian(self.eta5 * squares) * both
         if not self.has_g4:
             return terms5
         third = torch.linalg.norm(vectors[k] - vectors[j], dim=1, keepdim=True)
         angle4 = 2.0 * torch.pow(0.5 + 0.5 * self.lambda4 * cosine, self.zeta4)
-        terms4 = angle4 * torch.exp(-self.eta4 * (squares + third.square())) * both * cosine_cutoff(third, self.cutoff)
+        terms4 = angle4 * gaussian(self.eta4 * (squares + third.square())) * both * cosine_cutoff(third, self.cutoff)
         return torch.cat([terms4, terms5], dim=1)

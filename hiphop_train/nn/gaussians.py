@@ -1,7 +1,22 @@
-"""Distances spread over a grid of Gaussians."""
+"""Gaussians, alone and as a grid over which distances are spread."""
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
+
+
+def without_denormals(values: Tensor) -> Tensor:
+    """Set values up to 1e-20 to zero.
+
+    In float32, products with still smaller ones are denormal numbers, on which CPUs are slow: SchNet's steps took four
+    times as long, HIP-NN's a third longer.
+    """
+    return threshold(values, 1e-20, 0.0)
+
+
+def gaussian(square: Tensor) -> Tensor:
+    """Evaluate exp(-square), without denormal numbers."""
+    return without_denormals(torch.exp(-square.clamp(max=50.0)))
 
 
 def gaussian_expansion(distance: Tensor, first: float, last: float, n_gaussians: int) -> Tensor:
@@ -21,4 +36,4 @@ def gaussian_expansion(distance: Tensor, first: float, last: float, n_gaussians:
     """
     centres = torch.linspace(first, last, n_gaussians, dtype=distance.dtype, device=distance.device)
     width = (last - first) / (n_gaussians - 1)
-    return torch.exp(-0.5 * ((distance[:, None] - centres) / width).square())
+    return gaussian(0.5 * ((distance[:, None] - centres) / width).square())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hiphop_train.errors import ConfigError
+from hiphop_train.nn.gaussians import gaussian
 
 
 def squared_cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
@@ -54,4 +55,4 @@ class InverseGaussianSensitivity(nn.Module):
         sensitivity : (n_pairs, n_sensitivities)
         """
         offset = (1.0 / distance[:, None] - 1.0 / self.centre) * self.inverse_width
-        return torch.exp(-0.5 * offset.square()) * squared_cosine_cutoff(distance, self.cutoff)[:, None]
+        return gaussian(0.5 * offset.square()) * squared_cosine_cutoff(distance, self.cutoff)[:, None]

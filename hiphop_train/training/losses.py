@@ -72,13 +72,21 @@ class Loss(nn.Module):
     ----------
     energy, forces : measures of the errors, in kcal/mol and kcal/mol/Angstrom
     hierarchicality : weight of the regulariser R, the mean over atoms of `hiphop_train.potential.hierarchicality`
+    size_exponent : the energy of a structure of n atoms weighs n^-size_exponent; ANI takes 0.5
     """
 
-    def __init__(self, energy: ErrorLoss, forces: ErrorLoss, hierarchicality: NonNegativeFloat = 0.0) -> None:
+    def __init__(
+        self,
+        energy: ErrorLoss,
+        forces: ErrorLoss,
+        hierarchicality: NonNegativeFloat = 0.0,
+        size_exponent: NonNegativeFloat = 0.0,
+    ) -> None:
         super().__init__()
         self.energy = energy
         self.forces = forces
         self.hierarchicality = hierarchicality
+        self.size_exponent = size_exponent
 
     def forward(self, outputs: Outputs, labels: Outputs, n_atoms: Tensor) -> Tensor:
         """Evaluate over all ranks.
@@ -87,10 +95,13 @@ class Loss(nn.Module):
         ----------
         outputs : of the potential, forces included
         labels : with ``energy_weight`` (n_systems,) and ``forces_weight`` (n_atoms,)
-        n_atoms : (n_systems,) atoms of each structure
+        n_atoms : (n_systems,) atoms of each structure; 0 where it only fills up a rank's share
         """
         energy_error = (outputs["energy"] - labels["energy"]) / KCAL_PER_MOL
-        loss: Tensor = self.energy(energy_error, labels["energy_weight"])
+        energy_weight = labels["energy_weight"]
+        if self.size_exponent:
+            energy_weight = energy_weight / n_atoms.to(energy_weight.dtype).clamp(min=1.0) ** self.size_exponent
+        loss: Tensor = self.energy(energy_error, energy_weight)
         forces_error = (outputs["forces"] - labels["forces"].to(outputs["forces"].dtype)) / KCAL_PER_MOL
         forces_weight = labels["forces_weight"].to(forces_error.dtype).repeat_interleave(3)
         loss = loss + self.forces(forces_error.flatten(), forces_weight)

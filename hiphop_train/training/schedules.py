@@ -66,15 +66,22 @@ class PlateauSchedule(Schedule):
     patience : epochs without improvement before it falls
     warmup_steps : steps of the rise
     min_rate : lowest learning rate
+    stop_rate : the training ends when the rate has fallen below it; 0 never ends it
     """
 
     def __init__(
-        self, factor: Fraction, patience: NonNegativeInt, warmup_steps: NonNegativeInt, min_rate: NonNegativeFloat
+        self,
+        factor: Fraction,
+        patience: NonNegativeInt,
+        warmup_steps: NonNegativeInt,
+        min_rate: NonNegativeFloat,
+        stop_rate: NonNegativeFloat = 0.0,
     ) -> None:
         self.factor = factor
         self.patience = patience
         self.warmup_steps = warmup_steps
         self.min_rate = min_rate
+        self.stop_rate = stop_rate
 
     def schedulers(self, optimizer: Optimizer, n_steps: int) -> list[dict[str, Any]]:
         """Return the rise, at every step, and the plateau, at every epoch."""
@@ -84,6 +91,46 @@ class PlateauSchedule(Schedule):
             rise = LinearLR(optimizer, start_factor=1 / (self.warmup_steps + 1), total_iters=self.warmup_steps)
             found.append(_at_each("step", rise))
         return found
+
+    def callbacks(self) -> list[Callback]:
+        """Return what ends the training at the lowest rate, if anything does."""
+        return [_StopBelow(self.stop_rate)] if self.stop_rate > 0 else []
+
+
+class _StopBelow(Callback):
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.highest = 0.0  # before it fell: a rise from nothing must not end the training
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self.highest = max(self.highest, rate)
+        if rate < self.rate < self.highest:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"highest": self.highest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.highest = state_dict["highest"]
+
+
+class ExponentialSchedule(Schedule):
+    """Lower the learning rate exponentially, a little at every step.
+
+    Parameters
+    ----------
+    factor : by which the rate falls in `n_steps` steps
+    n_steps : see there
+    """
+
+    def __init__(self, factor: Fraction, n_steps: PositiveInt) -> None:
+        self.factor = factor
+        self.n_steps = n_steps
+
+    def schedulers(self, optimizer: Optimizer, n_steps: int) -> list[dict[str, Any]]:
+        """Return one scheduler that advances at every step; the length of the training means nothing to it."""
+        return [_at_each("step", LambdaLR(optimizer, lambda step: self.factor ** (step / self.n_steps)))]
 
     def callbacks(self) -> list[Callback]:
         """Return none."""

@@ -36,7 +36,9 @@ def ani1x_file(make_conformers: Callable[..., Any], tmp_path_factory: pytest.Tem
 
 
 def test_there_are_protocols() -> None:
-    assert {"ani1x_hipnn", "ani1x_hipnn_ts", "ani1x_hiphop", "ani1x_hiphop_256"} <= set(PROTOCOLS)
+    assert {"ani1x_ani", "ani1x_schnet", "ani1x_hipnn", "ani1x_hipnn_ts", "ani1x_hiphop", "ani1x_hiphop_256"} <= set(
+        PROTOCOLS
+    )
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from hiphop_train.training import losses
 from hiphop_train.training.losses import ErrorLoss, Loss
-from hiphop_train.training.schedules import MONITOR, CosineSchedule, PlateauSchedule, RaiseBatchSize
+from hiphop_train.training.schedules import (
+    MONITOR,
+    CosineSchedule,
+    ExponentialSchedule,
+    PlateauSchedule,
+    RaiseBatchSize,
+)
 from hiphop_train.types import Outputs
 
 EV_PER_KCAL_PER_MOL = 4184 / (6.02214076e23 * 1.602176634e-19)  # both exact since 2019
@@ -123,6 +129,15 @@ def test_an_error_of_one_kcal_per_mol_costs_one() -> None:
         forces = Loss(ErrorLoss(), ErrorLoss(**{measure: 1.0}))(outputs, labels, sizes)
         assert float(energy) == pytest.approx(1.0, rel=1e-8)
         assert float(forces) == pytest.approx(1.0, rel=1e-8)
+
+
+def test_energies_of_large_structures_can_weigh_less() -> None:
+    """ANI's loss: squared errors divided by the root of the number of atoms."""
+    outputs, labels, sizes = make_batch()
+    error = (outputs["energy"] - labels["energy"]).numpy() / EV_PER_KCAL_PER_MOL
+    expected = numpy_measure("mse", error, 1 / np.sqrt(SIZES), 1.0)
+    found = Loss(ErrorLoss(mse=1.0), ErrorLoss(), size_exponent=0.5)(outputs, labels, sizes)
+    assert float(found) == pytest.approx(expected, rel=1e-8)
 
 
 def test_structures_of_weight_zero_change_nothing() -> None:
@@ -258,6 +273,37 @@ def test_plateau_rises_first() -> None:
         optimizer.step()
         rise["scheduler"].step()
     np.testing.assert_allclose(rates, [0.2, 0.4, 0.6, 0.8, 1.0, 1.0], rtol=1e-12)
+
+
+def test_plateau_ends_the_training_below_its_stop_rate_but_not_while_it_rises() -> None:
+    schedule = PlateauSchedule(factor=0.5, patience=0, warmup_steps=4, min_rate=0.0, stop_rate=0.1)
+    (stop,) = schedule.callbacks()
+    optimizer = optimizer_at(1.0)
+    trainer: Any = SimpleNamespace(optimizers=[optimizer], should_stop=False)
+    stopped = []
+    for rate in [0.05, 0.5, 1.0, 0.5, 0.1, 0.05]:
+        optimizer.param_groups[0]["lr"] = rate
+        stop.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+        stopped.append(trainer.should_stop)
+    assert stopped == [False] * 5 + [True]
+    again = schedule.callbacks()[0]
+    again.load_state_dict(stop.state_dict())
+    trainer.should_stop = False
+    again.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+    assert trainer.should_stop
+    assert PlateauSchedule(factor=0.5, patience=0, warmup_steps=4, min_rate=0.0).callbacks() == []
+
+
+def test_exponential_schedule() -> None:
+    optimizer = optimizer_at(2.0)
+    (entry,) = ExponentialSchedule(factor=0.25, n_steps=4).schedulers(optimizer, n_steps=100)
+    rates = []
+    for _ in range(9):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        entry["scheduler"].step()
+    np.testing.assert_allclose(rates[::4], [2.0, 0.5, 0.125], rtol=1e-12)
+    np.testing.assert_allclose(rates[2], 1.0, rtol=1e-12)
 
 
 def stage(batch_size: int) -> SimpleNamespace:
