@@ -123,7 +123,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2, help="runs at once, one core each (default: %(default)s)")
     parser.add_argument("--cases", nargs="+", help="only these models")
     parser.add_argument("--output", type=Path, help="JSON file of the result")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     common, cases = STUDIES[options.study]
     cases = {case: settings for case, settings in cases.items() if not options.cases or case in options.cases}
     options.folder.mkdir(parents=True, exist_ok=True)
