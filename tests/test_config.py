@@ -41,7 +41,7 @@ def test_every_data_set_composes(name: str) -> None:
         (["model.cuttoff=5"], ["override 'model.cuttoff=5'", "'cuttoff' in 'model'", "did you mean 'cutoff'"]),
         (["+model.cuttoff=5"], ["override '+model.cuttoff=5'", "did you mean 'cutoff'"]),
         (["loss.energy.maee=1"], ["'maee' in 'loss.energy'", "did you mean 'mae'"]),
-        (["data.reader.enregy_key=x"], ["'enregy_key' in 'data.reader'", "did you mean 'energy_key'"]),
+        (["data.reader.enregy_unit=x"], ["'enregy_unit' in 'data.reader'", "did you mean 'energy_unit'"]),
         (["callbacks.ema.decy=0.9"], ["'decy' in 'callbacks.ema'", "did you mean 'decay'"]),
         (["trainer.max_epoch=3"], ["did you mean 'max_epochs'"]),
         (["sed=3"], ["unknown key 'sed'", "did you mean 'seed'"]),

@@ -59,7 +59,7 @@ class BatchDataset(Dataset[Batch]):
         index, weight = share
         chosen = self.structures.take(index)
         sizes = torch.from_numpy(chosen.sizes)
-        positions = torch.from_numpy(chosen.positions)
+        positions = torch.from_numpy(chosen.positions.astype(np.float64, copy=False))
         cell, pbc = torch.from_numpy(chosen.cell), torch.from_numpy(chosen.pbc)
         system = torch.repeat_interleave(torch.arange(len(index)), sizes)
         pair_i, pair_j, pair_shift = batch_neighbours(positions, sizes, cell, pbc, self.cutoff)
@@ -74,13 +74,14 @@ class BatchDataset(Dataset[Batch]):
             pair_j,
             pair_shift,
             self.dtype,
+            torch.from_numpy(chosen.level.astype(np.int64, copy=False)),
         )
         has_energy, has_forces = chosen.has_energy, chosen.has_forces
         labels = {
             "weight": torch.from_numpy(weight),
             "energy": torch.from_numpy(np.where(has_energy, chosen.energy, 0.0)),
             "energy_weight": torch.from_numpy(weight * has_energy),
-            "forces": torch.from_numpy(np.nan_to_num(chosen.forces, nan=0.0)),
+            "forces": torch.from_numpy(np.nan_to_num(chosen.forces.astype(np.float64, copy=False), nan=0.0)),
             "forces_weight": torch.from_numpy(np.repeat(weight * has_forces, chosen.sizes)),
         }
         return Batch(graph, labels, torch.from_numpy(index))

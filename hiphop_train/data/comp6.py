@@ -3,16 +3,18 @@
 Smith et al., J. Chem. Phys. 148, 241733 (2018). The array named ``forces`` holds energy gradients.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import h5py
-import numpy as np
-from ase.data import atomic_numbers
 
-from hiphop_train.data.reader import Reader, dataset, open_hdf5
-from hiphop_train.data.structures import Collector, Structures, concatenate
+from hiphop_train.data.reader import Block, Column, Reader, dataset, element_numbers, members, open_hdf5, rows
+from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError
 from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+
+LAYOUT = "the COMP6v1 layout"
 
 
 class COMP6Reader(Reader):
@@ -42,42 +44,50 @@ class COMP6Reader(Reader):
         self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
         self.download = download
 
-    def read(self) -> Structures:
-        """Return all conformations of all subsets that are there; conformers of one molecule share a group."""
+    def files(self) -> list[Path]:
+        """Return all published files that are there."""
         root = Path(self.root).expanduser()
-        names = {name: subset for subset, files in self.subsets.items() for name in files}
+        names = self._subset_of_file()
         files = sorted(file for file in root.rglob("*.h5") if file.name in names) if root.is_dir() else []
         if not files:
             raise DataError(
                 f"{root} holds no COMP6v1 file (looked for {', '.join(sorted(names))})\n"
                 f"  download them: {self.download}\n  or say where they are: data.root=FOLDER"
             )
-        parts = [self._read_file(file, names[file.name]) for file in files]
-        return concatenate(parts, str(root))
+        return files
 
-    def _read_file(self, file: Path, subset: str) -> Structures:
-        found = Collector(str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False)
+    def blocks(self) -> Iterator[Block]:
+        """Go through all molecules of all files; conformers of one molecule share a group."""
+        names = self._subset_of_file()
+        first = 0
+        for file in self.files():
+            with open_hdf5(file) as handle:
+                for name, group in _molecules(handle, file):
+                    yield partial(self._read, file, f"{file.stem}/{name}", group, names[file.name], first)
+                    first += rows({"energies": Column(group, "energies", file, LAYOUT)}, f"{file}, group {name}")
 
-        def visit(name: str, node: object) -> None:
-            if isinstance(node, h5py.Group) and "species" in node:
-                species = dataset(node, "species", file, "the COMP6v1 layout")
-                if species.dtype.kind != "S":
-                    raise DataError(f"{file}, group {name}: 'species' has type {species.dtype}; expected symbols")
-                symbols = [s.decode() for s in species.tolist()]
-                unknown = [s for s in symbols if s not in atomic_numbers]
-                if unknown:
-                    raise DataError(f"{file}, group {name}: '{unknown[0]}' is no element")
-                numbers = np.array([atomic_numbers[s] for s in symbols], np.int64)
-                positions = dataset(node, "coordinates", file, "the COMP6v1 layout").astype(np.float64)
-                energy = dataset(node, "energies", file, "the COMP6v1 layout").astype(np.float64)
-                forces = dataset(node, "forces", file, "the COMP6v1 layout").astype(np.float64)
-                found.add(f"{file.stem}/{name}", numbers, positions, energy, forces)
+    def _subset_of_file(self) -> dict[str, str]:
+        return {name: subset for subset, files in self.subsets.items() for name in files}
 
-        with open_hdf5(file) as handle:
-            handle.visititems(visit)
-        return found.finish(subset)
+    def _read(self, file: Path, name: str, group: h5py.Group, subset: str, first: int) -> Structures | None:
+        found = Collector(
+            str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
+        )
+        numbers = element_numbers(group, "species", file, LAYOUT, "SO")
+        positions, energy, forces = (dataset(group, key, file, LAYOUT) for key in ("coordinates", "energies", "forces"))
+        found.add(name, numbers, positions, energy, forces)
+        return found.finish(subset) if found.blocks else None
 
     def missing(self, structures: Structures) -> list[str]:
         """Names of the published files that were not found; published totals hold only when there are none."""
         stems = {name.split("/")[0] for name in structures.group_names}
         return [file for files in self.subsets.values() for file in files if Path(file).stem not in stems]
+
+
+def _molecules(group: h5py.Group, file: Path, path: str = "") -> Iterator[tuple[str, h5py.Group]]:
+    """All groups that hold a molecule, at any depth."""
+    for name, child in members(group, file):
+        if "species" in child:
+            yield f"{path}{name}", child
+        else:
+            yield from _molecules(child, file, f"{path}{name}/")

@@ -1,6 +1,7 @@
 """Extended XYZ, read with ASE: energies and forces from the calculator or from named keys."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import ase.io
@@ -8,8 +9,8 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from hiphop_train.data.reader import Reader, require_file
-from hiphop_train.data.structures import Collector, Structures, concatenate
+from hiphop_train.data.reader import Block, Reader, require_file
+from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError
 from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
 
@@ -51,21 +52,26 @@ class ExtxyzReader(Reader):
         self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
         self.ignore_cell = ignore_cell
 
-    def read(self) -> Structures:
-        """Return all structures; the subsets are named train, val and test."""
-        parts = []
-        for subset, path in self.paths.items():
-            if path is not None:
-                key = "data.path" if subset == "train" else f"data.{subset}_path"
-                parts.append(self._read_file(require_file(path, key), subset))
-        return concatenate(parts, str(self.paths["train"]))
+    def files(self) -> list[Path]:
+        """Return the files of all splits."""
+        keys = {"train": "data.path", "val": "data.val_path", "test": "data.test_path"}
+        return [require_file(path, keys[subset]) for subset, path in self.paths.items() if path is not None]
 
-    def _read_file(self, file: Path, subset: str) -> Structures:
+    def blocks(self) -> Iterator[Block]:
+        """Go through the files, whose subsets are named train, val and test."""
+        given = [subset for subset, path in self.paths.items() if path is not None]
+        first = 0
+        for file, subset in zip(self.files(), given, strict=True):
+            structures = self._read_file(file, subset, first)
+            first += len(structures)
+            yield partial(_same, structures)
+
+    def _read_file(self, file: Path, subset: str, first: int) -> Structures:
         try:
             frames = ase.io.read(file, index=":", format="extxyz")
         except Exception as error:  # ASE raises whatever its parser meets: ValueError, KeyError, IndexError, XYZError
             raise DataError(f"{file} cannot be read as extended XYZ: {type(error).__name__}: {error}") from error
-        found = Collector(str(file), self.energy_factor, self.length_factor, self.force_factor)
+        found = Collector(str(file), self.energy_factor, self.length_factor, self.force_factor, first=first)
         n_forces = n_energies = 0
         for k, atoms in enumerate(frames):
             if len(atoms) == 0:
@@ -91,7 +97,7 @@ class ExtxyzReader(Reader):
             )
         if self.forces_key is not None and n_forces == 0:
             raise DataError(f"{file}: no structure has forces under data.forces_key={self.forces_key}")
-        return _merge_groups(found.finish(subset))
+        return found.finish(subset)
 
     def _labels(self, atoms: Atoms, where: str) -> tuple[float | None, NDArray[np.float64] | None]:
         results = atoms.calc.results if atoms.calc is not None else {}
@@ -109,9 +115,5 @@ class ExtxyzReader(Reader):
         return energy, forces
 
 
-def _merge_groups(structures: Structures) -> Structures:
-    """Give structures of one formula one group, so that they count as conformers."""
-    names = tuple(dict.fromkeys(structures.group_names))
-    number = {name: k for k, name in enumerate(names)}
-    renumber = np.array([number[name] for name in structures.group_names], np.int64)
-    return replace(structures, group=renumber[structures.group], group_names=names)
+def _same(structures: Structures) -> Structures:
+    return structures

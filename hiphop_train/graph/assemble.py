@@ -1,5 +1,7 @@
 """Assembly of a `Graph` from positions and pairs; TorchScript-safe."""
 
+from typing import Optional
+
 import torch
 from torch import Tensor
 
@@ -28,8 +30,9 @@ def make_graph(
     pair_j: Tensor,
     pair_shift: Tensor,
     dtype: torch.dtype,
+    level: Optional[Tensor] = None,
 ) -> Graph:
-    """Assemble a graph of neutral closed-shell systems at the first level of theory.
+    """Assemble a graph of neutral closed-shell systems.
 
     Differences of positions are taken in the positions' own (double) precision and rounded afterwards.
 
@@ -37,6 +40,7 @@ def make_graph(
     ----------
     species, positions, cell, pbc, system, n_systems, pair_i, pair_j, pair_shift : as in `Graph`
     dtype : floating-point type of the network, which the pair vectors get
+    level : (n_systems,) int64, level of theory; by default the first
     """
     vectors = pair_vectors(positions, cell, system, pair_i, pair_j, pair_shift)
     none = torch.zeros((n_systems,), dtype=torch.int64, device=positions.device)
@@ -52,7 +56,7 @@ def make_graph(
         pair_shift=pair_shift,
         pair_vectors=vectors.to(dtype),
         n_owned=positions.shape[0],
-        level=none,
+        level=none if level is None else level,
         total_charge=none.to(dtype),
         spin=none.to(dtype),
         conditions=torch.zeros((n_systems, 0), dtype=dtype, device=positions.device),

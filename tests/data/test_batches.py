@@ -93,7 +93,7 @@ def test_unknown_element_is_named_with_its_place(structures: Structures) -> None
     with pytest.raises(DataError) as caught:
         BatchDataset(replace(structures, numbers=numbers), ELEMENTS, 4.0, torch.float32)
     message = str(caught.value)
-    for words in ("set.xyz", "group4, structure 4", "holds S", "[H, O, C, N]", "model.elements=[H,O,C,N,S]"):
+    for words in ("set.xyz", "group4, conformation 4", "holds S", "[H, O, C, N]", "model.elements=[H,O,C,N,S]"):
         assert words in message
     check_elements(structures, ELEMENTS)
 
@@ -213,6 +213,7 @@ def test_forces_alone_are_enough_and_nothing_is_not(structures: Structures) -> N
     statistics = fit_statistics(forces_only, [1, 6, 7, 8])
     assert not statistics.e0.any()
     assert statistics.scale > 0
-    nothing = replace(forces_only, forces=np.full(structures.forces.shape, np.nan))
+    missing = np.full(structures.forces.shape, np.nan)
+    nothing = replace(forces_only, forces=missing, has_forces=np.zeros(len(structures), np.bool_))
     with pytest.raises(DataError, match=r"set\.xyz.*neither energies nor forces"):
         fit_statistics(nothing, [1, 6, 7, 8])

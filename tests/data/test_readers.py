@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,11 @@ def write_ani1x(
 
 
 def ani1x(path: Path, **changes: Any) -> ANI1xReader:
+    keys = {"energy": changes.pop("energy_key", "level.energy"), "forces": changes.pop("forces_key", "level.forces")}
     settings = {
         "path": str(path),
-        "energy_key": "level.energy",
-        "forces_key": "level.forces",
+        "levels": {"level": keys},
+        "level": "level",
         "energy_unit": "hartree",
         "length_unit": "angstrom",
         "force_sign": "force",
@@ -141,7 +143,7 @@ def test_ani1x_without_any_forces_says_how_to_go_on(tmp_path: Path, groups: dict
     for conformers in groups.values():
         conformers.forces[:] = np.nan
     path = write_ani1x(tmp_path / "a.h5", groups)
-    refused(ani1x(path).read, str(path), "level.forces", "data.reader.forces_key=null")
+    refused(ani1x(path).read, str(path), "level.forces", "data.reader.levels.level.forces=null")
 
 
 def test_ani1x_takes_molecules_from_a_list(tmp_path: Path, groups: dict[str, Any]) -> None:
@@ -203,7 +205,14 @@ def test_missing_key_names_the_nearest(tmp_path: Path, groups: dict[str, Any], k
     path = write_ani1x(tmp_path / "a.h5", groups)
     right = {"energy_key": "level.energy", "forces_key": "level.forces"}[key]
     reader = ani1x(path, **{key: right[:-1]})
-    refused(reader.read, str(path), "group /C1H4", f"'{right[:-1]}'", f"data.reader.{key}", f"did you mean '{right}'")
+    refused(
+        reader.read,
+        str(path),
+        "group /C1H4",
+        f"'{right[:-1]}'",
+        f"data.reader.levels.level.{key[:-4]}",
+        f"did you mean '{right}'",
+    )
 
 
 @pytest.mark.parametrize("key", ["atomic_numbers", "coordinates"])
@@ -217,11 +226,9 @@ def test_missing_geometry(tmp_path: Path, groups: dict[str, Any], key: str) -> N
 @pytest.mark.parametrize(
     ("key", "change", "words"),
     [
-        pytest.param(
-            "coordinates", lambda a: a[:-1], ["coordinates", "(4, 3, 3)", "(3, 3, 3)"], id="fewer coordinates"
-        ),
-        pytest.param("level.forces", lambda a: a[:-1], ["forces", "(4, 3, 3)", "(3, 3, 3)"], id="fewer forces"),
-        pytest.param("level.energy", lambda a: a[:-1], ["energies"], id="fewer energies"),
+        pytest.param("coordinates", lambda a: a[:-1], ["'coordinates' 3", "'level.energy' 4"], id="fewer coordinates"),
+        pytest.param("level.forces", lambda a: a[:-1], ["'level.forces' 3", "'level.energy' 4"], id="fewer forces"),
+        pytest.param("level.energy", lambda a: a[:-1], ["'level.energy' 3"], id="fewer energies"),
         pytest.param("level.energy", lambda a: a[:, None], [], id="energies in a column"),
         pytest.param("level.energy", lambda a: a[0], [], id="one energy"),
         pytest.param("level.forces", lambda a: a[:, :2], ["forces", "(4, 3, 3)", "(4, 2, 3)"], id="flat forces"),
@@ -526,7 +533,7 @@ def test_extxyz_damaged_file_is_named(tmp_path: Path, groups: dict[str, Any], da
 
 
 def test_take_and_concatenate(tmp_path: Path, groups: dict[str, Any]) -> None:
-    """Chosen structures keep their own atoms and labels; joined sets keep their groups apart."""
+    """Chosen structures keep their own atoms and labels; of joined sets, groups of one subset and name are one."""
     structures = ani1x(write_ani1x(tmp_path / "a.h5", groups)).read()
     chosen = structures.take(np.array([6, 0, 6]))
     assert chosen.sizes.tolist() == [3, 5, 3]
@@ -536,8 +543,18 @@ def test_take_and_concatenate(tmp_path: Path, groups: dict[str, Any]) -> None:
     np.testing.assert_array_equal(chosen.forces[:3], chosen.forces[8:])
     assert len(structures.take(np.zeros(0, np.int64))) == 0
     both = concatenate([structures, chosen], "both")
-    assert both.group.tolist() == [0] * 5 + [1] * 4 + [3, 2, 3]
-    assert both.group_names == ("C1H4", "H2O1", "C1H4", "H2O1")
+    assert both.group.tolist() == [0] * 5 + [1] * 4 + [1, 0, 1]
+    assert both.group_names == ("C1H4", "H2O1")
+    apart = concatenate([structures, replace(chosen, subset_names=("other",))], "both")
+    assert len(set(apart.group[9:].tolist()) & set(apart.group[:9].tolist())) == 0
+    assert [apart.group_names[k] for k in apart.group[9:]] == ["H2O1", "C1H4", "H2O1"]
+    assert apart.subset.tolist() == [0] * 9 + [1] * 3
+    pieces = list(both.pieces(5))
+    assert [len(piece) for piece in pieces] == [5, 5, 2]
+    for name in ("positions", "forces", "numbers", "energy", "group", "conformation"):
+        joined = np.concatenate([getattr(piece, name) for piece in pieces])
+        np.testing.assert_array_equal(joined, getattr(both, name))
+    assert all(piece.offsets[0] == 0 for piece in pieces)
     np.testing.assert_array_equal(both.take(np.array([10])).positions, structures.positions[:5])
     composition = both.composition([1, 6, 8])
     np.testing.assert_array_equal(composition[[0, 5, 9]], [[4, 1, 0], [2, 0, 1], [2, 0, 1]])

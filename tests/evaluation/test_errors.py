@@ -34,10 +34,14 @@ def labelled() -> tuple[Structures, Predictions]:
         pbc=np.zeros((7, 3), bool),
         energy=energy,
         forces=forces,
+        has_forces=np.array([True] * 3 + [False] + [True] * 3),
         group=np.array([0, 0, 0, 1, 1, 1, 2]),
         group_names=("a", "b", "c"),
         subset=np.zeros(7, np.int64),
         subset_names=("all",),
+        level=np.zeros(7, np.int64),
+        level_names=("only",),
+        conformation=np.arange(7),
     )
     predictions = Predictions(rng.normal(size=7), rng.normal(size=(n_atoms, 3)), rng.uniform(size=7))
     return structures, predictions
