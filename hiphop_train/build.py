@@ -45,13 +45,14 @@ HANDED_OVER: dict[str, tuple[str, ...]] = {
 """Arguments that no configuration sets, because they are handed over here."""
 
 
-def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype) -> Potential:
+def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype, n_levels: int = 1) -> Potential:
     """Build a potential with random weights, E0 zero and scale one.
 
     Parameters
     ----------
     model : the model section, readout included
     dtype : floating-point type of the network
+    n_levels : levels of theory, each with its E0
     """
     section = OmegaConf.create(dict(model))
     readout_section = section.pop("readout")
@@ -60,7 +61,7 @@ def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype) ->
     needed = _needed(readout_section, "model.readout", **features)
     readout: Readout = _instantiate(readout_section, "model.readout", **needed)
     network = Network(representation.to(dtype), readout.to(dtype))
-    return Potential([network], representation.elements, representation.cutoff)
+    return Potential([network], representation.elements, representation.cutoff, n_levels)
 
 
 def make_data(data: DictConfig, potential: Potential, dtype: torch.dtype, seed: int) -> DataModule:

@@ -20,13 +20,26 @@ from hiphop_train.build import DTYPES, make_potential
 from hiphop_train.errors import CheckpointError
 from hiphop_train.potential import Potential
 
-VERSION = 1
+VERSION = 2
 UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom"}
 
 PREFIX = "potential."
 """What the names of the potential's parameters begin with in ``state_dict``."""
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Name the level of theory, which the reader of the ANI-1x layout now does too."""
+    record = {**content["hiphop_train"], "version": 2, "levels": ["default"]}
+    data = record["config"].get("data")
+    if data is not None and data["reader"]["_target_"].endswith(".ANI1xReader"):
+        reader = dict(data["reader"])
+        keys = {"energy": reader.pop("energy_key"), "forces": reader.pop("forces_key")}
+        data = {**data, "reader": {**reader, "levels": {"default": keys}, "level": "default"}}
+        record["config"] = {**record["config"], "data": data}
+    return {**content, "hiphop_train": record}
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
 """From a version to the function that turns its checkpoints into those of the next version."""
 
 
@@ -48,7 +61,9 @@ class Loaded:
     run_dir: Path
 
 
-def make_record(config: dict[str, Any], fingerprint: str, statistics: dict[str, Any]) -> dict[str, Any]:
+def make_record(
+    config: dict[str, Any], fingerprint: str, statistics: dict[str, Any], levels: list[str]
+) -> dict[str, Any]:
     """Return what a checkpoint carries beside its weights.
 
     Parameters
@@ -56,6 +71,7 @@ def make_record(config: dict[str, Any], fingerprint: str, statistics: dict[str, 
     config : resolved configuration, plain
     fingerprint : of the data
     statistics : what was fitted to the training labels, for people to read
+    levels : names of the levels of theory, in the order of E0
     """
     return {
         "version": VERSION,
@@ -64,6 +80,7 @@ def make_record(config: dict[str, Any], fingerprint: str, statistics: dict[str, 
         "units": UNITS,
         "data_fingerprint": fingerprint,
         "statistics": statistics,
+        "levels": levels,
     }
 
 
@@ -85,7 +102,7 @@ def of_weights(model: dict[str, Any], dtype: str, weights: dict[str, Tensor], or
     potential = make_potential(model, DTYPES[dtype])
     potential.load_state_dict(weights)
     statistics = {"e0": potential.e0[0].tolist(), "scale": float(weights["terms.0.scale"])}
-    record = make_record({"model": model, "dtype": dtype}, "", statistics)
+    record = make_record({"model": model, "dtype": dtype}, "", statistics, ["default"])
     state = {f"{PREFIX}{name}": value for name, value in potential.state_dict().items()}
     return {"state_dict": state, "hiphop_train": {**record, "origin": origin}}
 
@@ -136,10 +153,10 @@ def load(path: str) -> Loaded:
     content = read(file)
     record = content["hiphop_train"]
     config = record["config"]
-    potential = make_potential(config["model"], DTYPES[config["dtype"]])
     weights = {
         key.removeprefix(PREFIX): value for key, value in content["state_dict"].items() if key.startswith(PREFIX)
     }
+    potential = make_potential(config["model"], DTYPES[config["dtype"]], len(record["levels"]))
     try:
         potential.load_state_dict(weights)
     except RuntimeError as error:

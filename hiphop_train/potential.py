@@ -110,8 +110,8 @@ class Potential(nn.Module):
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def set_statistics(self, e0: NDArray[np.float64], scale: float) -> None:
-        """Take what was fitted to the training labels: E0 (n_types,) in eV, and the scale of the network in eV."""
-        self.e0[:] = torch.from_numpy(e0)
+        """Take what was fitted to the training labels: E0 (n_levels, n_types) in eV, and the network's scale in eV."""
+        self.e0 = torch.tensor(e0, dtype=torch.float64, device=self.e0.device)
         network = self.terms[0]
         assert isinstance(network, Network)
         network.scale.fill_(scale)

@@ -51,7 +51,7 @@ def test_every_data_set_composes(name: str) -> None:
         (["model.n_features=wide"], ["model.n_features: got 'wide'", "valid integer"]),
         (["model.n_features=0"], ["greater than 0"]),
         (["model.l_max=7"], ["it must be 0, 1, 2, 3, 4 or 5"]),
-        (["data/split=random", "data.split.by=atom"], ["it must be 'structure' or 'group'"]),
+        (["data/split=random", "data.split.by=atom"], ["it must be 'structure', 'group', 'formula', 'molecule' or 'subset'"]),
         (["dtype=float16"], ["it must be 'float32' or 'float64'"]),
         (["data.batch_size=-1"], ["data.batch_size: got -1", "greater than 0"]),
         (["data=extxyz"], ["data.path must be given: data.path=VALUE"]),

@@ -12,7 +12,9 @@ from omegaconf import DictConfig
 from hiphop_train import build, checkpoint
 from hiphop_train.commands import run_directory
 from hiphop_train.commands.finish import finish
+from hiphop_train.commands.progress import progress
 from hiphop_train.data.module import DataModule
+from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
 from hiphop_train.potential import Potential
 from hiphop_train.training import callbacks
@@ -50,15 +52,21 @@ def train(config: DictConfig) -> TrainResult:
     torch.manual_seed(config.seed)
     potential = build.make_potential(config.model, dtype)
     data = build.make_data(config.data, potential, dtype, config.seed)
+    data.progress = progress
     statistics = data.statistics() if config.init_weights is None else None
     run_directory.check_continuity(run, config, data.fingerprint())
     if statistics is not None:
         potential.set_statistics(statistics.e0, statistics.scale)
+        levels = list(data.structures.level_names)
         fit_standardisation(potential, data)
     else:
-        potential.load_state_dict(checkpoint.load(config.init_weights).potential.state_dict())
+        given = checkpoint.load(config.init_weights)
+        levels = given.record["levels"]
+        data.use_levels(levels)
+        potential.set_statistics(given.potential.e0.numpy(), 1.0)
+        potential.load_state_dict(given.potential.state_dict())
     fitted = {"init_weights": config.init_weights} if statistics is None else statistics.plain()
-    record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), fitted)
+    record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), fitted, levels)
     module = PotentialModule(
         potential,
         build.make_part(config.loss, "loss"),
@@ -70,6 +78,7 @@ def train(config: DictConfig) -> TrainResult:
     trainer = _make_trainer(config, run, module, [clock, stop])
     if trainer.is_global_zero:
         run_directory.make(run, config)
+        store_splits(run.path / "splits.npz", data.splits, data.checksum)
         _introduce(config, run, potential, data, statistics)
     start_from = None if run.start_from is None else str(run.start_from)
     try:
@@ -112,15 +121,22 @@ def _introduce(
     """Say what is about to happen."""
     parts = ", ".join(f"{name} {len(index):,}" for name, index in data.splits.items())
     n_parameters = sum(parameter.numel() for parameter in potential.parameters())
-    energies = zip(potential.elements, potential.e0[0].tolist(), strict=True)
-    e0 = ", ".join(f"{symbol} {energy:.3f}" for symbol, energy in energies)
-    print(f"data       {data.structures.source}: {parts} structures")
+    structures = data.structures
+    n_forces = int(structures.has_forces.sum())
+    print(f"data       {structures.source}: {parts} structures")
+    if n_forces < len(structures):
+        print(f"           forces of {n_forces:,} of {len(structures):,}; the others train on energies alone")
     print(f"model      {config.model['_target_'].split('.')[-1]}, {n_parameters:,} parameters, {config.dtype}")
+    for name, energies in zip(structures.level_names, potential.e0.tolist(), strict=True):
+        e0 = ", ".join(f"{symbol} {energy:.3f}" for symbol, energy in zip(potential.elements, energies, strict=True))
+        print(f"E0         {e0} eV{f' ({name})' if len(structures.level_names) > 1 else ''}")
     if statistics is None:
-        print(f"weights    {config.init_weights}, with its E0 {e0} eV")
+        print(f"weights    {config.init_weights}, with its E0")
     else:
-        print(f"E0         {e0} eV, which leaves a spread of {statistics.residual:.3f} eV")
-        if statistics.rank < len(potential.elements):
+        print(
+            f"           {'fitted' if statistics.fitted else 'given'}; leaves a spread of {statistics.residual:.3f} eV"
+        )
+        if statistics.fitted and statistics.rank < len(potential.elements):
             print(
                 f"           the training compositions determine only {statistics.rank} of {len(potential.elements)} "
                 "values; the smallest ones that fit were taken, so energies hold for compositions like these only"

@@ -1,6 +1,7 @@
 """The data module: reads, checks and divides a data set, and deals out its batches."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from hiphop_train.data.batches import BatchDataset, BatchSampler, check_elements
 from hiphop_train.data.checks import check_labels
+from hiphop_train.data.loading import Packing, Progress, load, no_progress
 from hiphop_train.data.reader import Reader
 from hiphop_train.data.splits import Split, Splits, check_splits
-from hiphop_train.data.statistics import Statistics, fit_statistics
+from hiphop_train.data.statistics import AtomEnergies, Statistics, fit_statistics
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, did_you_mean
 from hiphop_train.types import Batch
@@ -32,6 +34,13 @@ class DataModule(LightningDataModule):
     num_workers : processes that prepare batches; 0 prepares them in the training process
     check : whether labels are checked by physics when they are read
     elements, cutoff, dtype, seed : of the model and the run; handed over at build time
+    e0 : E0 of the elements: ``fit``, by least squares to the training energies; ``gsae`` or ``gsae_tz``, isolated atoms
+        in wB97X/6-31G(d) or wB97X/def2-TZVPP; or eV by element
+    pack : whether the set is packed at the first use and mapped into memory: ``auto`` does so with large sources
+    packed : folder of the packed set; by default beside the source
+    level_of_theory : the model's level of theory whose E0 serves for all structures, where it knows several and the
+        data do not say by the same names which
+    allow_leak : whether a geometry may be in a test and in the training split
     """
 
     def __init__(
@@ -47,6 +56,11 @@ class DataModule(LightningDataModule):
         cutoff: float,
         dtype: torch.dtype,
         seed: int,
+        e0: AtomEnergies = "fit",
+        pack: Packing = "auto",
+        packed: str | None = None,
+        level_of_theory: str | None = None,
+        allow_leak: bool = False,
     ) -> None:
         super().__init__()
         for symbol in elements:
@@ -63,28 +77,63 @@ class DataModule(LightningDataModule):
         self.cutoff = cutoff
         self.dtype = dtype
         self.seed = seed
+        self.e0 = e0
+        self.pack = pack
+        self.packed = packed
+        self.level_of_theory = level_of_theory
+        self.allow_leak = allow_leak
+        self.progress: Progress = no_progress
         self._structures: Structures | None = None
+        self._checksum = ""
         self._splits: Splits | None = None
 
     @property
     def structures(self) -> Structures:
         """All structures, read and checked at first use."""
         if self._structures is None:
-            structures = self.reader.read()
+            structures, checksum = load(self.reader, self.pack, self.packed, self.progress)
             check_elements(structures, self.elements)
             if self.check:
                 check_labels(structures)
-            self._structures = structures
+            self._structures, self._checksum = structures, checksum
         return self._structures
 
     @property
     def splits(self) -> Splits:
         """Indices of each part, made at first use."""
         if self._splits is None:
-            splits = self.split.divide(self.structures)
-            check_splits(splits, self.structures.source)
+            structures = self.structures
+            splits = self.split.divide(structures, self._checksum)
+            check_splits(splits, structures, self.allow_leak)
             self._splits = splits
         return self._splits
+
+    def use_levels(self, known: list[str]) -> None:
+        """Number the structures' levels of theory as a model does.
+
+        Parameters
+        ----------
+        known : names of the model's levels, in the order of its E0
+        """
+        structures = self.structures
+        if self.level_of_theory is not None and self.level_of_theory not in known:
+            raise ConfigError(
+                f"data.level_of_theory: '{self.level_of_theory}' is none of the model's levels"
+                f"{did_you_mean(self.level_of_theory, known)}\n  allowed: {', '.join(known)}"
+            )
+        if len(known) == 1 or self.level_of_theory is not None:
+            place = 0 if self.level_of_theory is None else known.index(self.level_of_theory)
+            level = np.broadcast_to(np.int64(place), len(structures))
+        else:
+            strange = [name for name in structures.level_names if name not in known]
+            if strange:
+                raise ConfigError(
+                    f"the model knows the levels of theory {', '.join(known)}, but {structures.source} has "
+                    f"'{strange[0]}'; say whose E0 serves for it: data.level_of_theory={known[0]}"
+                )
+            numbers = np.array([known.index(name) for name in structures.level_names], np.int16)
+            level = numbers[structures.level]
+        self._structures = replace(structures, level=level, level_names=tuple(known))
 
     @property
     def test_names(self) -> list[str]:
@@ -93,18 +142,22 @@ class DataModule(LightningDataModule):
 
     def statistics(self) -> Statistics:
         """Fit E0 and the energy scale to the training split."""
-        train = self.structures.take(self.splits["train"])
-        return fit_statistics(train, [atomic_numbers[symbol] for symbol in self.elements])
+        numbers = [atomic_numbers[symbol] for symbol in self.elements]
+        return fit_statistics(self.structures, numbers, self.splits["train"], self.e0)
+
+    @property
+    def checksum(self) -> str:
+        """Checksum of the structures, whatever the split."""
+        return self._checksum if self.structures else ""
 
     def fingerprint(self) -> str:
         """Checksum of labels, geometry and split, kept in checkpoints to tell data sets apart."""
         digest = hashlib.sha256()
-        structures = self.structures
-        for array in (structures.numbers, structures.positions, structures.energy, structures.forces):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        for name in sorted(self.splits):
+        splits = self.splits
+        digest.update(self._checksum.encode())
+        for name in sorted(splits):
             digest.update(name.encode())
-            digest.update(self.splits[name].astype("<i8").tobytes())
+            digest.update(splits[name].astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

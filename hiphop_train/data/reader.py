@@ -27,6 +27,9 @@ class Reader(ABC):
     Its public attributes are what its configuration says: they tell data sets apart.
     """
 
+    packed: Path | None = None
+    """Folder of a set that is packed already."""
+
     @abstractmethod
     def files(self) -> list[Path]:
         """Return the files that will be read; raises `DataError`, with the way to get it, where one is missing."""

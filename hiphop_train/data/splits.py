@@ -3,12 +3,17 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from hiphop_train.data.hashes import Hashes, mix, sum_rows
+from hiphop_train.data.molecules import molecule_hashes
 from hiphop_train.data.reader import locate
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
@@ -22,8 +27,14 @@ class Split(ABC):
     """Divide structures into ``train``, ``val`` and any number of tests, whose names begin with ``test``."""
 
     @abstractmethod
-    def divide(self, structures: Structures) -> Splits:
-        """Return the indices of each part; a structure is in one part at most."""
+    def divide(self, structures: Structures, checksum: str) -> Splits:
+        """Return the indices of each part; a structure is in one part at most.
+
+        Parameters
+        ----------
+        structures : all of them
+        checksum : of the set, by which a stored split knows it again
+        """
 
 
 class RandomSplit(Split):
@@ -31,9 +42,10 @@ class RandomSplit(Split):
 
     Parameters
     ----------
-    val_fraction, test_fraction : shares of the structures (or groups); the rest trains
+    val_fraction, test_fraction : shares of what is drawn; the rest trains
     seed : of the division
-    by : ``structure``, or ``group`` to keep all conformers of a group on one side
+    by : what is drawn as a whole: ``structure`` (a conformation, with all its levels of theory), ``group`` (as the file
+        groups them), ``formula``, ``molecule`` (by connectivity, see `data.molecules`), ``subset`` (a file of several)
     """
 
     def __init__(
@@ -41,18 +53,23 @@ class RandomSplit(Split):
         val_fraction: Fraction,
         test_fraction: Fraction,
         seed: int,
-        by: Literal["structure", "group"] = "structure",
+        by: Literal["structure", "group", "formula", "molecule", "subset"] = "structure",
     ) -> None:
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.seed = seed
         self.by = by
 
-    def divide(self, structures: Structures) -> Splits:
+    def divide(self, structures: Structures, checksum: str) -> Splits:
         """Return train, val and test."""
-        units = structures.group if self.by == "group" else np.arange(len(structures))
-        names = np.unique(units)
-        return _draw(units, names, {"val": self.val_fraction, "test": self.test_fraction}, self.seed)
+        choices: dict[str, Callable[[], NDArray[Any]]] = {
+            "structure": lambda: structures.conformation,
+            "group": lambda: structures.group,
+            "formula": lambda: formula_hashes(structures),
+            "molecule": lambda: molecule_hashes(structures),
+            "subset": lambda: structures.subset,
+        }
+        return _draw(choices[self.by](), {"val": self.val_fraction, "test": self.test_fraction}, self.seed)
 
 
 class SubsetSplit(Split):
@@ -69,14 +86,103 @@ class SubsetSplit(Split):
         self.test_fraction = test_fraction
         self.seed = seed
 
-    def divide(self, structures: Structures) -> Splits:
+    def divide(self, structures: Structures, checksum: str) -> Splits:
         """Return train, val and test."""
         names = np.array(structures.subset_names)[structures.subset]
         given = {part: np.flatnonzero(names == part) for part in ("val", "test") if (names == part).any()}
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
         missing = {part: fraction for part, fraction in fractions.items() if part not in given}
         train = np.flatnonzero(names == "train")
-        return {**_draw(train, train, missing, self.seed, index=train), **given}
+        drawn = _draw(structures.conformation[train], missing, self.seed)
+        return {**{part: train[index] for part, index in drawn.items()}, **given}
+
+
+class FilesSplit(Split):
+    """Take the numbers of the conformations of each part from files.
+
+    Parameters
+    ----------
+    train, val, test : files of whole numbers that count the conformations of the source from 0: NumPy's .npy, or text
+        with numbers between blanks, commas or line ends
+    val_fraction : share drawn from train where no file is given for val
+    seed : of the draw
+    """
+
+    def __init__(
+        self, train: str, test: str, val: str | None = None, val_fraction: Fraction = 0.1, seed: int = 0
+    ) -> None:
+        self.files = {"train": train, "val": val, "test": test}
+        self.val_fraction = val_fraction
+        self.seed = seed
+
+    def divide(self, structures: Structures, checksum: str) -> Splits:
+        """Return train, val and test."""
+        splits = {}
+        for part, path in self.files.items():
+            if path is not None:
+                wanted = _read_numbers(locate(path), f"data.split.{part}")
+                strange = np.setdiff1d(wanted, structures.conformation)
+                if len(strange):
+                    raise DataError(
+                        f"{path} (data.split.{part}) names conformation {strange[0]}, which {structures.source} does "
+                        f"not hold with the labels asked for; its numbers go from {structures.conformation.min()} to "
+                        f"{structures.conformation.max()}"
+                    )
+                splits[part] = np.flatnonzero(np.isin(structures.conformation, wanted))
+        if "val" not in splits:
+            train = splits["train"]
+            drawn = _draw(structures.conformation[train], {"val": self.val_fraction}, self.seed)
+            splits |= {part: train[index] for part, index in drawn.items()}
+        return splits
+
+
+class StoredSplit(Split):
+    """Take the split of an earlier run, for the same data.
+
+    Parameters
+    ----------
+    path : splits.npz of a run directory
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def divide(self, structures: Structures, checksum: str) -> Splits:
+        """Return the parts as stored."""
+        file = locate(self.path)
+        try:
+            with file.open("rb") as handle, np.load(handle) as stored:
+                parts = {name: stored[name] for name in stored.files}
+            made_for = str(parts.pop("checksum"))
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise DataError(
+                f"{file} (data.split.path) cannot be read as a split ({type(error).__name__}: {error}); give "
+                "splits.npz of a run directory"
+            ) from error
+        if made_for != checksum:
+            raise DataError(
+                f"{file} divides a set with checksum {made_for}, but {structures.source} has {checksum}; it was made "
+                "for other data"
+            )
+        return {name: index.astype(np.int64) for name, index in parts.items()}
+
+
+def store_splits(file: Path, splits: Splits, checksum: str) -> None:
+    """Write a split for `StoredSplit`, under a temporary name first."""
+    temporary = file.with_name(f".{file.name}.partial")
+    with temporary.open("wb") as handle:
+        arrays: dict[str, Any] = {name: index.astype("<i8") for name, index in splits.items()}
+        np.savez_compressed(handle, checksum=np.array(checksum), **arrays)
+    temporary.replace(file)
+
+
+def formula_hashes(structures: Structures) -> Hashes:
+    """(n,) numbers that are equal for equal formulas."""
+    found = [
+        mix(sum_rows(mix(piece.numbers.astype(np.uint64) + np.uint64(0x2545F491)), piece.offsets))
+        for piece in structures.pieces()
+    ]
+    return np.concatenate(found)
 
 
 class IndexFileSplit(Split):
@@ -92,7 +198,7 @@ class IndexFileSplit(Split):
         self.path = path
         self.data_path = data_path
 
-    def divide(self, structures: Structures) -> Splits:
+    def divide(self, structures: Structures, checksum: str) -> Splits:
         """Return the parts named in the file."""
         file, data_file = locate(self.path), locate(self.data_path)
         try:
@@ -113,27 +219,41 @@ class IndexFileSplit(Split):
         return splits
 
 
-def _draw(
-    units: NDArray[np.int64],
-    names: NDArray[np.int64],
-    fractions: dict[str, float],
-    seed: int,
-    index: NDArray[np.int64] | None = None,
-) -> Splits:
-    """Draw whole units for each part; what is left trains. `index` numbers the entries of `units`."""
-    index = np.arange(len(units)) if index is None else index
-    order = np.random.default_rng(seed).permutation(names)
-    splits: Splits = {}
+def _read_numbers(file: Path, key: str) -> NDArray[np.int64]:
+    try:
+        if file.suffix == ".npy":
+            numbers = np.load(file).reshape(-1)
+        else:
+            numbers = np.array(file.read_text().replace(",", " ").split(), np.float64)
+        whole: NDArray[np.int64] = numbers.astype(np.int64)
+        if not len(whole) or not np.array_equal(whole, numbers):
+            raise ValueError("it holds no whole numbers")
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{file} ({key}) cannot be read as numbers of conformations ({error}); give a .npy file or a text of whole "
+            "numbers"
+        ) from error
+    return whole
+
+
+def _draw(units: NDArray[Any], fractions: dict[str, float], seed: int) -> Splits:
+    """Draw whole units for each part, given the unit of each structure; what is left trains."""
+    names, unit = np.unique(units, return_inverse=True)
+    part_of = np.full(len(names), len(fractions))
+    order = np.random.default_rng(seed).permutation(len(names))
     start = 0
-    for part, fraction in fractions.items():
+    for number, fraction in enumerate(fractions.values()):
         stop = start + round(fraction * len(names))
-        splits[part] = index[np.isin(units, order[start:stop])]
+        part_of[order[start:stop]] = number
         start = stop
-    return {"train": index[np.isin(units, order[start:])], **splits}
+    part = part_of[unit.reshape(-1)]
+    drawn = {name: np.flatnonzero(part == number) for number, name in enumerate(fractions)}
+    return {"train": np.flatnonzero(part == len(fractions)), **drawn}
 
 
-def check_splits(splits: Splits, source: str) -> None:
-    """Raise `DataError` when a part is empty or a structure is in two parts."""
+def check_splits(splits: Splits, structures: Structures, allow_leak: bool = False) -> None:
+    """Raise `DataError` when a part is empty, a structure is in two parts, or a geometry is in two."""
+    source = structures.source
     for required in ("train", "val"):
         if len(splits.get(required, ())) == 0:
             raise DataError(
@@ -147,3 +267,17 @@ def check_splits(splits: Splits, source: str) -> None:
     twice = every[np.bincount(every)[every] > 1]
     if len(twice):
         raise DataError(f"{source}: structure {twice[0]} is in more than one split")
+    if allow_leak:
+        return
+    train = np.unique(structures.geometry[splits["train"]])
+    for name, index in splits.items():
+        known = np.isin(structures.geometry[index], train) & (name != "train")
+        if known.any():
+            first = index[np.flatnonzero(known)[0]]
+            same = np.flatnonzero(structures.geometry[splits["train"]] == structures.geometry[first])
+            raise DataError(
+                f"{source}: {known.sum()} of {len(index)} structures of the split '{name}' are in the training split "
+                f"too, for instance {structures.name(first)} as {structures.name(splits['train'][same[0]])}; take "
+                "duplicates out (hiphop-data check lists them), divide by molecule (data/split=random "
+                "data.split.by=molecule), or allow it: data.allow_leak=true"
+            )

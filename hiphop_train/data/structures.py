@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hiphop_train.data.hashes import geometry_hashes
 from hiphop_train.errors import DataError
 
 
@@ -37,6 +38,7 @@ class Structures:
     level_names : levels of theory of the labels, each with E0 of its own
     conformation : (n,) int64, running number of the geometry in its source, counting also what was left out; the same
         for the labels of several levels
+    geometry : (n,) uint64, equal for equal geometries (`hashes.geometry_hashes`)
     """
 
     source: str
@@ -48,13 +50,14 @@ class Structures:
     energy: NDArray[np.float64]
     forces: NDArray[np.float64]
     has_forces: NDArray[np.bool_]
-    group: NDArray[np.int64]
+    group: NDArray[Any]
     group_names: tuple[str, ...]
-    subset: NDArray[np.int64]
+    subset: NDArray[Any]
     subset_names: tuple[str, ...]
-    level: NDArray[np.int64]
+    level: NDArray[Any]
     level_names: tuple[str, ...]
     conformation: NDArray[np.int64]
+    geometry: NDArray[np.uint64]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -73,7 +76,7 @@ class Structures:
 
     def atoms_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Indices of all atoms of some structures, in the order of these."""
-        sizes = self.sizes[index]
+        sizes = self.offsets[index + 1] - self.offsets[index]
         starts = np.repeat(self.offsets[index], sizes)
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         atoms: NDArray[np.int64] = starts + within
@@ -84,7 +87,8 @@ class Structures:
         atoms = self.atoms_of(index)
         arrays = {name: getattr(self, name)[atoms] for name in PER_ATOM}
         arrays |= {name: getattr(self, name)[index] for name in PER_STRUCTURE}
-        offsets = np.concatenate([[0], np.cumsum(self.sizes[index])]).astype(np.int64)
+        sizes = self.offsets[index + 1] - self.offsets[index]
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         return replace(self, offsets=offsets, **arrays)
 
     def pieces(self, size: int = 50_000) -> Iterator["Structures"]:
@@ -108,7 +112,7 @@ class Structures:
 
 
 PER_ATOM = ("numbers", "positions", "forces")
-PER_STRUCTURE = ("cell", "pbc", "energy", "has_forces", "group", "subset", "level", "conformation")
+PER_STRUCTURE = ("cell", "pbc", "energy", "has_forces", "group", "subset", "level", "conformation", "geometry")
 
 
 def concatenate(parts: Sequence[Structures], source: str) -> Structures:
@@ -308,9 +312,11 @@ class Collector:
             raise DataError(f"{self.source}: holds no structures with the labels asked for")
         join = {key: np.concatenate([block[key] for block in self.blocks]) for key in self.blocks[0]}
         sizes = join.pop("size")
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         return Structures(
             source=self.source,
-            offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            offsets=offsets,
+            geometry=geometry_hashes(join["numbers"], join["positions"], offsets),
             group_names=tuple(self.groups),
             subset=np.zeros(len(sizes), np.int64),
             subset_names=(subset,),

@@ -25,6 +25,7 @@ ARTEFACTS = {
     "metrics.json",
     "model.pt",
     "parity.png",
+    "splits.npz",
 }
 COMMAND = [sys.executable, "-m", "hiphop_train.cli"]
 

@@ -165,14 +165,14 @@ FORMULAS = [{6: 1, 1: 4}, {8: 1, 1: 2}, {6: 1, 8: 2}, {6: 2, 1: 6, 8: 1}]
 
 def test_e0_is_recovered_exactly() -> None:
     statistics = fit_statistics(labelled(FORMULAS, ATOMS), [1, 6, 8])
-    np.testing.assert_allclose(statistics.e0, list(ATOMS.values()), rtol=1e-12)
+    np.testing.assert_allclose(statistics.e0[0], list(ATOMS.values()), rtol=1e-12)
     assert statistics.rank == 3
     assert statistics.residual < 1e-9
 
 
 def test_e0_of_an_element_that_does_not_occur_is_zero() -> None:
     statistics = fit_statistics(labelled(FORMULAS, ATOMS), [6, 7, 1, 8])
-    np.testing.assert_allclose(statistics.e0, [ATOMS[6], 0.0, ATOMS[1], ATOMS[8]], rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(statistics.e0[0], [ATOMS[6], 0.0, ATOMS[1], ATOMS[8]], rtol=1e-12, atol=1e-9)
     assert statistics.rank == 3
 
 
@@ -181,7 +181,7 @@ def test_one_formula_only_gives_the_smallest_fit() -> None:
     statistics = fit_statistics(labelled([{6: 1, 1: 4}] * 5, ATOMS), [1, 6, 8])
     assert statistics.rank == 1
     total = ATOMS[6] + 4 * ATOMS[1]
-    np.testing.assert_allclose(statistics.e0, total * np.array([4, 1, 0]) / 17, rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(statistics.e0[0], total * np.array([4, 1, 0]) / 17, rtol=1e-12, atol=1e-9)
     assert statistics.residual < 1e-9
     assert statistics.scale > 0
 

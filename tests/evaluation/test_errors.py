@@ -42,6 +42,7 @@ def labelled() -> tuple[Structures, Predictions]:
         level=np.zeros(7, np.int64),
         level_names=("only",),
         conformation=np.arange(7),
+        geometry=np.arange(7, dtype=np.uint64),
     )
     predictions = Predictions(rng.normal(size=7), rng.normal(size=(n_atoms, 3)), rng.uniform(size=7))
     return structures, predictions

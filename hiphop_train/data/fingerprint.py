@@ -1,0 +1,41 @@
+"""Checksums of data sets."""
+
+import hashlib
+import zlib
+
+import numpy as np
+
+from hiphop_train.data.structures import Structures
+
+
+class Fingerprint:
+    """Checksum of geometry and labels, the same for a set in memory and packed, in whatever pieces it comes."""
+
+    def __init__(self, state: dict[str, int] | None = None) -> None:
+        self.state = dict(state or {})
+        """Running checksum of each array: what is needed to go on later."""
+
+    def update(self, structures: Structures) -> None:
+        """Add the structures that come next."""
+        for name, dtype in (
+            ("sizes", "<i4"),
+            ("numbers", "u1"),
+            ("positions", "<f4"),
+            ("energy", "<f8"),
+            ("forces", "<f4"),
+        ):
+            array = np.ascontiguousarray(getattr(structures, name), dtype)
+            self.state[name] = zlib.crc32(array.data if array.size else b"", self.state.get(name, 0))
+
+    def hexdigest(self) -> str:
+        """Return 16 characters."""
+        text = ",".join(f"{name}={value}" for name, value in sorted(self.state.items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint(structures: Structures) -> str:
+    """Checksum of a set."""
+    found = Fingerprint()
+    for piece in structures.pieces():
+        found.update(piece)
+    return found.hexdigest()

@@ -1,0 +1,46 @@
+"""Numbers that tell geometries apart."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Hashes = NDArray[np.uint64]
+
+GRID = 1e-4
+"""Angstrom; positions that round to the same multiple of it count as equal."""
+
+
+def mix(values: Hashes) -> Hashes:
+    """Scatter 64-bit numbers (the finaliser of splitmix64: Steele, Lea, Flood, OOPSLA 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: Hashes = values ^ (values >> np.uint64(31))
+    return mixed
+
+
+def sum_rows(values: Hashes, offsets: NDArray[np.int64]) -> Hashes:
+    """Sum 64-bit numbers of atoms (n_atoms,) over each structure, none of them empty; sums overflow."""
+    if len(offsets) < 2:
+        return np.zeros(0, np.uint64)
+    sums: Hashes = np.add.reduceat(values, offsets[:-1])
+    return sums
+
+
+def geometry_hashes(numbers: NDArray[np.uint8], positions: NDArray[np.float64], offsets: NDArray[np.int64]) -> Hashes:
+    """Return numbers that are equal for equal lists of atoms at equal positions (to `GRID`, up to rounding).
+
+    Parameters
+    ----------
+    numbers : (n_atoms,) atomic numbers
+    positions : (n_atoms, 3) Angstrom
+    offsets : (n + 1,) atoms of structure k are [offsets[k], offsets[k + 1])
+
+    Returns
+    -------
+    hashes : (n,)
+    """
+    place = np.arange(len(numbers)) - np.repeat(offsets[:-1], np.diff(offsets))
+    state = numbers.astype(np.uint64) + (place.astype(np.uint64) << np.uint64(8))
+    for axis in range(3):
+        steps = np.rint(positions[:, axis].astype(np.float64) / GRID).astype(np.int64).view(np.uint64)
+        state = mix(state + np.uint64(0x9E3779B97F4A7C15)) ^ steps
+    return mix(sum_rows(mix(state), offsets))

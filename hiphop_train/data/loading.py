@@ -1,0 +1,67 @@
+"""A data set in memory, or packed and mapped into memory, whichever its size asks for."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Literal
+
+from hiphop_train.data.fingerprint import fingerprint
+from hiphop_train.data.packing import identity, pack
+from hiphop_train.data.reader import EMBEDDED, Reader
+from hiphop_train.data.store import open_packed
+from hiphop_train.data.structures import Structures
+
+Packing = Literal["auto", "always", "never"]
+
+PACK_FROM = 100_000_000
+"""Bytes of the source from which on `auto` packs."""
+
+Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
+"""Shows what is going on and how much of it (None: nobody knows); gives the function that takes each share."""
+
+
+def no_progress(what: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
+    """Show nothing."""
+    return nullcontext(lambda n: None)
+
+
+def load(
+    reader: Reader, packing: Packing = "auto", folder: str | None = None, progress: Progress = no_progress
+) -> tuple[Structures, str]:
+    """Read a data set, or open its packed form, which is made at the first use.
+
+    Parameters
+    ----------
+    reader : reads the source
+    packing : whether to pack: always, never, or when the source is large
+    folder : of the packed set; by default beside the source, or in the cache of the user where that cannot be written
+    progress : shows the packing
+
+    Returns
+    -------
+    structures, fingerprint
+    """
+    if reader.packed is not None:
+        found = open_packed(reader.files()[0].parent)
+        return found.structures, found.fingerprint
+    size = sum(file.stat().st_size for file in reader.files())
+    if packing == "never" or (packing == "auto" and folder is None and size < PACK_FROM):
+        structures = reader.read()
+        return structures, fingerprint(structures)
+    place = Path(folder).expanduser() if folder is not None else default_folder(reader)
+    with progress(f"packing into {place}", None) as advance:
+        found = pack(reader, place, advance, say=print)
+    return found.structures, found.fingerprint
+
+
+def default_folder(reader: Reader) -> Path:
+    """Place of the packed set: a function of the source files and of how they are read."""
+    file = reader.files()[0]
+    key = hashlib.sha256(json.dumps(identity(reader), sort_keys=True).encode()).hexdigest()[:10]
+    beside = file.parent
+    if EMBEDDED in file.parents or not os.access(beside, os.W_OK):
+        beside = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hiphop-train"
+    return beside / f"{file.stem}-{key}.packed"

@@ -1,0 +1,35 @@
+"""A packed set that is named as such, without its source."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from hiphop_train.data.reader import Block, Reader
+from hiphop_train.data.store import is_packed, open_packed
+from hiphop_train.errors import DataError
+
+
+class PackedReader(Reader):
+    """Open a folder that hiphop-data pack, or a training, has made.
+
+    Parameters
+    ----------
+    path : the folder; its meta.json says units and sign
+    """
+
+    def __init__(self, path: str) -> None:
+        self.folder = self.packed = Path(path).expanduser()
+
+    def files(self) -> list[Path]:
+        """Return what says all about the set."""
+        if not is_packed(self.folder):
+            raise DataError(f"{self.folder} is no packed set: it has no meta.json; make one with hiphop-data pack FILE")
+        return [self.folder / "meta.json"]
+
+    def blocks(self) -> Iterator[Block]:
+        """Go through all structures, for what wants them piece by piece."""
+        structures = open_packed(self.files()[0].parent).structures
+        for piece in structures.pieces():
+            yield partial(piece.take, np.arange(len(piece)))

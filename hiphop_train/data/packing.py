@@ -1,0 +1,300 @@
+"""Packing of data sets: once, in pieces, and never half.
+
+Its memory is small whatever the size of the set. It works under a temporary name; the folder gets its own only when it
+is whole. A packing that was killed goes on where it was.
+"""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from hiphop_train.data.fingerprint import Fingerprint
+from hiphop_train.data.reader import Reader
+from hiphop_train.data.store import (
+    PERIODIC,
+    TYPES,
+    UNITS,
+    VERSION,
+    Advance,
+    Packed,
+    byte_range,
+    is_packed,
+    open_packed,
+    piece_starts,
+)
+from hiphop_train.data.structures import Names, Structures
+from hiphop_train.errors import DataError
+
+CHUNK_ATOMS = 1_000_000
+"""So many atoms, or a block more, are written together."""
+
+
+def identity(reader: Reader) -> dict[str, Any]:
+    """Return what a packed set is made of: the configuration of the reader, sizes and times of its files."""
+    settings = {key: value for key, value in vars(reader).items() if not key.startswith("_") and key != "download"}
+    files = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in reader.files()]
+    named = {"version": VERSION, "reader": type(reader).__name__, "settings": settings, "files": files}
+    plain: dict[str, Any] = json.loads(json.dumps(named, sort_keys=True, default=str))
+    return plain
+
+
+def pack(
+    reader: Reader, folder: Path, advance: Advance = lambda n: None, say: Callable[[str], None] = lambda text: None
+) -> Packed:
+    """Pack a data set, unless it is packed already; of several processes that want it, one does.
+
+    Parameters
+    ----------
+    reader : reads the source
+    folder : of the packed set
+    advance : called with the number of structures after each piece
+    say : called with what a person who waits should know
+
+    Raises
+    ------
+    DataError
+        when the source is not as declared, or the folder is something else or cannot be written
+    """
+    made_of = identity(reader)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            say(f"another process packs {folder}; waiting for it")
+            lock.acquire()
+        with lock:
+            if is_packed(folder):
+                found = open_packed(folder)
+                if found.meta["made_of"] == made_of:
+                    return found
+                raise DataError(
+                    f"{folder} was packed from other files or settings; remove it, or give another folder: "
+                    "data.packed=FOLDER"
+                )
+            if folder.exists() and any(folder.iterdir()):
+                raise DataError(f"{folder} is there and no packed set; give another folder: data.packed=FOLDER")
+            partial = folder.with_name(f"{folder.name}.partial")
+            _fill(reader, partial, made_of, advance, say)
+            if folder.exists():
+                folder.rmdir()
+            partial.rename(folder)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written ({error.strerror or error}); free some space or give another folder: "
+            "data.packed=FOLDER, or do without: data.pack=never"
+        ) from error
+    return open_packed(folder)
+
+
+def _fill(reader: Reader, partial: Path, made_of: dict[str, Any], advance: Advance, say: Callable[[str], None]) -> None:
+    dtype = "<f4"
+    while True:
+        with _Writer(partial, made_of, dtype) as writer:
+            if writer.n_blocks:
+                say(f"going on with {partial}, which holds {writer.n_structures:,} structures")
+                advance(writer.n_structures)
+            exact = _append_all(reader, writer, advance)
+            if exact:
+                writer.finish()
+                return
+        say("the source holds more digits than float32: beginning again in float64")
+        shutil.rmtree(partial)
+        dtype = "<f8"
+
+
+def _append_all(reader: Reader, writer: "_Writer", advance: Advance) -> bool:
+    """Write all blocks; False when the positions do not fit into the type that they are written in."""
+    waiting: list[Structures] = []
+    n_waiting = 0
+    number = 0
+    for number, block in enumerate(reader.blocks(), start=1):
+        if number <= writer.n_blocks:
+            continue
+        structures = block()
+        if structures is not None:
+            if writer.positions_type == "<f4" and structures.positions.dtype != np.float32:
+                return False
+            waiting.append(structures)
+            n_waiting += len(structures.numbers)
+        if n_waiting >= CHUNK_ATOMS:
+            writer.append(waiting, number)
+            advance(sum(map(len, waiting)))
+            waiting, n_waiting = [], 0
+    writer.append(waiting, number)
+    advance(sum(map(len, waiting)))
+    if writer.n_structures == 0:
+        raise DataError(f"{reader.files()[0]}: holds no structures with the labels asked for")
+    return True
+
+
+class _Writer:
+    """Appends to the files of an unfinished set; a journal says after each piece how far they are good."""
+
+    def __init__(self, folder: Path, made_of: dict[str, Any], positions_type: str) -> None:
+        self.folder = folder
+        self.made_of = made_of
+        self.n_blocks = self.n_structures = self.n_atoms = 0
+        self.chunks: list[dict[str, Any]] = []
+        self.names = Names()
+        self.fingerprint = Fingerprint()
+        self.positions_type = positions_type
+        self.is_periodic = False
+        self._resume()
+        self.files: dict[str, BinaryIO] = {}
+        self.journal = (folder / "journal.jsonl").open("a")
+        if self.journal.tell() == 0:
+            self._note({"made_of": made_of, "positions": self.positions_type})
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.journal.close()
+        for file in self.files.values():
+            file.close()
+
+    def _resume(self) -> None:
+        """Take up what an earlier attempt has left, as far as it is whole, or begin anew."""
+        lines = []
+        if (self.folder / "journal.jsonl").is_file():
+            for line in (self.folder / "journal.jsonl").read_text().splitlines():
+                try:
+                    lines.append(json.loads(line))
+                except ValueError:
+                    break  # the attempt ended while it wrote this line
+        if not lines or lines[0]["made_of"] != self.made_of or not all(map(self._is_whole, piece_starts(lines[1:]))):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            return
+        self.positions_type = lines[0]["positions"]
+        for entry in lines[1:]:
+            self._count(entry)
+        for name in self._arrays():
+            with (self.folder / f"{name}.bin").open("ab") as file:
+                file.truncate(self._length(name))
+        with (self.folder / "journal.jsonl").open("w") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in lines)
+
+    def _count(self, entry: dict[str, Any]) -> None:
+        self.n_blocks = entry["n_blocks"]
+        self.n_structures += entry["n_structures"]
+        self.n_atoms += entry["n_atoms"]
+        self.is_periodic |= entry["is_periodic"]
+        self.fingerprint = Fingerprint(entry["fingerprint"])
+        for kind in ("groups", "subsets", "levels"):
+            known = getattr(self.names, kind)
+            for name in entry[kind]:
+                known[tuple(name) if kind == "groups" else name] = len(known)
+        self.chunks.append({key: entry[key] for key in ("n_structures", "n_atoms", "checksums")})
+
+    def _is_whole(self, end: tuple[dict[str, Any], int, int]) -> bool:
+        """Whether the files hold what the journal says of a piece."""
+        entry, n_structures, n_atoms = end
+        for name, checksum in entry["checksums"].items():
+            start, stop = byte_range(name, self._type(name), entry, n_structures, n_atoms)
+            try:
+                with (self.folder / f"{name}.bin").open("rb") as file:
+                    file.seek(start)
+                    if zlib.crc32(file.read(stop - start)) != checksum:
+                        return False
+            except OSError:
+                return False
+        return True
+
+    def append(self, parts: list[Structures], n_blocks: int) -> None:
+        """Write structures, and after them the line in the journal that makes them count."""
+        if not parts:
+            return
+        before = {kind: len(getattr(self.names, kind)) for kind in ("groups", "subsets", "levels")}
+        renamed = [self.names.rename(part) for part in parts]
+        is_periodic = any(bool(part.pbc.any()) for part in renamed)
+        if is_periodic and not self.is_periodic:
+            self._backfill()
+        self.is_periodic |= is_periodic
+        for part in renamed:
+            self.fingerprint.update(part)
+        sizes = np.concatenate([part.sizes for part in renamed])
+        checksums = {}
+        for name in self._arrays():
+            if name == "offsets":
+                array: NDArray[Any] = np.cumsum(sizes) + self.n_atoms
+            else:
+                array = np.concatenate([getattr(part, name) for part in renamed])
+            data = np.ascontiguousarray(array, self._type(name)).tobytes()
+            if name not in self.files:
+                self.files[name] = (self.folder / f"{name}.bin").open("ab")
+            if name == "offsets" and self.files[name].tell() == 0:
+                self.files[name].write(bytes(8))
+            self.files[name].write(data)
+            self.files[name].flush()
+            checksums[name] = zlib.crc32(data)
+        entry: dict[str, Any] = {
+            "n_blocks": n_blocks,
+            "n_structures": len(sizes),
+            "n_atoms": int(sizes.sum()),
+            "is_periodic": is_periodic,
+            "checksums": checksums,
+            "fingerprint": self.fingerprint.state,
+            **{kind: list(getattr(self.names, kind))[before[kind] :] for kind in before},
+        }
+        self._note(entry)
+        self.n_blocks = n_blocks
+        self.n_structures += entry["n_structures"]
+        self.n_atoms += entry["n_atoms"]
+        self.chunks.append({key: entry[key] for key in ("n_structures", "n_atoms", "checksums")})
+
+    def _backfill(self) -> None:
+        """Begin the arrays of periodic structures, open ones being zero."""
+        for name, kind in PERIODIC.items():
+            with (self.folder / f"{name}.bin").open("wb") as file:
+                file.truncate(self.n_structures * np.dtype(kind).itemsize * (9 if name == "cell" else 3))
+
+    def finish(self) -> None:
+        """Write meta.json and see all files safely to the disk."""
+        meta = {
+            "version": VERSION,
+            "units": UNITS,
+            "made_of": self.made_of,
+            "fingerprint": self.fingerprint.hexdigest(),
+            "n_structures": self.n_structures,
+            "n_atoms": self.n_atoms,
+            "arrays": {name: self._type(name) for name in self._arrays()},
+            "chunks": self.chunks,
+            "group_names": self.names.group_names,
+            "subset_names": self.names.subset_names,
+            "level_names": self.names.level_names,
+        }
+        for file in self.files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        content = {"checksum": zlib.crc32(json.dumps(meta).encode()), "meta": meta}
+        with (self.folder / "meta.json").open("w") as text:
+            json.dump(content, text)
+            text.flush()
+            os.fsync(text.fileno())
+        self.journal.close()
+        (self.folder / "journal.jsonl").unlink()
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        self.journal.write(json.dumps(entry) + "\n")
+        self.journal.flush()
+
+    def _arrays(self) -> list[str]:
+        return [*TYPES, *(PERIODIC if self.is_periodic else ())]
+
+    def _type(self, name: str) -> str:
+        return self.positions_type if name == "positions" else {**TYPES, **PERIODIC}[name]
+
+    def _length(self, name: str) -> int:
+        whole = {"n_structures": self.n_structures, "n_atoms": self.n_atoms}
+        return byte_range(name, self._type(name), whole, 0, 0)[1]

@@ -1,0 +1,167 @@
+"""Packed data sets: flat arrays in files that are mapped into memory.
+
+A packed set is a folder of one file per array, little-endian and without headers, and meta.json with their types,
+lengths and checksums, the names of groups, subsets and levels, and what it was made of. `data.packing` makes them.
+"""
+
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hiphop_train.data.structures import PER_ATOM, Structures
+from hiphop_train.errors import DataError
+
+VERSION = 1
+UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "force_sign": "force"}
+TYPES = {
+    "offsets": "<i8",
+    "numbers": "|u1",
+    "positions": "<f4",  # <f8 where the source holds more
+    "forces": "<f4",
+    "energy": "<f8",
+    "has_forces": "|b1",
+    "group": "<i4",
+    "subset": "<i2",
+    "level": "<i2",
+    "conformation": "<i8",
+    "geometry": "<u8",
+}
+PERIODIC = {"cell": "<f8", "pbc": "|b1"}
+"""Arrays that are there only where a structure is periodic."""
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed set.
+
+    Attributes
+    ----------
+    structures : mapped into memory
+    fingerprint : of geometry and labels
+    meta : what meta.json says
+    """
+
+    structures: Structures
+    fingerprint: str
+    meta: dict[str, Any]
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a path is a packed set."""
+    return (path / "meta.json").is_file()
+
+
+def piece_starts(entries: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int, int]]:
+    """Each piece with the numbers of structures and atoms before it."""
+    found, n_structures, n_atoms = [], 0, 0
+    for entry in entries:
+        found.append((entry, n_structures, n_atoms))
+        n_structures += entry["n_structures"]
+        n_atoms += entry["n_atoms"]
+    return found
+
+
+def array_shape(name: str, n_structures: int, n_atoms: int) -> tuple[int, ...]:
+    """Shape of an array."""
+    if name in PER_ATOM:
+        return (n_atoms,) if name == "numbers" else (n_atoms, 3)
+    if name == "offsets":
+        return (n_structures + 1,)
+    return (n_structures, *{"cell": (3, 3), "pbc": (3,)}.get(name, ()))
+
+
+def byte_range(name: str, dtype: str, entry: dict[str, Any], n_structures: int, n_atoms: int) -> tuple[int, int]:
+    """First byte of a piece in its file, and the one behind it; offsets begin with the zero of no piece."""
+    size = np.dtype(dtype).itemsize
+    if name == "offsets":
+        start = (n_structures + 1) * size
+        return start, start + entry["n_structures"] * size
+    start = int(np.prod(array_shape(name, n_structures, n_atoms))) * size
+    return start, start + int(np.prod(array_shape(name, entry["n_structures"], entry["n_atoms"]))) * size
+
+
+def open_packed(folder: Path) -> Packed:
+    """Map a packed set into memory.
+
+    Raises
+    ------
+    DataError
+        when it is damaged, as far as meta.json and the lengths of the files tell; `verify` reads all
+    """
+    meta = _read_meta(folder)
+    n_structures, n_atoms = meta["n_structures"], meta["n_atoms"]
+    arrays: dict[str, Any] = {}
+    for name, dtype in meta["arrays"].items():
+        file, shape = folder / f"{name}.bin", array_shape(name, n_structures, n_atoms)
+        expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        found = file.stat().st_size if file.is_file() else 0
+        if found != expected:
+            raise _damaged(folder, f"{file.name} has {found} bytes, {expected} are expected")
+        arrays[name] = np.memmap(file, np.dtype(dtype), "r", shape=shape)
+    if "cell" not in arrays:
+        arrays["cell"] = np.broadcast_to(np.zeros((3, 3)), (n_structures, 3, 3))
+        arrays["pbc"] = np.broadcast_to(np.zeros(3, np.bool_), (n_structures, 3))
+    structures = Structures(
+        source=", ".join(file for file, *_ in meta["made_of"]["files"][:3]),
+        group_names=tuple(meta["group_names"]),
+        subset_names=tuple(meta["subset_names"]),
+        level_names=tuple(meta["level_names"]),
+        **arrays,
+    )
+    if structures.offsets[0] != 0 or structures.offsets[-1] != n_atoms:
+        raise _damaged(folder, "offsets.bin and meta.json do not agree")
+    return Packed(structures, meta["fingerprint"], meta)
+
+
+def verify(folder: Path, advance: Advance = lambda n: None) -> Packed:
+    """Compare all of a packed set with its checksums.
+
+    Parameters
+    ----------
+    folder : of the packed set
+    advance : called with the number of structures after each piece
+
+    Raises
+    ------
+    DataError
+        when it is damaged, naming the file and the structures
+    """
+    found = open_packed(folder)
+    for entry, n_structures, n_atoms in piece_starts(found.meta["chunks"]):
+        for name, checksum in entry["checksums"].items():
+            start, stop = byte_range(name, found.meta["arrays"][name], entry, n_structures, n_atoms)
+            with (folder / f"{name}.bin").open("rb") as file:
+                file.seek(start)
+                if zlib.crc32(file.read(stop - start)) != checksum:
+                    last = n_structures + entry["n_structures"] - 1
+                    raise _damaged(
+                        folder, f"{name}.bin is not what was written, in structures {n_structures} to {last}"
+                    )
+        advance(entry["n_structures"])
+    return found
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / "meta.json").read_text())
+        meta: dict[str, Any] = content["meta"]
+        if zlib.crc32(json.dumps(meta).encode()) != content["checksum"]:
+            raise ValueError("its checksum is wrong")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, f"meta.json cannot be read ({error})") from error
+    if meta["version"] != VERSION:
+        raise DataError(
+            f"{folder} has version {meta['version']}, this code reads {VERSION}; remove it to pack it again"
+        )
+    return meta
+
+
+def _damaged(folder: Path, problem: str) -> DataError:
+    return DataError(f"{folder} is damaged: {problem}; remove the folder to pack it again")
