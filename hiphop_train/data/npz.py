@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
-from hiphop_train.data.reader import Block, Reader, require_file, slices
+from hiphop_train.data.reader import Block, Reader, refuse_zeros, require_file, slices
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError, did_you_mean
 from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
@@ -99,6 +99,7 @@ class NpzReader(Reader):
             str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
         )
         positions, energy, *forces = (column.read(part) for column in columns)
+        refuse_zeros(str(file), energy, forces[0] if forces else None, part.start)
         if energy.ndim == 2 and energy.shape[1] == 1:
             energy = energy[:, 0]  # MD17 keeps them in a column
         found.add(file.stem, numbers, positions, energy, forces[0] if forces else None)
