@@ -168,7 +168,7 @@ class ExportedPotential(nn.Module):
 
     @torch.jit.export
     def energy_forces(self, species: Tensor, positions: Tensor, cell: Tensor, pbc: Tensor) -> Dict[str, Tensor]:
-        """Evaluate one structure; the pairs are found by brute force.
+        """Evaluate one structure; the pairs are found in linear time.
 
         Parameters
         ----------

@@ -31,8 +31,7 @@ class HipHopCalculator(Calculator):
 
     Notes
     -----
-    The pairs are found by brute force, in time and memory quadratic in the number of atoms: on one core 0.2 s for 300
-    atoms in a periodic box, 2 s for 1000.
+    The pairs are found anew for each structure, in time and memory linear in the number of atoms.
 
     TorchScript's optimisation is switched off during calls: it makes the first calls slow and gains little.
 

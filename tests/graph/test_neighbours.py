@@ -1,4 +1,4 @@
-"""The neighbour list against ASE's, for open, periodic and partly periodic systems."""
+"""The neighbour lists against ASE's and each other, for open, periodic and partly periodic systems."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,8 @@ from ase import Atoms
 from ase.neighborlist import primitive_neighbor_list
 
 from hiphop_train.graph.assemble import pair_vectors
-from hiphop_train.graph.neighbours import batch_neighbours, complete_cell, neighbours, open_pairs
+from hiphop_train.graph.cells import complete_cells, linear_pairs
+from hiphop_train.graph.neighbours import batch_neighbours, neighbours, open_pairs
 
 MakeAtoms = Callable[..., Atoms]
 Pair = tuple[int, int, int, int, int]
@@ -23,6 +24,11 @@ def found_by_us(atoms: Atoms, cutoff: float) -> tuple[torch.Tensor, torch.Tensor
 
 def tensors(atoms: Atoms) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.from_numpy(atoms.positions), torch.from_numpy(atoms.cell.array), torch.from_numpy(atoms.pbc)
+
+
+def arguments_of(atoms: Atoms) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    positions, cell, pbc = tensors(atoms)
+    return positions, torch.tensor([len(atoms)]), cell[None], pbc[None]
 
 
 def as_list(pairs: Sequence[torch.Tensor]) -> list[Pair]:
@@ -94,7 +100,7 @@ def test_completed_cell_keeps_periodic_vectors_and_adds_orthonormal_ones(
 ) -> None:
     _, cell, periodic = tensors(make_box(1, seed=11, pbc=pbc))
     before = cell.clone()
-    full = complete_cell(cell, periodic)
+    full = complete_cells(cell[None], periodic[None])[0]
     assert torch.equal(cell, before)
     assert torch.equal(full[periodic], cell[periodic])
     added = full[~periodic]
@@ -127,9 +133,13 @@ def test_batch_equals_singles(mixed_structures: list[Atoms]) -> None:
     found = batch_neighbours(positions, sizes, cell, pbc, 4.0)
     singles = [found_by_us(atoms, 4.0) for atoms in mixed_structures]
     starts = (torch.cumsum(sizes, 0) - sizes).tolist()
-    for part, of_batch in enumerate(found):
-        moved = [single[part] + (start if part < 2 else 0) for single, start in zip(singles, starts, strict=True)]
-        assert torch.equal(of_batch, torch.cat(moved))
+    expected = [
+        (i + start, j + start, *shift)
+        for single, start in zip(singles, starts, strict=True)
+        for i, j, *shift in as_list(single)
+    ]
+    assert as_list(found) == expected
+    assert (found[0].diff() >= 0).all()
     scripted = torch.jit.script(batch_neighbours)(positions, sizes, cell, pbc, 4.0)
     assert all(torch.equal(a, b) for a, b in zip(scripted, found, strict=True))
 
@@ -177,3 +187,108 @@ def test_one_periodic_atom_meets_its_own_images() -> None:
         assert not pair_i.any()
         assert not pair_j.any()
         assert (shift != 0).any(dim=1).all()
+
+
+def random_system(seed: int) -> tuple[Atoms, float]:
+    """Return 1 to 12 atoms in and around any cell, skewed or flat, periodic in any directions, and a cutoff."""
+    rng = np.random.default_rng(seed)
+    while True:
+        cell = rng.normal(size=(3, 3)) + np.diag(rng.uniform(1.0, 7.0, 3))
+        heights = 1 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+        if heights.min() > 0.6:
+            break
+    n_atoms = int(rng.integers(1, 13))
+    atoms = Atoms(f"C{n_atoms}", rng.uniform(-6, 6, (n_atoms, 3)), cell=cell, pbc=rng.integers(0, 2, 3).astype(bool))
+    return atoms, float(rng.uniform(1.0, 6.0))
+
+
+def test_random_systems_one_by_one_and_as_a_batch() -> None:
+    """Also without a choice of way, and scripted, as the exported file has it."""
+    systems = [random_system(seed)[0] for seed in range(100)]
+    scripted = torch.jit.script(linear_pairs)
+    expected, start, n_pairs = [], 0, 0
+    for seed, atoms in enumerate(systems):
+        positions, cell, pbc = tensors(atoms)
+        cutoff = random_system(seed)[1]
+        alone = found_by_ase(atoms, cutoff)
+        n_pairs += len(alone)
+        arguments = (positions, torch.tensor([len(atoms)]), cell[None], pbc[None], cutoff)
+        for search in (linear_pairs, scripted, batch_neighbours):
+            assert as_list(search(*arguments)) == alone, (seed, search)
+        expected += [(i + start, j + start, *shift) for i, j, *shift in found_by_ase(atoms, 4.0)]
+        start += len(atoms)
+    assert n_pairs > 5000
+    positions, cell, pbc = (
+        torch.cat([tensors(atoms)[k].reshape(-1, *shape) for atoms in systems])
+        for k, shape in enumerate([(3,), (3, 3), (3,)])
+    )
+    sizes = torch.tensor([len(atoms) for atoms in systems])
+    assert as_list(batch_neighbours(positions, sizes, cell, pbc, 4.0)) == expected
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000, 10**9])
+def test_linear_search_in_pieces_of_any_size(chunk: int) -> None:
+    arguments = arguments_of(random_system(3)[0].repeat(2))
+    found = linear_pairs(*arguments, 4.0, chunk)
+    whole = linear_pairs(*arguments, 4.0)
+    assert len(found[0]) > 100
+    assert all(torch.equal(a, b) for a, b in zip(found, whole, strict=True))
+
+
+def test_brute_force_and_linear_search_of_open_batches() -> None:
+    """Clumps, a line, a gas and empty systems between them."""
+    rng = np.random.default_rng(4)
+    clouds = [rng.normal(size=(60, 3)), np.zeros((0, 3)), np.linspace(0, 90, 100)[:, None] * np.array([[1.0, 2, -1]])]
+    clouds += [rng.uniform(-1e5, 1e5, (30, 3)), rng.uniform(0, 20, (150, 3)) + 1e4, np.zeros((0, 3))]
+    positions = torch.from_numpy(np.concatenate(clouds))
+    sizes = torch.tensor([len(cloud) for cloud in clouds])
+    cell, pbc = torch.zeros(6, 3, 3, dtype=torch.float64), torch.zeros(6, 3, dtype=torch.bool)
+    brute = batch_neighbours(positions, sizes, cell, pbc, 5.0, brute_force_up_to=10**6)
+    linear = batch_neighbours(positions, sizes, cell, pbc, 5.0, brute_force_up_to=0)
+    assert as_list(linear) == as_list(brute)
+    assert len(brute[0]) > 4000
+    assert brute[0].dtype == linear[0].dtype == linear[2].dtype == torch.int64
+
+
+@pytest.mark.parametrize("pbc", [(False, False, False), (True, True, True), (True, False, True)])
+def test_nothing_gives_nothing(pbc: tuple[bool, bool, bool]) -> None:
+    empty = Atoms(cell=3 * np.eye(3), pbc=pbc)
+    for found in (found_by_us(empty, 4.0), linear_pairs(*arguments_of(empty), 4.0)):
+        assert [part.shape for part in found] == [(0,), (0,), (0, 3)]
+
+
+@pytest.mark.parametrize("n_repeats", [2, 5])
+def test_distance_equal_to_the_cutoff_is_outside_for_both_directions(n_repeats: int) -> None:
+    """In a lattice whose neighbours stand exactly at the cutoff, or what rounding makes of it."""
+    for lattice_constant in (2.0, 0.1 * 17, np.sqrt(3.1)):
+        atoms = Atoms("C", cell=lattice_constant * np.eye(3), pbc=True).repeat(n_repeats)
+        atoms.positions += 7.7
+        pairs = linear_pairs(*arguments_of(atoms), float(lattice_constant))
+        assert as_list(pairs) == as_list((pairs[1], pairs[0], -pairs[2]))
+        shorter = linear_pairs(*arguments_of(atoms), float(lattice_constant) * 1.001)
+        assert len(shorter[0]) == 6 * len(atoms)
+
+
+def test_atoms_without_a_place_have_no_pairs(make_box: MakeAtoms) -> None:
+    """An exploded simulation ends with numbers that are none, not with a crash or a hang."""
+    atoms = make_box(6, seed=5)
+    atoms.positions[2] = np.nan
+    atoms.positions[4, 1] = np.inf
+    found = as_list(linear_pairs(*arguments_of(atoms), 4.0))
+    rest = [0, 1, 3, 5]
+    expected = [(rest[i], rest[j], *shift) for i, j, *shift in as_list(found_by_us(atoms[rest], 4.0))]
+    assert found == expected
+    atoms.positions[:] = np.nan
+    assert as_list(linear_pairs(*arguments_of(atoms), 4.0)) == []
+
+
+@pytest.mark.parametrize("pbc", [True, False])
+def test_thousands_of_atoms(pbc: bool) -> None:
+    """Against ASE, and a crystal of random cells, where each copy of an atom has the same neighbours."""
+    atoms = Atoms("H2700", 30.0 * np.random.default_rng(0).uniform(size=(2700, 3)), cell=30.0 * np.eye(3), pbc=pbc)
+    found = found_by_us(atoms, 4.0)
+    assert as_list(found) == found_by_ase(atoms, 4.0)
+    assert len(found[0]) > 50_000
+    if pbc:
+        n_neighbours = torch.bincount(found_by_us(atoms.repeat(3), 4.0)[0]).reshape(27, -1)
+        assert torch.equal(n_neighbours, torch.bincount(found[0]).expand(27, -1))
