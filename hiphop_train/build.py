@@ -25,7 +25,18 @@ from hiphop_train.readout.base import Readout
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
-DATA_VARIABLES = ("root", "path", "val_path", "test_path", "energy_key", "forces_key", "level")
+DATA_VARIABLES = (
+    "root",
+    "path",
+    "val_path",
+    "test_path",
+    "energy_key",
+    "forces_key",
+    "level",
+    "format",
+    "exclude",
+    "charged",
+)
 """Keys of the data section that only serve to be set on the command line and read by others of its keys."""
 
 HANDED_OVER: dict[str, tuple[str, ...]] = {

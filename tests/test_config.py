@@ -29,10 +29,13 @@ def test_every_choice_composes(override: str) -> None:
 
 @pytest.mark.parametrize("name", options("data"))
 def test_every_data_set_composes(name: str) -> None:
-    config = load_config("train", [f"data={name}", "data.path=x"] if name == "extxyz" else [f"data={name}"])
+    must_give = name in ("ase", "extxyz", "md17", "rmd17")
+    config = load_config("train", [f"data={name}", "data.path=x"] if must_give else [f"data={name}"])
     assert config.data.name == name
     assert config.data.reader.energy_unit
-    assert config.data.reader.force_sign in ("force", "gradient")
+    assert config.data.reader.length_unit
+    if name not in ("ani1", "qm7", "qm9"):  # energies only
+        assert config.data.reader.force_sign in ("force", "gradient")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 
-from hiphop_train.data.reader import Block, Column, Reader, dataset, element_numbers, members, open_hdf5, rows
+from hiphop_train.data.reader import Block, Column, Reader, dataset, element_numbers, leaves, open_hdf5, rows
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError
 from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
@@ -62,7 +62,7 @@ class COMP6Reader(Reader):
         first = 0
         for file in self.files():
             with open_hdf5(file) as handle:
-                for name, group in _molecules(handle, file):
+                for name, group in leaves(handle, file, "species"):
                     yield partial(self._read, file, f"{file.stem}/{name}", group, names[file.name], first)
                     first += rows({"energies": Column(group, "energies", file, LAYOUT)}, f"{file}, group {name}")
 
@@ -82,12 +82,3 @@ class COMP6Reader(Reader):
         """Names of the published files that were not found; published totals hold only when there are none."""
         stems = {name.split("/")[0] for name in structures.group_names}
         return [file for files in self.subsets.values() for file in files if Path(file).stem not in stems]
-
-
-def _molecules(group: h5py.Group, file: Path, path: str = "") -> Iterator[tuple[str, h5py.Group]]:
-    """All groups that hold a molecule, at any depth."""
-    for name, child in members(group, file):
-        if "species" in child:
-            yield f"{path}{name}", child
-        else:
-            yield from _molecules(child, file, f"{path}{name}/")

@@ -1,5 +1,6 @@
 """What every reader declares, and what those of HDF5 files share."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any, final
 import h5py
 import numpy as np
 from ase.data import atomic_numbers
+from ase.symbols import Symbols
 from numpy.typing import NDArray
 
 from hiphop_train.data.structures import Structures, concatenate
@@ -76,9 +78,52 @@ def require_file(path: str, key: str, download: str = "") -> Path:
     raise DataError(f"{file} {what}{advice}\n  or say where it is: {key}=PATH")
 
 
-def slices(n: int, n_atoms: int) -> Iterator[slice]:
-    """Divide n conformations of n_atoms atoms into pieces of at most about `BLOCK_ATOMS` atoms."""
+def find_files(root: str, names: list[str], download: str = "") -> list[Path]:
+    """Return the places of files below a folder, at any depth, or raise with the way to get what is missing.
+
+    Parameters
+    ----------
+    root : folder
+    names : names of the files; all of them are needed
+    download : command or address that brings them
+    """
+    folder = Path(root).expanduser()
+    places: dict[str, list[Path]] = {name: [] for name in names}
+    if folder.is_dir():
+        for file in sorted(folder.rglob("*")):
+            if file.name in places and file.is_file():
+                places[file.name].append(file)
+    missing = [name for name, found in places.items() if not found]
+    if missing or not names:
+        advice = f"\n  download: {download.format(folder=folder)}" if download else ""
+        raise DataError(
+            f"{folder} does not hold {', '.join(missing) or 'any file'}{advice}\n"
+            "  or say where: data.root=FOLDER, or which files to read: 'data.reader.names=[NAME,...]'"
+        )
+    for name, found in places.items():
+        if len(found) > 1:
+            raise DataError(
+                f"{folder} holds {name} {len(found)} times ({found[0]}, {found[1]}): the same data would count twice; "
+                "give a folder that holds it once: data.root=FOLDER"
+            )
+    return [places[name][0] for name in names]
+
+
+def hill_formula(numbers: NDArray[Any]) -> str:
+    """Return the chemical formula of atomic numbers: carbon, hydrogen, then the alphabet."""
+    return str(Symbols(numbers).formula.format("hill"))
+
+
+def slices(n: int, n_atoms: int, multiple: int = 1) -> Iterator[slice]:
+    """Divide n conformations of n_atoms atoms into pieces of at most about `BLOCK_ATOMS` atoms.
+
+    Parameters
+    ----------
+    n, n_atoms : number of conformations, and of the atoms of each
+    multiple : pieces hold a multiple of so many conformations where that is not too much: what a file keeps together
+    """
     size = max(1, BLOCK_ATOMS // max(1, n_atoms))
+    size -= size % multiple if multiple <= size else 0
     for start in range(0, n, size):
         yield slice(start, min(n, start + size))
 
@@ -105,10 +150,49 @@ def open_hdf5(file: Path) -> Iterator[h5py.File]:
         yield handle
 
 
-def members(group: h5py.Group, file: Path) -> list[tuple[str, h5py.Group]]:
-    """Name and content of the groups in a group, in HDF5's order."""
+def members(group: h5py.Group, file: Path) -> Iterator[tuple[str, h5py.Group]]:
+    """Name and content of the groups in a group, in HDF5's order, each opened when its turn comes."""
     with hdf5_errors(file):
-        return [(name, group[name]) for name in group if isinstance(group[name], h5py.Group)]
+        names = list(group)
+    for name in names:
+        with hdf5_errors(file):
+            _refuse_external(group, name, file)
+            child = group[name]
+        if isinstance(child, h5py.Group):
+            yield name, child
+
+
+def leaves(
+    group: h5py.Group, file: Path, key: str, path: str = "", above: tuple[h5py.Group, ...] = ()
+) -> Iterator[tuple[str, h5py.Group]]:
+    """Path and content of all groups that hold arrays, at any depth; each ought to hold a certain one.
+
+    Parameters
+    ----------
+    group : where to look
+    file : for messages
+    key : name of the array
+    path : of the group, put before the names
+    above : the groups that hold this one
+    """
+    for name, child in members(group, file):
+        if child in (group, *above):
+            raise DataError(f"{file}, group {path}{name}: holds itself, by a link; take the link out of the file")
+        with hdf5_errors(file):
+            holds = key in child or any(child.get(each, getclass=True) is h5py.Dataset for each in child)
+        if holds:  # one that has lost the key is refused where that is read
+            yield f"{path}{name}", child
+        yield from leaves(child, file, key, f"{path}{name}/", (group, *above))
+
+
+def _refuse_external(group: h5py.Group, name: str, file: Path) -> None:
+    """A link to another file would bring in data that no checksum of this one covers."""
+    link = group.get(name, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        raise DataError(
+            f"{file}, group {group.name}: '{name}' is a link to another file ({link.filename}), which is not followed; "
+            "copy the data into this file"
+        )
 
 
 class Column:
@@ -120,12 +204,14 @@ class Column:
     key : its name
     file : for messages
     config_key : what decides on the name, for messages
-    kinds : kinds of numpy types that are allowed: f, i, u numbers, S bytes, O strings
+    kinds : kinds of numpy types that are allowed: f floating-point, i and u whole numbers, S bytes, O strings
     """
 
-    def __init__(self, group: h5py.Group, key: str, file: Path, config_key: str, kinds: str = "fiu") -> None:
+    def __init__(self, group: h5py.Group, key: str, file: Path, config_key: str, kinds: str = "f") -> None:
         with hdf5_errors(file):
             where = f"{file}, group {group.name}"
+            if key in group:
+                _refuse_external(group, key, file)
             node = group.get(key)
             if not isinstance(node, h5py.Dataset):
                 present = sorted(map(str, group))
@@ -133,20 +219,28 @@ class Column:
                     f"{where}: no data set '{key}' (set by {config_key}); present: {', '.join(present)}"
                     f"{did_you_mean(key, present)}"
                 )
-            if node.dtype.kind not in kinds:
-                expected = "text" if kinds == "SO" else "numbers"
-                raise DataError(f"{where}: data set '{key}' has type {node.dtype}; expected {expected}")
+            if node.dtype.kind not in kinds or node.dtype == np.float16:
+                expected = {"f": "floating-point numbers", "iu": "whole numbers", "SO": "text"}
+                raise DataError(
+                    f"{where}: data set '{key}' has type {node.dtype}; expected "
+                    f"{expected.get(kinds, 'text or whole numbers')}"
+                )
             if node.shape is None:
                 raise DataError(f"{where}: data set '{key}' is empty")
-            size, stored = int(np.prod(node.shape, dtype=object)), node.id.get_storage_size()
-            # gzip packs a thousandfold at most, so a declared size beyond that is damage (or filled with a constant)
-            if size * node.dtype.itemsize > 2000 * stored + 1_000_000:
-                raise DataError(
-                    f"{where}: data set '{key}' declares {size} values but the file holds {stored} bytes of it; "
-                    "it is truncated or damaged: compare its size and checksum with the source and fetch it again"
-                )
+            _check_storage(node, file, f"{where}: data set '{key}'")
             self.node, self.file, self.key, self.where = node, file, key, where
             self.shape: tuple[int, ...] = node.shape
+
+    @property
+    def chunk_rows(self) -> int:
+        """How many rows the file keeps together."""
+        return int(self.node.chunks[0]) if self.node.chunks else 1
+
+    def units(self) -> str | None:
+        """Return what the file says of the array's units."""
+        with hdf5_errors(self.file):
+            units = self.node.attrs.get("units")
+        return units.decode(errors="replace") if isinstance(units, bytes) else None if units is None else str(units)
 
     def read(self, part: slice = slice(None)) -> NDArray[Any]:
         """Read rows."""
@@ -154,7 +248,29 @@ class Column:
             return np.asarray(self.node[part] if self.shape else self.node[()])
 
 
-def dataset(group: h5py.Group, key: str, file: Path, config_key: str, kinds: str = "fiu") -> NDArray[Any]:
+def _check_storage(node: h5py.Dataset, file: Path, where: str) -> None:
+    """What is declared must be there: HDF5 would give zeros for what was never written."""
+    if node.is_virtual or node.external:
+        raise DataError(f"{where} keeps its values in other files, which are not followed; copy them into this file")
+    size = math.prod(node.shape)
+    if size == 0:
+        return
+    stored = min(node.id.get_storage_size(), file.stat().st_size)
+    advice = "it is truncated or damaged: compare its size and checksum with the source and fetch it again"
+    # gzip packs a thousandfold at most, so a declared size beyond that is damage (or filled with a constant)
+    declared = node.dtype.itemsize * max(size, math.prod(node.chunks or (0,)))
+    if stored == 0 or declared > 2000 * stored + 1_000_000:
+        raise DataError(f"{where} declares {size} values but the file holds {stored} bytes of it; {advice}")
+    if node.chunks is None and node.dtype.kind != "O" and stored < size * node.dtype.itemsize:
+        raise DataError(f"{where} declares {size} values but the file holds {stored} bytes of it; {advice}")
+    if node.chunks:
+        expected = math.prod(-(-n // chunk) for n, chunk in zip(node.shape, node.chunks, strict=True))
+        present = node.id.get_num_chunks()
+        if present < expected:
+            raise DataError(f"{where} has {present} of its {expected} parts (chunks); {advice}")
+
+
+def dataset(group: h5py.Group, key: str, file: Path, config_key: str, kinds: str = "f") -> NDArray[Any]:
     """Read a whole array of a group, or raise naming file, group, key and what is there instead."""
     return Column(group, key, file, config_key, kinds).read()
 

@@ -175,6 +175,14 @@ def _numbers(names: Sequence[Any], known: dict[Any, int]) -> NDArray[np.int64]:
     return np.array([known.setdefault(name, len(known)) for name in names], np.int64)
 
 
+FARTHEST = 1e6
+"""Angstrom; coordinates beyond are damage."""
+LARGEST_ENERGY = 1e7
+"""eV per atom; no element comes near it."""
+LARGEST_FORCE = 1e6
+"""eV/Angstrom; nuclei would have to touch."""
+
+
 class Collector:
     """Gather blocks of conformers of one composition into one `Structures`, checking shapes on the way.
 
@@ -260,9 +268,13 @@ class Collector:
                         f"{where}: the cell has no volume, or no lattice vector, in a periodic direction: "
                         f"{cell[k].tolist()} with pbc {pbc[k].tolist()}"
                     )
-        if not np.isfinite(positions).all():
-            raise DataError(f"{where}: coordinates hold NaN or infinity")
-        has_forces = self._check_labels(where, energy, forces)
+        if not np.abs(positions).max() < FARTHEST / self.length_factor:  # as it is with NaN, too
+            raise DataError(f"{where}: coordinates hold NaN or infinity, or numbers beyond {FARTHEST:.0e} Angstrom")
+        same = (positions[:, 1:] == positions[:, :-1]).all(axis=2)
+        if same.any():  # such as zeros where a download left holes
+            k, atom = np.argwhere(same)[0]
+            raise DataError(f"{where}: atoms {atom} and {atom + 1} of conformation {k} stand at the same place")
+        has_forces = self._check_labels(where, energy, forces, n_atoms)
         if conformation is None:
             conformation = np.arange(self.n_conformations, self.n_conformations + n)
         self.n_conformations = int(conformation.max()) + 1
@@ -287,10 +299,19 @@ class Collector:
             }
         )
 
-    def _check_labels(self, where: str, energy: NDArray[Any], forces: NDArray[Any] | None) -> NDArray[np.bool_]:
+    def _check_labels(
+        self, where: str, energy: NDArray[Any], forces: NDArray[Any] | None, n_atoms: int
+    ) -> NDArray[np.bool_]:
         """Missing labels are NaN for a whole structure, where the format knows missing labels at all."""
-        if np.isinf(energy).any() or (forces is not None and np.isinf(forces).any()):
-            raise DataError(f"{where}: energies or forces are infinite; take these structures out of the file")
+        for name, array, largest in (
+            ("energies", energy, LARGEST_ENERGY / self.energy_factor * n_atoms),
+            ("forces", forces, LARGEST_FORCE / abs(self.force_factor)),
+        ):
+            if array is not None and (np.abs(array) > largest).any():
+                raise DataError(
+                    f"{where}: {name} are infinite or beyond everything possible ("
+                    f"{float(np.nanmax(np.abs(array))):.3g} in the file's unit); take these structures out of the file"
+                )
         if not self.may_miss and np.isnan(energy).any():
             raise DataError(f"{where}: the energy of conformation {np.flatnonzero(np.isnan(energy))[0]} is NaN")
         if forces is None:

@@ -16,8 +16,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from hiphop_train.data.ani1x import ANI1xReader
+from hiphop_train.data.ase_files import ASEReader
 from hiphop_train.data.comp6 import COMP6Reader
-from hiphop_train.data.extxyz import ExtxyzReader
 from hiphop_train.data.structures import Structures, concatenate
 from hiphop_train.errors import DataError
 
@@ -378,9 +378,10 @@ def write_extxyz(path: Path, frames: list[Atoms]) -> Path:
     return path
 
 
-def extxyz(path: Path, **changes: Any) -> ExtxyzReader:
-    settings = {"path": str(path), "energy_unit": "eV", "length_unit": "angstrom", "force_sign": "force"}
-    return ExtxyzReader(**{**settings, **changes})
+def extxyz(path: Path, **changes: Any) -> ASEReader:
+    units = {"energy_unit": "eV", "length_unit": "angstrom", "force_sign": "force"}
+    settings = {"path": str(path), "format": "extxyz", **units}
+    return ASEReader(**{**settings, **changes})
 
 
 WRITTEN = 1e-7
@@ -500,7 +501,7 @@ def test_extxyz_without_any_label_names_the_keys_that_are_there(tmp_path: Path, 
 def test_extxyz_named_key_that_is_not_there(tmp_path: Path, groups: dict[str, Any]) -> None:
     path = write_extxyz(tmp_path / "a.xyz", frames_of(groups, ("REF_energy", "REF_forces")))
     reader = extxyz(path, energy_key="REF_energie", forces_key="REF_forces")
-    refused(reader.read, str(path), "structure 0", "'REF_energie'", "REF_energy")
+    refused(reader.read, str(path), "data.energy_key=REF_energie", "did you mean 'REF_energy'")
     reader = extxyz(path, energy_key="REF_energy", forces_key="REF_force")
     refused(reader.read, str(path), "data.forces_key=REF_force")
 

@@ -1,0 +1,191 @@
+"""Trajectories of one molecule in NumPy's npz files: MD17, MD22, rMD17.
+
+Chmiela et al., Sci. Adv. 3, e1603015 (2017); Christensen and von Lilienfeld, Mach. Learn.: Sci. Technol. 1, 045018
+(2020). Files are read in pieces, and nothing in them is unpickled.
+"""
+
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tokenize import TokenError
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
+
+from hiphop_train.data.reader import Block, Reader, require_file, slices
+from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.errors import DataError, did_you_mean
+from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+
+
+class NpzKeys(TypedDict):
+    """Names of the arrays; without forces there are energies only."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    numbers: str
+    positions: str
+    energy: str
+    forces: str | None
+
+
+class NpzReader(Reader):
+    """Read an npz file of one molecule, or one each for training and test.
+
+    Parameters
+    ----------
+    path : npz file
+    keys : names of its arrays
+    energy_unit, length_unit, force_sign : what the file holds; forces are in energy_unit / length_unit
+    test_path : further file, whose structures then are the test
+    download : how to get the file, shown when it is missing
+    """
+
+    def __init__(
+        self,
+        path: str,
+        keys: NpzKeys,
+        energy_unit: EnergyUnit,
+        length_unit: LengthUnit,
+        force_sign: ForceSign,
+        test_path: str | None = None,
+        download: str = "",
+    ) -> None:
+        self.path = path
+        self.test_path = test_path
+        self.keys = keys
+        self.energy_factor = ENERGY[energy_unit]
+        self.length_factor = LENGTH[length_unit]
+        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.download = download
+
+    def files(self) -> list[Path]:
+        """Return the file, and that of the test."""
+        train = require_file(self.path, "data.path", self.download)
+        return [train] if self.test_path is None else [train, require_file(self.test_path, "data.test_path")]
+
+    def blocks(self) -> Iterator[Block]:
+        """Go through the frames in pieces."""
+        first = 0
+        for file, subset in zip(self.files(), ("train", "test"), strict=False):
+            with npz_errors(file):
+                archive = zipfile.ZipFile(file)
+            with archive:
+                numbers = NpzColumn(archive, self.keys["numbers"], file, "data.reader.keys.numbers", "iu").read()
+                positions = NpzColumn(archive, self.keys["positions"], file, "data.reader.keys.positions")
+                energy = NpzColumn(archive, self.keys["energy"], file, "data.reader.keys.energy")
+                key = self.keys["forces"]
+                forces = None if key is None else NpzColumn(archive, key, file, "data.reader.keys.forces")
+                columns = [column for column in (positions, energy, forces) if column is not None]
+                if len({column.length for column in columns}) > 1:
+                    told = ", ".join(f"'{column.key}' {column.length}" for column in columns)
+                    raise DataError(f"{file}: arrays of different length: {told}; they do not belong together")
+                for part in slices(energy.length, max(1, numbers.size)):
+                    yield partial(self._read, file, subset, numbers, columns, part, first + part.start)
+                first += energy.length
+
+    def _read(
+        self, file: Path, subset: str, numbers: NDArray[Any], columns: list["NpzColumn"], part: slice, first: int
+    ) -> Structures | None:
+        found = Collector(
+            str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
+        )
+        positions, energy, *forces = (column.read(part) for column in columns)
+        if energy.ndim == 2 and energy.shape[1] == 1:
+            energy = energy[:, 0]  # MD17 keeps them in a column
+        found.add(file.stem, numbers, positions, energy, forces[0] if forces else None)
+        return found.finish(subset) if found.blocks else None
+
+
+@contextmanager
+def npz_errors(file: Path) -> Iterator[None]:
+    """Whatever cannot be read inside becomes a `DataError`."""
+    try:
+        yield
+    except (
+        *(OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, SyntaxError, OverflowError, MemoryError),
+        *(zipfile.BadZipFile, zlib.error, TokenError),
+    ) as error:
+        raise DataError(
+            f"{file} cannot be read as npz: it is truncated, damaged or another kind of file "
+            f"({type(error).__name__}: {error}); compare its size and checksum with the source and fetch it again"
+        ) from error
+
+
+class NpzColumn:
+    """One array of an npz file, declared and checked before it is read, front to back.
+
+    Parameters
+    ----------
+    archive : opened file
+    key : name of the array
+    file : for messages
+    config_key : what decides on the name, for messages
+    kinds : kinds of numpy types that are allowed: f floating-point, i and u whole numbers
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, key: str, file: Path, config_key: str, kinds: str = "f") -> None:
+        with npz_errors(file):
+            present = sorted(name.removesuffix(".npy") for name in archive.namelist())
+            if key not in present:
+                raise DataError(
+                    f"{file}: no array '{key}' (set by {config_key}); present: {', '.join(present)}"
+                    f"{did_you_mean(key, present)}"
+                )
+            entry = archive.getinfo(f"{key}.npy")
+            self.stream = archive.open(entry)
+            self.shape, fortran, self.dtype = _header(self.stream)
+            self.start = self.stream.tell()
+            size = math.prod(self.shape) * self.dtype.itemsize
+            if self.dtype.kind not in kinds or self.dtype == np.float16:
+                expected = {"f": "floating-point numbers", "iu": "whole numbers"}[kinds]
+                raise DataError(f"{file}: array '{key}' has type {self.dtype}; expected {expected}")
+            # deflate packs a thousandfold at most
+            packed = min(entry.compress_size, file.stat().st_size)
+            if size != entry.file_size - self.start or size > 2000 * packed + 1_000_000:
+                raise DataError(
+                    f"{file}: array '{key}' declares {size} bytes but the file holds {entry.file_size - self.start}, "
+                    f"packed into {packed}; it is damaged: fetch it again"
+                )
+            self.key, self.file = key, file
+            self.whole: NDArray[Any] | None = None
+            if fortran and len(self.shape) > 1:  # not stored row by row
+                self.whole = self._take(size).reshape(self.shape[::-1]).T
+            self.length = self.shape[0] if self.shape else 0
+
+    def read(self, part: slice | None = None) -> NDArray[Any]:
+        """Read rows, those of later pieces after those of earlier ones."""
+        with npz_errors(self.file):
+            part = slice(0, self.length) if part is None else part
+            if self.whole is not None:
+                return self.whole[part]
+            row = math.prod(self.shape[1:]) * self.dtype.itemsize
+            self.stream.seek(self.start + part.start * row)
+            return self._take((part.stop - part.start) * row).reshape((part.stop - part.start, *self.shape[1:]))
+
+    def _take(self, size: int) -> NDArray[Any]:
+        content = self.stream.read(size)
+        if len(content) < size:
+            raise EOFError(f"array '{self.key}' ends early")
+        if self.stream.tell() == self.start + math.prod(self.shape) * self.dtype.itemsize:
+            self.stream.read(1)  # at its end the checksum is compared
+        return np.frombuffer(content, self.dtype)
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version} of an array, which holds no plain numbers")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if any(n < 0 for n in shape):
+        raise ValueError(f"shape {shape}")
+    return shape, bool(fortran), dtype

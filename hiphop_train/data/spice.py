@@ -1,0 +1,127 @@
+"""The layout of SPICE: one HDF5 group per molecule, lengths in bohr, gradients instead of forces.
+
+Eastman et al., Sci. Data 10, 11 (2023). Molecules may be charged; their SMILES tell.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import h5py
+
+from hiphop_train.data.reader import (
+    Block,
+    Column,
+    Reader,
+    dataset,
+    element_numbers,
+    leaves,
+    open_hdf5,
+    require_file,
+    rows,
+    slices,
+)
+from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.errors import DataError
+from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+
+LAYOUT = "the SPICE layout"
+ENERGIES, GRADIENT = "dft_total_energy", "dft_total_gradient"
+
+
+class SPICEReader(Reader):
+    """Read a SPICE file; conformers of one molecule share a group, and the parts of the set are the subsets.
+
+    Parameters
+    ----------
+    path : HDF5 file
+    energy_unit, length_unit, force_sign : what the file holds; a file that says otherwise is refused
+    charged : whether to read charged molecules, too: models do not know the total charge
+    download : how to get the file, shown when it is missing
+    """
+
+    def __init__(
+        self,
+        path: str,
+        energy_unit: EnergyUnit,
+        length_unit: LengthUnit,
+        force_sign: ForceSign,
+        charged: bool,
+        download: str = "",
+    ) -> None:
+        self.path = path
+        self.units = {
+            "conformations": str(length_unit),
+            ENERGIES: str(energy_unit),
+            GRADIENT: f"{energy_unit}/{length_unit}",
+        }
+        self.energy_factor = ENERGY[energy_unit]
+        self.length_factor = LENGTH[length_unit]
+        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.charged = charged
+        self.download = download
+
+    def files(self) -> list[Path]:
+        """Return the one file."""
+        return [require_file(self.path, "data.path", self.download)]
+
+    def blocks(self) -> Iterator[Block]:
+        """Go through the molecules; says how many were left out."""
+        (file,) = self.files()
+        first, n_kept, n_molecules, n_conformations = 0, 0, 0, 0
+        with open_hdf5(file) as handle:
+            for name, group in leaves(handle, file, "atomic_numbers"):
+                columns = {key: Column(group, key, file, LAYOUT) for key in self.units}
+                for key, column in columns.items():
+                    _check_units(column, self.units[key])
+                n = rows(dict(columns), f"{file}, group {group.name}")
+                if n == 0:
+                    continue  # all conformers were filtered out by the authors: the arrays have lost their shape
+                if not self.charged and total_charge(_text(group, "smiles", file)) != 0:
+                    n_molecules, n_conformations = n_molecules + 1, n_conformations + n
+                else:
+                    shape = columns["conformations"].shape
+                    for part in slices(n, shape[1] if len(shape) > 1 else 1):
+                        yield partial(self._read, file, name, group, columns, part, first + part.start)
+                    n_kept += n
+                first += n
+        if n_molecules:
+            left_out = f"{file}: {n_molecules} charged molecules ({n_conformations} conformations) are left out"
+            advice = "total charge is not modelled; data.charged=true keeps them"
+            if n_kept == 0:
+                raise DataError(f"{left_out}, and nothing remains: {advice}")
+            print(f"{left_out}: {advice}", flush=True)
+
+    def _read(
+        self, file: Path, name: str, group: h5py.Group, columns: dict[str, Column], part: slice, first: int
+    ) -> Structures | None:
+        found = Collector(
+            str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
+        )
+        numbers = element_numbers(group, "atomic_numbers", file, LAYOUT, "iu")
+        positions, energy, gradient = (columns[key].read(part) for key in ("conformations", ENERGIES, GRADIENT))
+        found.add(name, numbers, positions, energy, gradient)
+        return found.finish(_text(group, "subset", file)) if found.blocks else None
+
+
+def total_charge(smiles: str) -> int:
+    """Return the total charge of a molecule, the sum of the charges in its brackets."""
+    charges = re.findall(r"\[[^\]]*?(\++|-+)(\d*)(?::\d+)?\]", smiles)
+    return sum((1 if signs[0] == "+" else -1) * (int(digits) if digits else len(signs)) for signs, digits in charges)
+
+
+def _check_units(column: Column, declared: str) -> None:
+    stated = column.units()
+    if stated is not None and stated.lower() != declared.lower():
+        raise DataError(
+            f"{column.where}: data set '{column.key}' says that it is in {stated}, but the configuration says "
+            f"{declared}; correct data.reader.energy_unit or data.reader.length_unit"
+        )
+
+
+def _text(group: h5py.Group, key: str, file: Path) -> str:
+    values = dataset(group, key, file, LAYOUT, "SO").reshape(-1).tolist()
+    if len(values) != 1 or not isinstance(values[0], bytes | str):
+        raise DataError(f"{file}, group {group.name}: data set '{key}' holds {len(values)} values; expected one text")
+    return values[0].decode(errors="replace") if isinstance(values[0], bytes) else values[0]
