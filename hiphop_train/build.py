@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hiphop_train.data.module import DataModule
+from hiphop_train.data.reader import Reader
 from hiphop_train.errors import ConfigError, HipHopError
 from hiphop_train.models.base import Representation
 from hiphop_train.potential import Network, Potential
@@ -86,6 +87,14 @@ def make_data(data: DictConfig, potential: Potential, dtype: torch.dtype, seed: 
         section, "data", elements=potential.elements, cutoff=potential.cutoff, dtype=dtype, seed=seed
     )
     return module
+
+
+def make_reader(section: DictConfig) -> Reader:
+    """Build the reader of a data section alone, where no model says elements and cutoff."""
+    resolved = section.copy()
+    OmegaConf.resolve(resolved)
+    reader: Reader = _instantiate(resolved.reader, "data.reader")
+    return reader
 
 
 def make_part(section: DictConfig, name: str, **handed_over: Any) -> Any:

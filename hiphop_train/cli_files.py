@@ -35,7 +35,9 @@ DIR gets comparison.json, comparison.md and a picture for each test split. Runs 
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Arguments whose mistakes are told as all others are."""
+
     def error(self, message: str) -> NoReturn:
         """Say it as all other errors are said."""
         raise ConfigError(f"{message}; see {self.prog} --help")
@@ -63,7 +65,7 @@ def compare_main() -> None:
 
 def run_compare(arguments: list[str]) -> int:
     """Compare runs as the arguments say; returns the exit code."""
-    parser = _Parser(
+    parser = Parser(
         "hiphop-compare",
         description="Put finished runs side by side: errors against parameters, training time and time per atom.",
         epilog=COMPARE_EXAMPLES,
@@ -83,7 +85,7 @@ def run_compare(arguments: list[str]) -> int:
 
 def _import_parser() -> argparse.ArgumentParser:
     layout = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(
+    parser = Parser(
         "hiphop-import",
         description="Turn weights that another program trained into a checkpoint of this project.",
         epilog=IMPORT_EXAMPLES,

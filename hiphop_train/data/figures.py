@@ -1,0 +1,214 @@
+"""Figures of many structures at once: nearest distances, net forces, names for equal and nearly equal geometries."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import covalent_radii
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from hiphop_train.data.structures import Structures
+
+PAIRS_AT_ONCE = 1_000_000
+LARGE = 1000
+"""Atoms from which on pairs are looked for in a tree."""
+REACH = 2.75
+"""Angstrom; further apart no two atoms are bonded."""
+N_PROJECTIONS, N_DISTANCES = 8, 256
+GRID = 0.02
+"""Angstrom, width of the boxes into which projections of distances fall."""
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """What the positions of each structure say.
+
+    Attributes
+    ----------
+    contact : (n,) float32, smallest distance by sum of covalent radii; infinite where there is one atom
+    nearest : (n,) float32, smallest distance, Angstrom
+    exact : (n,) uint64, the same for the same atoms at the same places, in any order
+    near : (n, 2) uint64, one of them the same for almost the same distances between the same sequence of elements
+    order : (n,) float32, Angstrom, one projection of the distances: near neighbours have it almost the same
+    """
+
+    contact: NDArray[np.float32]
+    nearest: NDArray[np.float32]
+    exact: NDArray[np.uint64]
+    near: NDArray[np.uint64]
+    order: NDArray[np.float32]
+
+
+def geometry(structures: Structures) -> Geometry:
+    """Look at all positions, without a loop over structures of the same size.
+
+    Parameters
+    ----------
+    structures : a piece that fits into memory
+    """
+    n = len(structures)
+    contact, nearest = np.full(n, np.inf, np.float32), np.full(n, np.inf, np.float32)
+    near, order = np.zeros((n, 2), np.uint64), np.zeros(n, np.float32)
+    sizes = structures.sizes
+    periodic = structures.pbc.any(axis=1)
+    sequence = _sums(_mixed(structures.numbers, _within(structures)), structures.offsets)
+    sequence ^= structures.level.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for size in np.unique(sizes[~periodic]).tolist():
+        if size == 1:
+            continue
+        chosen = np.flatnonzero((sizes == size) & ~periodic)
+        step = max(1, PAIRS_AT_ONCE // min(size * (size - 1) // 2, LARGE * LARGE))
+        for start in range(0, len(chosen), step):
+            part = chosen[start : start + step]
+            atoms = structures.offsets[part][:, None] + np.arange(size)
+            positions = (structures.positions[atoms] - structures.positions[atoms[:, :1]]).astype(np.float32)
+            numbers = structures.numbers[atoms]
+            closest = _closest if size < LARGE else _closest_of_large
+            contact[part], nearest[part] = closest(positions, numbers)
+            near[part], order[part] = _near_names(positions, sequence[part])
+    for k in np.flatnonzero(periodic):
+        contact[k], nearest[k] = _closest_periodic(structures, int(k))
+    exact = _sums(_mixed(structures.numbers, structures.positions), structures.offsets)
+    exact += structures.level.astype(np.uint64)
+    alone = (near == 0).all(axis=1)  # single atoms and periodic structures: told apart by their exact names
+    near[alone] = exact[alone, None]
+    return Geometry(contact, nearest, exact, near, order)
+
+
+def distances(positions: NDArray[np.floating]) -> NDArray[np.float64]:
+    """All distances between the atoms of one open structure, in a fixed order."""
+    i, j = np.triu_indices(len(positions), 1)
+    found: NDArray[np.float64] = np.linalg.norm(positions[i].astype(np.float64) - positions[j], axis=1)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Pull:
+    """What the forces of each structure say; NaN where they are not known.
+
+    Attributes
+    ----------
+    largest : (n,) float32, eV/Angstrom, largest force on an atom
+    net_force : (n,) float32, eV/Angstrom, norm of the sum of all forces
+    net_torque : (n,) float32, eV, norm of the sum of all torques; NaN where periodic
+    zero : (n,) bool, whether all forces are exactly zero though there are several atoms
+    """
+
+    largest: NDArray[np.float32]
+    net_force: NDArray[np.float32]
+    net_torque: NDArray[np.float32]
+    zero: NDArray[np.bool_]
+
+
+def pull(structures: Structures) -> Pull:
+    """Look at all forces."""
+    starts = structures.offsets[:-1]
+    forces = structures.forces.astype(np.float64, copy=False)
+    norm = np.sqrt(np.einsum("ax,ax->a", forces, forces))
+    largest = np.maximum.reduceat(norm, starts) if len(starts) else np.zeros(0)
+    net = np.add.reduceat(forces, starts, axis=0)
+    centre = np.add.reduceat(structures.positions.astype(np.float64, copy=False), starts, axis=0)
+    arms = structures.positions - np.repeat(centre / structures.sizes[:, None], structures.sizes, axis=0)
+    torque = np.linalg.norm(np.add.reduceat(np.cross(arms, forces), starts, axis=0), axis=1)
+    torque[structures.pbc.any(axis=1)] = np.nan
+    values = np.stack([largest, np.linalg.norm(net, axis=1), torque]).astype(np.float32)
+    values[:, ~structures.has_forces] = np.nan
+    zero = structures.has_forces & (largest == 0) & (structures.sizes > 1)
+    return Pull(values[0], values[1], values[2], zero)
+
+
+def _closest(
+    positions: NDArray[np.float32], numbers: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Smallest distance, by radii and as it is, of structures of one size: positions (n, n_atoms, 3)."""
+    i, j = np.triu_indices(positions.shape[1], 1)
+    distance = np.linalg.norm(positions[:, i] - positions[:, j], axis=2)
+    radii = covalent_radii.astype(np.float32)[numbers]
+    ratio: NDArray[np.float32] = (distance / (radii[:, i] + radii[:, j])).min(axis=1)
+    return ratio, distance.min(axis=1)
+
+
+def _closest_of_large(
+    positions: NDArray[np.float32], numbers: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    found = []
+    for x, z in zip(positions, numbers, strict=True):
+        i, j = cKDTree(x).query_pairs(REACH, output_type="ndarray").T
+        distance = np.linalg.norm(x[i] - x[j], axis=1)
+        ratio = distance / (covalent_radii[z[i]] + covalent_radii[z[j]])
+        found.append((ratio.min(initial=np.inf), distance.min(initial=np.inf)))
+    contact, nearest = np.array(found, np.float32).T
+    return contact, nearest
+
+
+def _closest_periodic(structures: Structures, k: int) -> tuple[float, float]:
+    import torch  # takes a second, and most sets are open
+
+    from hiphop_train.graph.neighbours import neighbours
+
+    atoms = slice(structures.offsets[k], structures.offsets[k + 1])
+    positions = structures.positions[atoms].astype(np.float64)
+    cell = torch.from_numpy(np.array(structures.cell[k], np.float64))
+    pbc = torch.from_numpy(np.array(structures.pbc[k]))
+    found = neighbours(torch.from_numpy(positions), cell, pbc, REACH)
+    i, j, shift = (tensor.numpy() for tensor in found)
+    distance = np.linalg.norm(positions[j] + shift @ structures.cell[k] - positions[i], axis=1)
+    radii = covalent_radii[structures.numbers[atoms]]
+    return float((distance / (radii[i] + radii[j])).min(initial=np.inf)), float(distance.min(initial=np.inf))
+
+
+def _near_names(
+    positions: NDArray[np.float32], sequence: NDArray[np.uint64]
+) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    """Names of boxes that the distances fall into, projected on a few directions at random (locality-sensitive hashing).
+
+    Distances that differ by at most delta (root mean square) have projections that differ by about delta; there are two
+    grids, one shifted by half a box, so that few near pairs are cut apart by both.
+    """
+    n_atoms = positions.shape[1]
+    rng = np.random.default_rng(n_atoms)
+    if n_atoms * (n_atoms - 1) // 2 <= N_DISTANCES:
+        i, j = np.triu_indices(n_atoms, 1)
+    else:
+        i = rng.integers(n_atoms, size=N_DISTANCES)
+        j = (i + rng.integers(1, n_atoms, size=N_DISTANCES)) % n_atoms
+    distance = np.linalg.norm(positions[:, i] - positions[:, j], axis=2)
+    directions = rng.normal(size=(len(i), N_PROJECTIONS)).astype(np.float32)
+    directions /= np.linalg.norm(directions, axis=0)
+    projected = distance @ directions  # (n, N_PROJECTIONS)
+    names = np.empty((len(positions), 2), np.uint64)
+    for k in (0, 1):
+        boxes = np.floor(projected / np.float32(GRID) + np.float32(0.5 * k)).astype(np.int64).view(np.uint64)
+        name = sequence.copy()
+        for box in boxes.T:
+            name = _scrambled(name + box)
+        names[:, k] = name
+    return names, projected[:, 0]
+
+
+def _within(structures: Structures) -> NDArray[np.float64]:
+    """(n_atoms, 1) place of each atom in its structure."""
+    place = np.arange(len(structures.numbers)) - np.repeat(structures.offsets[:-1], structures.sizes)
+    return place[:, None].astype(np.float64)
+
+
+def _mixed(numbers: NDArray[np.uint8], values: NDArray[np.floating]) -> NDArray[np.uint64]:
+    """(n_atoms,) names of elements with values, (n_atoms, n_values)."""
+    name = numbers.astype(np.uint64)
+    for column in (values.astype(np.float64) + 0.0).view(np.uint64).T:  # + 0.0 makes one zero of two
+        name = _scrambled(name + column)
+    return name
+
+
+def _scrambled(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Spread all bits over all (the finaliser of splitmix64)."""
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def _sums(names: NDArray[np.uint64], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """(n,) sums over the atoms of each structure, modulo 2**64."""
+    sums: NDArray[np.uint64] = np.add.reduceat(names, offsets[:-1]) if len(offsets) > 1 else np.zeros(0, np.uint64)
+    return sums
