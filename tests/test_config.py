@@ -29,7 +29,7 @@ def test_every_choice_composes(override: str) -> None:
 
 @pytest.mark.parametrize("name", options("data"))
 def test_every_data_set_composes(name: str) -> None:
-    must_give = name in ("ase", "extxyz", "md17", "rmd17")
+    must_give = name in ("ase", "extxyz", "md17", "packed", "rmd17")
     config = load_config("train", [f"data={name}", "data.path=x"] if must_give else [f"data={name}"])
     assert config.data.name == name
     assert config.data.reader.energy_unit
@@ -54,7 +54,10 @@ def test_every_data_set_composes(name: str) -> None:
         (["model.n_features=wide"], ["model.n_features: got 'wide'", "valid integer"]),
         (["model.n_features=0"], ["greater than 0"]),
         (["model.l_max=7"], ["it must be 0, 1, 2, 3, 4 or 5"]),
-        (["data/split=random", "data.split.by=atom"], ["it must be 'structure', 'group', 'formula', 'molecule' or 'subset'"]),
+        (
+            ["data/split=random", "data.split.by=atom"],
+            ["it must be 'structure', 'group', 'formula', 'molecule' or 'subset'"],
+        ),
         (["dtype=float16"], ["it must be 'float32' or 'float64'"]),
         (["data.batch_size=-1"], ["data.batch_size: got -1", "greater than 0"]),
         (["data=extxyz"], ["data.path must be given: data.path=VALUE"]),
