@@ -2,9 +2,11 @@
 
 The network is hippynn's, with its numba kernels where numba is installed; the loop around it is the plain one of its
 training scripts: Adam with a rate of 2.5e-3 that falls along a cosine, batches of 64, RMSE + MAE of energies and of
-forces and the mean of R. How many epochs fit into the time is measured first.
+forces and the mean of R. How many epochs fit into the time is measured first, unless they are given, for a machine that is
+busy with other things.
 
-    python benchmarks/methane_hippynn.py data/methane.h5 --minutes 7 --output benchmarks/results/methane_hippynn.json
+    python benchmarks/methane_hippynn.py data/methane.h5 --minutes 7
+    python benchmarks/methane_hippynn.py data/methane.h5 --cases "HIP-HOP l=3 n=4" --epochs 23
 """
 
 # mypy: allow-untyped-calls
@@ -54,6 +56,7 @@ class Model(torch.nn.Module):
         self.energy = energy_class(self.network.feature_sizes)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate."""
         n = len(positions)
         start = 5 * torch.arange(n).repeat_interleave(len(FIRST))
         first, second = FIRST.repeat(n) + start, SECOND.repeat(n) + start
@@ -95,6 +98,7 @@ class Study:
         return energy - self.energy[index], (-gradient - self.forces[index]).flatten(), hierarchicality
 
     def epoch(self, model: Model, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
+        """Go through the training split once."""
         train = self.index["train"]
         for index in train[torch.randperm(len(train))].split(64):
             energy, forces, hierarchicality = self.errors(model, index, training=True)
@@ -106,6 +110,7 @@ class Study:
                 schedule.step()
 
     def test(self, model: Model) -> dict[str, dict[str, float]]:
+        """Errors on the test split, kcal/mol(/Angstrom)."""
         parts = [self.errors(model, index, training=False) for index in self.index["test"].split(500)]
         found = {}
         for kind, errors in zip(("energy", "forces"), list(zip(*parts, strict=True))[:2], strict=True):
@@ -114,23 +119,28 @@ class Study:
             found[kind] = {"mae": float(error.abs().mean()), "rmse": rmse, "median": float(error.abs().median())}
         return found
 
-    def run(self, network_class: type, energy_class: type, seconds: float) -> dict[str, Any]:
-        torch.manual_seed(0)
+    def epochs_in(self, seconds: float, network_class: type, energy_class: type) -> int:
+        """How many epochs fit into a time."""
         trial = Model(network_class, energy_class)
         optimizer = torch.optim.Adam(trial.parameters(), lr=2.5e-3)
         self.epoch(trial, optimizer, None)  # compiles
         started = time.monotonic()
         self.epoch(trial, optimizer, None)
-        epochs = max(1, round(seconds / (time.monotonic() - started)))
+        return max(1, round(seconds / (time.monotonic() - started)))
+
+    def run(self, network_class: type, energy_class: type, epochs: int) -> dict[str, Any]:
+        """Train, and return the errors on the test split."""
+        torch.manual_seed(0)
         model = Model(network_class, energy_class)
         optimizer = torch.optim.Adam(model.parameters(), lr=2.5e-3)
         n_steps = epochs * -(-len(self.index["train"]) // 64)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
         started = time.monotonic()
+        cpu = time.process_time()
         for _ in range(epochs):
             self.epoch(model, optimizer, schedule)
-        training_seconds = round(time.monotonic() - started, 1)
-        return {"epochs": epochs, "training_seconds": training_seconds, "test": self.test(model)}
+        seconds = {"training_seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - cpu}
+        return {"epochs": epochs, **{key: round(value, 1) for key, value in seconds.items()}, "test": self.test(model)}
 
 
 def main() -> int:
@@ -138,6 +148,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="file of scripts/generate_methane.py")
     parser.add_argument("--minutes", type=float, default=7.0, help="training time of each (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, help="of each, instead of what fits into the time")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--kernels", choices=("auto", "numba", "pytorch"), default="auto", help="of hippynn")
     parser.add_argument("--output", type=Path, help="JSON file; results of other cases in it are kept")
@@ -156,7 +167,8 @@ def main() -> int:
     for case in options.cases:
         name = CASES[case]
         network_class = getattr(hiphop if name == "HipHopNNModule" else hipnn, name)
-        found[case] = study.run(network_class, HEnergy, 60 * options.minutes)
+        epochs = options.epochs or study.epochs_in(60 * options.minutes, network_class, HEnergy)
+        found[case] = study.run(network_class, HEnergy, epochs)
         print(case, json.dumps(found[case]), flush=True)
         if options.output:
             options.output.write_text(json.dumps(found, indent=1) + "\n")
