@@ -20,15 +20,18 @@ Share = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 def check_elements(structures: Structures, elements: list[str]) -> None:
     """Raise `DataError` naming the first element that the model does not know, and where it stands."""
-    known = np.isin([chemical_symbols[n] for n in structures.numbers.tolist()], elements)
-    if not known.all():
-        atom = int(np.flatnonzero(~known)[0])
-        symbol = chemical_symbols[structures.numbers[atom]]
-        where = structures.name(int(np.searchsorted(structures.offsets, atom, side="right")) - 1)
-        raise DataError(
-            f"{structures.source}: {where} holds {symbol}, but model.elements is [{', '.join(elements)}]; "
-            f"add it when training: 'model.elements=[{','.join([*elements, symbol])}]'"
-        )
+    known = np.isin(chemical_symbols, elements)  # by atomic number
+    for piece in structures.pieces():
+        counts = np.bincount(piece.numbers, minlength=len(known))
+        strange = np.flatnonzero((counts > 0) & ~known)
+        if len(strange):
+            atom = int(np.flatnonzero(~known[piece.numbers])[0])
+            symbol = chemical_symbols[piece.numbers[atom]]
+            where = piece.name(int(np.searchsorted(piece.offsets, atom, side="right")) - 1)
+            raise DataError(
+                f"{structures.source}: {where} holds {symbol}, but model.elements is [{', '.join(elements)}]; "
+                f"add it when training: 'model.elements=[{','.join([*elements, symbol])}]'"
+            )
 
 
 class BatchDataset(Dataset[Batch]):

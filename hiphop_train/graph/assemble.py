@@ -12,7 +12,7 @@ def pair_vectors(
     positions: Tensor, cell: Tensor, system: Tensor, pair_i: Tensor, pair_j: Tensor, pair_shift: Tensor
 ) -> Tensor:
     """Vector from the receiving to the sending atom of each pair, r_j + shift . cell - r_i (n_pairs, 3), Angstrom."""
-    vectors = positions[pair_j] - positions[pair_i]
+    vectors = positions.index_select(0, pair_j) - positions.index_select(0, pair_i)
     if bool(pair_shift.any()):
         translation = torch.einsum("pk,pkx->px", pair_shift.to(cell.dtype), cell[system[pair_i]])
         vectors = vectors + translation

@@ -30,9 +30,11 @@ def open_pairs(positions: Tensor, sizes: Tensor, cutoff: float) -> Tuple[Tensor,
     first_candidate = torch.cumsum(partners, 0) - partners
     pair_i = torch.repeat_interleave(torch.arange(positions.shape[0], device=positions.device), partners)
     pair_j = torch.arange(pair_i.shape[0], device=positions.device) + (first_atom - first_candidate)[pair_i]
-    squared = (positions[pair_j] - positions[pair_i]).square().sum(1)
+    squared = torch.zeros((pair_i.shape[0],), dtype=positions.dtype, device=positions.device)
+    for coordinate in positions.T.contiguous().unbind(0):  # faster than rows of three
+        squared += (coordinate.index_select(0, pair_j) - coordinate.index_select(0, pair_i)).square_()
     inside = torch.nonzero((squared < cutoff * cutoff) & (pair_i != pair_j))[:, 0]
-    return pair_i[inside], pair_j[inside]
+    return pair_i.index_select(0, inside), pair_j.index_select(0, inside)
 
 
 def neighbours(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> Tuple[Tensor, Tensor, Tensor]:
