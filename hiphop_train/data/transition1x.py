@@ -101,7 +101,9 @@ class Transition1xReader(Reader):
                 positions, energy, forces, running = positions[new], energy[new], forces[new], running[new]
             if path is None and positions.ndim == 3:
                 path = positions
+            found.source = f"{file}, {part.name}"
             found.add(name, numbers, positions, energy, forces, conformation=running)
+        found.source = str(file)
         return found.finish(subset) if found.blocks else None
 
 

@@ -381,6 +381,12 @@ def campaign(folder: Path, count: int, seed: int) -> dict[str, Any]:
         text = layout in ("extxyz", "qm9") and damage in (extxyz, qm9)
         if outcome == "wrong" and ((damage in (flip, hole) and layout not in CHECKSUMS) or text):
             outcome = "plausible"
+        if (
+            outcome == "refused"
+            and damage is hdf5_array
+            and Path(what.split(":")[0]).parent.name not in answer["detail"]
+        ):
+            outcome = "unnamed"
         totals[outcome] += 1
         by_layout[layout][outcome] += 1
         if outcome not in ("right", "refused", "plausible"):
