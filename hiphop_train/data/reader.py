@@ -255,11 +255,11 @@ def _check_storage(node: h5py.Dataset, file: Path, where: str) -> None:
     size = math.prod(node.shape)
     if size == 0:
         return
-    stored = min(node.id.get_storage_size(), file.stat().st_size)
+    stored, available = node.id.get_storage_size(), file.stat().st_size
     advice = "it is truncated or damaged: compare its size and checksum with the source and fetch it again"
     # gzip packs a thousandfold at most, so a declared size beyond that is damage (or filled with a constant)
     declared = node.dtype.itemsize * max(size, math.prod(node.chunks or (0,)))
-    if stored == 0 or declared > 2000 * stored + 1_000_000:
+    if stored == 0 or stored > available or declared > 2000 * stored + 1_000_000:
         raise DataError(f"{where} declares {size} values but the file holds {stored} bytes of it; {advice}")
     if node.chunks is None and node.dtype.kind != "O" and stored < size * node.dtype.itemsize:
         raise DataError(f"{where} declares {size} values but the file holds {stored} bytes of it; {advice}")

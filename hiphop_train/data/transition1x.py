@@ -95,7 +95,8 @@ class Transition1xReader(Reader):
                 path is not None
                 and positions.ndim == 3
                 and positions.shape[1:] == path.shape[1:]
-                and len(energy) == len(forces)
+                and positions.shape == forces.shape
+                and energy.shape == positions.shape[:1]
             ):
                 new = ~np.array([(path == one).all(axis=(1, 2)).any() for one in positions], np.bool_)
                 positions, energy, forces, running = positions[new], energy[new], forces[new], running[new]
