@@ -8,7 +8,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from tokenize import TokenError
@@ -76,9 +76,10 @@ class NpzReader(Reader):
         """Go through the frames in pieces."""
         first = 0
         for file, subset in zip(self.files(), ("train", "test"), strict=False):
-            with npz_errors(file):
-                archive = zipfile.ZipFile(file)
-            with archive:
+            with ExitStack() as stack:
+                with npz_errors(file):
+                    opened = stack.enter_context(file.open("rb"))  # so that nothing inside keeps it open after an error
+                    archive = stack.enter_context(zipfile.ZipFile(opened))
                 numbers = NpzColumn(archive, self.keys["numbers"], file, "data.reader.keys.numbers", "iu").read()
                 positions = NpzColumn(archive, self.keys["positions"], file, "data.reader.keys.positions")
                 energy = NpzColumn(archive, self.keys["energy"], file, "data.reader.keys.energy")

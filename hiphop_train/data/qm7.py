@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from hiphop_train.data.reader import Block, Reader, require_file
+from hiphop_train.data.reader import Block, Reader, refuse_zeros, require_file
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError
 from hiphop_train.units import ENERGY, LENGTH, EnergyUnit, LengthUnit
@@ -65,6 +65,7 @@ class QM7Reader(Reader):
             )
         if not np.isin(numbers, np.arange(119)).all() or (np.diff((numbers > 0).astype(int), axis=1) > 0).any():
             raise DataError(f"{file}: array 'Z' does not hold atomic numbers followed by zeros")
+        refuse_zeros(str(file), energy, None)
         test = np.zeros(n, np.bool_)
         if self.test_fold is not None:
             test[self._fold(file, arrays["P"], n)] = True

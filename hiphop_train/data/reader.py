@@ -258,11 +258,11 @@ def _check_storage(node: h5py.Dataset, file: Path, where: str) -> None:
     size = math.prod(node.shape)
     if size == 0:
         return
-    stored = min(node.id.get_storage_size(), file.stat().st_size)
+    stored, available = node.id.get_storage_size(), file.stat().st_size
     advice = "it is truncated or damaged: compare its size and checksum with the source and fetch it again"
     # gzip packs a thousandfold at most, so a declared size beyond that is damage (or filled with a constant)
     declared = node.dtype.itemsize * max(size, math.prod(node.chunks or (0,)))
-    if stored == 0 or declared > 2000 * stored + 1_000_000:
+    if stored == 0 or stored > available or declared > 2000 * stored + 1_000_000:
         raise DataError(f"{where} declares {size} values but the file holds {stored} bytes of it; {advice}")
     if node.chunks is None and node.dtype.kind != "O" and stored < size * node.dtype.itemsize:
         raise DataError(f"{where} declares {size} values but the file holds {stored} bytes of it; {advice}")
@@ -315,9 +315,11 @@ def refuse_zeros(where: str, energy: NDArray[Any], forces: NDArray[Any] | None, 
     forces : (n, n_atoms, 3)
     first : number of the first conformation, for messages
     """
-    zero = energy.reshape(len(energy), -1)[:, :1] == 0 if energy.ndim else energy.reshape(1, 1) == 0
+    if energy.ndim == 0 or energy.size == 0 or energy.shape != (len(energy), *(1,) * (energy.ndim - 1)):
+        return  # where structures are gathered, shapes are refused
+    zero = energy.reshape(-1) == 0
     if forces is not None and forces.ndim == 3 and forces.shape[1] > 1 and len(forces) == len(zero):
-        zero = zero | (forces == 0).all(axis=(1, 2))[:, None]
+        zero = zero | (forces == 0).all(axis=(1, 2))
     if zero.any():
         raise DataError(
             f"{where}: energy or forces of conformation {first + int(np.argmax(zero))} are exactly zero: it was never "
