@@ -71,7 +71,7 @@ def named_residual(
 def named_sums(
     named: dict[int, float], compositions: NDArray[np.int32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum named energies (Hartree) over the atoms of each composition; returns eV, NaN where one has none, and sizes."""
+    """Sum named energies (Hartree) over the atoms of compositions; returns eV, NaN where one has none, and sizes."""
     table = np.zeros(compositions.shape[1])
     known = np.zeros(compositions.shape[1], np.bool_)
     for number, value in named.items():

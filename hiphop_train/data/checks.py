@@ -1,9 +1,9 @@
 """Physical checks of labels: whether the file holds what its configuration declares.
 
-The witnesses: bonded distances tell the unit of length; energies beside those of their atoms, the unit of energy; energy
-differences of neighbouring, aligned conformers tell sign and unit of forces against energies; forces along bonds against
-bond lengths tell the sign where there are no neighbours; the stiffness of bonds to hydrogen, much the same in all
-molecules, tells the unit of forces by itself.
+The witnesses: bonded distances tell the unit of length; energies beside those of their atoms, the unit of energy;
+energy differences of neighbouring, aligned conformers tell sign and unit of forces against energies; forces along bonds
+against bond lengths tell the sign where there are no neighbours; the stiffness of bonds to hydrogen, much the same in
+all molecules, tells the unit of forces by itself.
 """
 
 from dataclasses import dataclass
@@ -193,7 +193,7 @@ def _energy_unit(report: LabelReport) -> Finding:
     """Total energies are those of the atoms to a percent, and units differ by far more."""
     name = "unit of energy by atoms"
     figures = {"ratio": report.energy_ratio, "spread": report.energy_spread, "n": report.n_energies}
-    if report.n_energies < 10:
+    if report.n_energies < 5:
         return Finding(name, "not told", f"{report.n_energies} energies of H, C, N, O, F, S, Cl", figures)
     told = f"energies are {report.energy_ratio:.4g} times those of their atoms"
     if 0.97 < report.energy_ratio < 1.03:

@@ -7,6 +7,7 @@ import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, final
 
 import numpy as np
@@ -235,7 +236,7 @@ class _Sample:
         """Look at the runs of a piece."""
         change = (np.diff(piece.group) != 0) | (np.diff(piece.level) != 0) | (np.diff(piece.subset) != 0)
         starts = np.concatenate([[0], np.flatnonzero(change) + 1, [len(piece)]])
-        cuts = np.concatenate([np.arange(a, b, RUN) for a, b in zip(starts, starts[1:], strict=False)] + [[len(piece)]])
+        cuts = np.concatenate([np.arange(a, b, RUN) for a, b in pairwise(starts)] + [[len(piece)]])
         keys = self.rng.random(len(cuts) - 1)
         for k in np.argsort(keys):
             if self.size >= SAMPLE and -keys[k] <= self.heap[0][0]:
