@@ -195,7 +195,7 @@ def _energy_unit(report: LabelReport) -> Finding:
     figures = {"ratio": report.energy_ratio, "spread": report.energy_spread, "n": report.n_energies}
     if report.n_energies < 5:
         return Finding(name, "not told", f"{report.n_energies} energies of H, C, N, O, F, S, Cl", figures)
-    told = f"energies are {report.energy_ratio:.4g} times those of their atoms"
+    told = f"energies are {report.energy_ratio:#.4g} times those of their atoms"
     if 0.97 < report.energy_ratio < 1.03:
         return Finding(name, "ok", told, figures)
     factors = [a / b for a in ENERGY.values() for b in ENERGY.values() if a != b]

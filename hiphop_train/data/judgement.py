@@ -115,13 +115,13 @@ def _energies(survey: Survey, chosen: NDArray[np.bool_]) -> Finding:
     centre, spread = robust(fit.residual)
     off = np.abs(fit.residual - centre)
     far = off / spread if spread > 0 else np.zeros(len(off))
-    e0 = ", ".join(f"{chemical_symbols[z]} {value:.2f}" for z, value in zip(fit.elements, fit.e0, strict=True))
+    e0 = ", ".join(f"{chemical_symbols[z]} {value:.2f}" for z, value in zip(fit.elements, fit.e0, strict=True)) + " eV"
     if fit.rank < len(fit.elements):
         e0 = f"not determined: rank {fit.rank} of {len(fit.elements)}"
     index, values = worst_first(far > FAR_OFF, far)
     text = (
         f"{len(index):,} beyond {FAR_OFF:.0f} deviations (largest {far.max():.1f}) of {1000 * spread:.3g} meV/atom "
-        f"after E0 ({e0} eV)"
+        f"after E0 ({e0})"
     )
     figures = {"largest": float(far.max()), "spread_eV_per_atom": spread, "rank": fit.rank, "n": len(known)}
     figures |= {f"e0_{chemical_symbols[z]}": float(value) for z, value in zip(fit.elements, fit.e0, strict=True)}
@@ -198,7 +198,7 @@ def _near_duplicates(survey: Survey, source: Source) -> Finding:
     if n_likely > COMPARED:
         pairs = pairs[np.sort(np.random.default_rng(0).permutation(n_likely)[:COMPARED])]
     if n_likely == 0:
-        return Finding("near duplicates", "ok", f"none to {SAME} Å in all distances", {"n": 0})
+        return Finding("near duplicates", "ok", f"none to {SAME} Å in all distances, three atoms or more", {"n": 0})
     index = np.unique(pairs)
     again = source.fetch(index)
     apart = np.full(len(pairs), np.inf)
@@ -219,7 +219,7 @@ def _near_duplicates(survey: Survey, source: Source) -> Finding:
 def _likely_pairs(survey: Survey) -> NDArray[np.int64]:
     """(n_pairs, 2) structures that fall into the same box, next to one another there; equal ones left out."""
     table = survey.table
-    several = table.size > 1
+    several = table.size > 2  # the curve of a diatomic is scanned as densely as one likes
     found = []
     for names in table.near.T:
         order = np.lexsort((table.order, names))
