@@ -129,16 +129,14 @@ def _draw(path: Path, opened: Opened, found: Survey, findings: list[Finding]) ->
     drawn = []
     for row, k in enumerate(index.tolist()):
         atoms = slice(structures.offsets[row], structures.offsets[row + 1])
-        one = Atoms(structures.numbers[atoms], structures.positions[atoms])
-        if structures.pbc[row].any():
-            one.set_cell(structures.cell[row])
-            one.set_pbc(structures.pbc[row])
+        box = {"cell": structures.cell[row], "pbc": structures.pbc[row]} if structures.pbc[row].any() else {}
+        one = Atoms(structures.numbers[atoms], structures.positions[atoms], **box)
         labels: dict[str, Any] = {}
         if structures.has_energy[row]:
             labels["energy"] = float(structures.energy[row])
         if structures.has_forces[row]:
             labels["forces"] = structures.forces[atoms].astype(np.float64)
-        one.calc = SinglePointCalculator(one, **labels)
+        one.calc = SinglePointCalculator(one, **labels)  # type: ignore[no-untyped-call]
         one.info = {"problem": "; ".join(problems[k]), **found.place(k)}
         drawn.append(one)
     ase.io.write(path, drawn, format="extxyz")

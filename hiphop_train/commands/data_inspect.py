@@ -68,17 +68,12 @@ def _print_arrays(console: Console, file: Path) -> list[dict[str, Any]]:
 
 
 def _counts(found: Survey) -> dict[str, Any]:
-    once = found.table.level == found.table.level[0] if len(found.level_names) == 1 else np.ones(len(found), np.bool_)
-    if len(found.level_names) > 1:  # a geometry is there once for each level
-        once[:] = False
-        pairs = np.stack([found.table.group, found.table.conformation], axis=1)
-        once[np.unique(pairs, axis=0, return_index=True)[1]] = True
-    size, per_composition = found.table.size[once], np.bincount(found.table.composition[once], None, 0)
-    atoms = per_composition @ found.compositions[: len(per_composition)]
+    once = found.geometries
+    size, atoms = found.table.size[once], found.atom_counts(once)
     return {
         "n_files": len({source for source, _, _ in found.places}),
         "n_groups": len(found.places),
-        "n_conformations": int(once.sum()),
+        "n_conformations": len(once),
         "n_atoms": int(size.sum()),
         "size": {"smallest": int(size.min()), "median": float(np.median(size)), "largest": int(size.max())},
         "atoms": {chemical_symbols[number]: int(atoms[number]) for number in found.elements},

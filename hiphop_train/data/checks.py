@@ -109,7 +109,8 @@ def _length_unit(report: LabelReport) -> Finding:
 
 
 def _zero_forces(report: LabelReport) -> Finding:
-    name, figures = "forces of zero", {"n_zero": report.n_zero_forces, "n": report.n_forces}
+    name = "forces of zero"
+    figures: dict[str, float] = {"n_zero": report.n_zero_forces, "n": report.n_forces}
     if report.n_forces == 0:
         return Finding(name, "not told", "there are no forces", figures)
     told = f"all forces are exactly zero in {report.n_zero_forces:,} of {report.n_forces:,} structures"

@@ -53,7 +53,7 @@ def judge_all(survey: Survey, source: Source, elements: list[str] | None, theory
 def _missing(survey: Survey) -> Finding:
     table = survey.table
     no_energy, no_forces = np.isnan(table.energy), ~table.has_forces
-    figures = {"no_energy": int(no_energy.sum()), "no_forces": int(no_forces.sum()), "n": len(survey)}
+    figures: dict[str, float] = {"no_energy": int(no_energy.sum()), "no_forces": int(no_forces.sum()), "n": len(survey)}
     if no_energy.all() or no_forces.all():
         kind = "energies" if no_energy.all() else "forces"
         other = int(no_forces.sum() if no_energy.all() else no_energy.sum())
@@ -68,7 +68,7 @@ def _missing(survey: Survey) -> Finding:
 def _zero(survey: Survey) -> Finding:
     table = survey.table
     zero = (table.energy == 0) | table.zero
-    figures = {"energies": int((table.energy == 0).sum()), "forces": int(table.zero.sum())}
+    figures: dict[str, float] = {"energies": int((table.energy == 0).sum()), "forces": int(table.zero.sum())}
     text = f"{figures['energies']:,} energies and the forces of {figures['forces']:,} structures are exactly zero"
     index, values = worst_first(zero, (table.energy == 0) + 0.0 + table.zero)
     return Finding("labels of zero", "warning" if zero.any() else "ok", text, figures, index, values)
@@ -82,7 +82,7 @@ def _net_forces(survey: Survey) -> Finding:
     size = np.fmax(force / NET_FORCE, torque / NET_TORQUE)
     median, _ = robust(force)
     text = f"force: median {median:.2g}, largest {np.nanmax(force):.2g} eV/Å"
-    figures = {"median_force": median, "largest_force": float(np.nanmax(force))}
+    figures: dict[str, float] = {"median_force": median, "largest_force": float(np.nanmax(force))}
     if np.isfinite(torque).any():
         text += f"; torque: largest {np.nanmax(torque):.2g} eV"
         figures["largest_torque"] = float(np.nanmax(torque))
@@ -101,7 +101,11 @@ def _contacts(survey: Survey) -> Finding:
         f"{len(index):,} structures with atoms closer than {TOO_CLOSE} of their radii; smallest {contact.min():.2f} "
         f"({survey.table.nearest.min():.3f} Å between any two atoms)"
     )
-    figures = {"smallest_ratio": float(contact.min()), "smallest": float(survey.table.nearest.min()), "n": len(index)}
+    figures: dict[str, float] = {
+        "smallest_ratio": float(contact.min()),
+        "smallest": float(survey.table.nearest.min()),
+        "n": len(index),
+    }
     return Finding("close contacts", "warning" if len(index) else "ok", text, figures, index, -values)
 
 
@@ -123,7 +127,12 @@ def _energies(survey: Survey, chosen: NDArray[np.bool_]) -> Finding:
         f"{len(index):,} beyond {FAR_OFF:.0f} deviations (largest {far.max():.1f}) of {1000 * spread:.3g} meV/atom "
         f"after E0 ({e0})"
     )
-    figures = {"largest": float(far.max()), "spread_eV_per_atom": spread, "rank": fit.rank, "n": len(known)}
+    figures: dict[str, float] = {
+        "largest": float(far.max()),
+        "spread_eV_per_atom": spread,
+        "rank": fit.rank,
+        "n": len(known),
+    }
     figures |= {f"e0_{chemical_symbols[z]}": float(value) for z, value in zip(fit.elements, fit.e0, strict=True)}
     return Finding("energy outliers", "warning" if len(index) else "ok", text, figures, known[index], values)
 
@@ -141,7 +150,12 @@ def _forces(survey: Survey, chosen: NDArray[np.bool_]) -> Finding:
         f"{len(index):,} beyond {FAR_OFF:.0f} deviations (largest {far.max():.1f}); largest force on an atom: "
         f"median {centre:.3g}, maximum {largest.max():.3g} eV/Å"
     )
-    figures = {"largest": float(far.max()), "median": centre, "maximum": float(largest.max()), "n": len(known)}
+    figures: dict[str, float] = {
+        "largest": float(far.max()),
+        "median": centre,
+        "maximum": float(largest.max()),
+        "n": len(known),
+    }
     return Finding("force outliers", "warning" if len(index) else "ok", text, figures, known[index], values)
 
 
@@ -159,15 +173,19 @@ def _atoms(survey: Survey, chosen: NDArray[np.bool_], theory: str) -> Finding:
         f"less GSAE of wB97X/6-31G(d): {bound.mean():.3f} ± {bound.std():.3f} eV/atom; "
         f"less the linear fit of ANI-2x: {fitted.mean():+.3f} ± {fitted.std():.3f}"
     )
-    figures = {
+    figures: dict[str, float] = {
         "gsae_mean": float(bound.mean()),
         "gsae_std": float(bound.std()),
         "fit_mean": float(fitted.mean()),
         "fit_std": float(fitted.std()),
     }
     if not -9.0 < bound.mean() < 0.0:
-        status = "warning" if theory else "not told"
-        return Finding("level of theory", status, f"{text}: no total energies of bound molecules", figures)
+        return Finding(
+            "level of theory",
+            "warning" if theory else "not told",
+            f"{text}: no total energies of bound molecules",
+            figures,
+        )
     if abs(fitted.mean()) > OTHER_LEVEL:
         text += ": another level than wB97X/6-31G(d)"
         return Finding("level of theory", "warning" if theory == "wB97X/6-31G(d)" else "ok", text, figures)
@@ -186,9 +204,15 @@ def _duplicates(survey: Survey) -> Finding:
     if contrary:
         text += f"; {contrary:,} of them with another energy, by up to {np.nanmax(difference):.3g} eV"
     by_size = np.argsort(-np.nan_to_num(difference), kind="stable")
-    figures = {"n": len(later), "n_contrary": contrary}
-    status = "warning" if len(later) else "ok"
-    return Finding("duplicates", status, text, figures, later[by_size], np.nan_to_num(difference)[by_size])
+    figures: dict[str, float] = {"n": len(later), "n_contrary": contrary}
+    return Finding(
+        "duplicates",
+        "warning" if len(later) else "ok",
+        text,
+        figures,
+        later[by_size],
+        np.nan_to_num(difference)[by_size],
+    )
 
 
 def _near_duplicates(survey: Survey, source: Source) -> Finding:
@@ -212,7 +236,7 @@ def _near_duplicates(survey: Survey, source: Source) -> Finding:
     if n_likely > len(pairs):
         text += f" among {len(pairs):,} of {n_likely:,} likely pairs, drawn at random"
     which, values = worst_first(near, -apart)
-    figures = {"n": int(near.sum()), "n_compared": len(pairs), "n_likely": n_likely}
+    figures: dict[str, float] = {"n": int(near.sum()), "n_compared": len(pairs), "n_likely": n_likely}
     return Finding("near duplicates", "warning" if len(which) else "ok", text, figures, pairs[which, 1], -values)
 
 
@@ -245,7 +269,8 @@ def _elements(survey: Survey, expected: list[str] | None) -> Finding:
     if not strange:
         return Finding("elements", "ok", text, figures)
     numbers = [chemical_symbols.index(symbol) for symbol in strange]
-    index = np.flatnonzero(has[:, numbers].any(axis=1)[survey.table.composition])
+    strangers: NDArray[np.bool_] = np.logical_or.reduce(has[:, numbers], axis=1)
+    index = np.flatnonzero(strangers[survey.table.composition])
     text = (
         f"{', '.join(strange)} in {len(index):,} structures {'is' if len(strange) == 1 else 'are'} not expected; {text}"
     )

@@ -156,6 +156,20 @@ class Survey:
         """Atomic numbers that occur."""
         return [int(number) for number in np.flatnonzero(self.compositions.any(axis=0))]
 
+    @property
+    def geometries(self) -> NDArray[np.int64]:
+        """One structure for each geometry, which is there once for each level of theory."""
+        if len(self.level_names) == 1:
+            return np.arange(len(self))
+        pairs = np.stack([self.table.group, self.table.conformation], axis=1)
+        return np.sort(np.unique(pairs, axis=0, return_index=True)[1])
+
+    def atom_counts(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(119,) number of atoms of each atomic number in some structures."""
+        per_composition = np.bincount(self.table.composition[index], minlength=len(self.compositions))
+        counts: NDArray[np.int64] = per_composition @ self.compositions
+        return counts
+
     def place(self, k: int) -> dict[str, Any]:
         """Where structure k stands."""
         source, subset, group = self.places[self.table.group[k]]

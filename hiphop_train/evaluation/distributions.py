@@ -28,7 +28,8 @@ def distributions(path: Path, survey: Survey, title: str) -> None:
     figure = Figure(figsize=(13, 7.4), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
     table = survey.table
-    _sizes(axes[0], table.size)
+    once = survey.geometries
+    _sizes(axes[0], table.size[once])
     _elements(axes[1], survey)
     energies, largest = {}, {}
     for level, name in enumerate(survey.level_names):
@@ -41,10 +42,9 @@ def distributions(path: Path, survey: Survey, title: str) -> None:
             largest[name] = forces.astype(np.float64)
     _histogram(axes[2], energies, "energy less fitted E0, eV per atom", "no energies")
     _histogram(axes[3], largest, "largest force on an atom, eV/Å", "no forces", positive=True)
-    once = table.level == 0
-    close = table.nearest[once & np.isfinite(table.nearest)].astype(np.float64)
+    close = table.nearest[once][np.isfinite(table.nearest[once])].astype(np.float64)
     _histogram(axes[4], {"": close} if len(close) else {}, "smallest distance in a structure, Å", "single atoms only")
-    ratio = table.contact[once & np.isfinite(table.contact)].astype(np.float64)
+    ratio = table.contact[once][np.isfinite(table.contact[once])].astype(np.float64)
     what = "smallest distance by sum of covalent radii"
     _histogram(axes[5], {"": ratio} if len(ratio) else {}, what, "single atoms only")
     figure.suptitle(title, color=INK)
@@ -55,7 +55,7 @@ def distributions(path: Path, survey: Survey, title: str) -> None:
 def _sizes(axis: Axes, sizes: NDArray[np.int32]) -> None:
     low, high = int(sizes.min()), int(sizes.max())
     step = max(1, (high - low) // 60)
-    axis.hist(sizes, bins=np.arange(low - 0.5, high + step + 0.5, step), color=COLOURS[0])
+    axis.hist(sizes, bins=np.arange(low - 0.5, high + step + 0.5, step).tolist(), color=COLOURS[0])
     axis.set(xlabel="atoms in a structure", ylabel="structures")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlim(low - max(1.0, 0.03 * (high - low)), high + max(1.0, 0.03 * (high - low)))
@@ -63,8 +63,7 @@ def _sizes(axis: Axes, sizes: NDArray[np.int32]) -> None:
 
 
 def _elements(axis: Axes, survey: Survey) -> None:
-    per_composition = np.bincount(survey.table.composition, minlength=len(survey.compositions))
-    atoms = per_composition @ survey.compositions
+    atoms = survey.atom_counts(survey.geometries)
     numbers = survey.elements
     bars = axis.bar([chemical_symbols[number] for number in numbers], atoms[numbers], color=COLOURS[0])
     axis.bar_label(bars, [_short(int(atoms[number])) for number in numbers], fontsize=8, color=INK)
@@ -85,15 +84,17 @@ def _histogram(
     low, high = np.percentile(everything, [0.05, 99.95])
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
     low, high = float(max(low - margin, 0.0) if positive else low - margin), float(high + margin)
+    n_bins = int(np.clip(2 * np.sqrt(max(map(len, values.values()))), 10, 60))
+    bins = np.linspace(low, high, n_bins + 1).tolist()
     for (name, found), colour in zip(values.items(), COLOURS * len(values), strict=False):
         inside = np.clip(found, low, high)
-        axis.hist(
-            inside, bins=np.linspace(low, high, 61), color=colour, alpha=0.6 if len(values) > 1 else 1, label=name
-        )
+        axis.hist(inside, bins=bins, color=colour, alpha=0.6 if len(values) > 1 else 1, label=name)
     beyond = int(((everything < low) | (everything > high)).sum())
     if beyond:
-        told = f"{beyond:,} beyond,\n{everything.min():.3g} to {everything.max():.3g}"
-        axis.text(0.98, 0.75, told, ha="right", transform=axis.transAxes, color=INK, fontsize=8)
+        told = f"{beyond:,} beyond the edges;\nall: {everything.min():.3g} to {everything.max():.3g}"
+        axis.text(0.98, 0.72, told, ha="right", transform=axis.transAxes, color=INK, fontsize=8)
+    axis.xaxis.set_major_locator(MaxNLocator(6))
+    axis.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     if len(values) > 1:
         axis.legend(frameon=False)
 
@@ -105,3 +106,5 @@ def _short(n: int) -> str:
 def _tidy(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(colors=INK)
+    axis.xaxis.label.set_color(INK)
+    axis.yaxis.label.set_color(INK)
