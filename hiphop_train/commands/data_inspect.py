@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ def inspect(file: Path, overrides: list[str], output: Path | None) -> dict[str, 
 
 def _print_arrays(console: Console, file: Path) -> list[dict[str, Any]]:
     """List the arrays of an HDF5 file, also those that are not asked for."""
-    if not file.is_file() or file.open("rb").read(8) != b"\x89HDF\r\n\x1a\n":
+    if not file.is_file() or not h5py.is_hdf5(file):
         return []
     kinds, n_groups, n_read = arrays(file)
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -499,3 +500,30 @@ def test_checksum_of_the_registry_is_that_of_the_real_file(shared: Path) -> None
 def test_unknown_set() -> None:
     with pytest.raises(DataError, match=r"(?s)'ani3x' is no data set.*did you mean 'ani.x'.*transition1x"):
         published("ani3x", REGISTRY)
+
+
+def test_files_come_to_where_their_configurations_look() -> None:
+    """Names and folders of the registry are those of conf/data, for every set that has both."""
+    from hiphop_train.config import config_directory, load_config
+
+    compared = []
+    for name, entry in registry().items():
+        file = config_directory() / "data" / f"{name}.yaml"
+        if not file.is_file() or "path: ???" in file.read_text():
+            continue
+        section = load_config("data", [f"data={name}"]).data
+        brought = [
+            place for remote_ in entry.files for place in (remote_.unpack or {remote_.name: remote_.name}).items()
+        ]
+        paths = [Path(entry.folder, to, Path(pattern).name if to.endswith("/") else "") for pattern, to in brought]
+        assert Path(section.root) == Path(entry.folder), name
+        if "path" in section:
+            assert Path(section.path) in paths, name
+        reader = section.reader
+        wanted = list(reader.get("names", []))
+        if name == "comp6":
+            wanted = [one for files in reader.subsets.values() for one in files]
+        for one in wanted:
+            assert any(fnmatchcase(one, path.name) for path in paths), (name, one)
+        compared.append(name)
+    assert {"ani1x", "comp6"} <= set(compared)
