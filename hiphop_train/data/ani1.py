@@ -17,6 +17,7 @@ from hiphop_train.data.reader import (
     find_files,
     leaves,
     open_hdf5,
+    refuse_zeros,
     rows,
     slices,
 )
@@ -81,11 +82,8 @@ class ANI1Reader(Reader):
         self, file: Path, name: str, group: h5py.Group, positions: Column, energy: Column, part: slice, first: int
     ) -> Structures | None:
         found = Collector(str(file), self.energy_factor, self.length_factor, 1.0, may_miss=False, first=first)
-        found.add(
-            name.rsplit("/", 1)[-1],
-            element_numbers(group, "species", file, LAYOUT, "SO"),
-            positions.read(part),
-            energy.read(part),
-            None,
-        )
+        energies = energy.read(part)
+        refuse_zeros(f"{file}, group {name}", energies, None, part.start)
+        numbers = element_numbers(group, "species", file, LAYOUT, "SO")
+        found.add(name.rsplit("/", 1)[-1], numbers, positions.read(part), energies, None)
         return found.finish(file.name) if found.blocks else None

@@ -14,7 +14,18 @@ import numpy as np
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
-from hiphop_train.data.reader import Block, Column, Reader, locate, members, open_hdf5, require_file, rows, slices
+from hiphop_train.data.reader import (
+    Block,
+    Column,
+    Reader,
+    locate,
+    members,
+    open_hdf5,
+    refuse_zeros,
+    require_file,
+    rows,
+    slices,
+)
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import ConfigError, DataError, did_you_mean
 from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
@@ -139,6 +150,7 @@ class ANI1xReader(Reader):
             rows(dict(columns), f"{file}, group {group.name}")
             energy = energy_column.read(part)
             forces = None if forces_column is None else forces_column.read(part)
+            refuse_zeros(f"{file}, group {group.name}", energy, forces, part.start)
             known = ~np.isnan(energy.astype(np.float64))
             if known.ndim == 1 and not known.any():
                 continue

@@ -20,6 +20,7 @@ from hiphop_train.data.reader import (
     hill_formula,
     leaves,
     open_hdf5,
+    refuse_zeros,
     rows,
     slices,
 )
@@ -83,6 +84,7 @@ class ANI2xReader(Reader):
         )
         arrays = {key: column.read(part) for key, column in columns.items()}
         numbers, positions, energy = (arrays[key] for key in ("species", "coordinates", "energies"))
+        refuse_zeros(f"{file}, group {name}", energy, arrays.get("forces"), part.start)
         found.add(name, np.atleast_2d(numbers), positions, energy, arrays.get("forces"))
         if not found.blocks:
             return None

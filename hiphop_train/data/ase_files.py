@@ -257,8 +257,13 @@ def _frames(file: Path) -> Iterator[list[str]]:
 
 def _lines(stream: IO[str]) -> Iterator[str]:
     while line := stream.readline(LONGEST_LINE):
-        if len(line) == LONGEST_LINE:
-            raise ValueError("a line of more than ten million characters")
+        if not line.endswith("\n"):
+            raise ValueError(
+                "the last line does not end, so that its last number may have been cut; if the file is complete, put a "
+                "line break there"
+                if len(line) < LONGEST_LINE
+                else "a line of more than ten million characters"
+            )
         yield line
 
 

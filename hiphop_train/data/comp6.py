@@ -9,7 +9,17 @@ from pathlib import Path
 
 import h5py
 
-from hiphop_train.data.reader import Block, Column, Reader, dataset, element_numbers, leaves, open_hdf5, rows
+from hiphop_train.data.reader import (
+    Block,
+    Column,
+    Reader,
+    dataset,
+    element_numbers,
+    leaves,
+    open_hdf5,
+    refuse_zeros,
+    rows,
+)
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError
 from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
@@ -75,6 +85,7 @@ class COMP6Reader(Reader):
         )
         numbers = element_numbers(group, "species", file, LAYOUT, "SO")
         positions, energy, forces = (dataset(group, key, file, LAYOUT) for key in ("coordinates", "energies", "forces"))
+        refuse_zeros(f"{file}, group {group.name}", energy, forces)
         found.add(name, numbers, positions, energy, forces)
         return found.finish(subset) if found.blocks else None
 

@@ -8,7 +8,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from tokenize import TokenError
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
-from hiphop_train.data.reader import Block, Reader, require_file, slices
+from hiphop_train.data.reader import Block, Reader, refuse_zeros, require_file, slices
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError, did_you_mean
 from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
@@ -76,9 +76,10 @@ class NpzReader(Reader):
         """Go through the frames in pieces."""
         first = 0
         for file, subset in zip(self.files(), ("train", "test"), strict=False):
-            with npz_errors(file):
-                archive = zipfile.ZipFile(file)
-            with archive:
+            with ExitStack() as stack:
+                with npz_errors(file):
+                    opened = stack.enter_context(file.open("rb"))  # so that nothing inside keeps it open after an error
+                    archive = stack.enter_context(zipfile.ZipFile(opened))
                 numbers = NpzColumn(archive, self.keys["numbers"], file, "data.reader.keys.numbers", "iu").read()
                 positions = NpzColumn(archive, self.keys["positions"], file, "data.reader.keys.positions")
                 energy = NpzColumn(archive, self.keys["energy"], file, "data.reader.keys.energy")
@@ -99,6 +100,7 @@ class NpzReader(Reader):
             str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
         )
         positions, energy, *forces = (column.read(part) for column in columns)
+        refuse_zeros(str(file), energy, forces[0] if forces else None, part.start)
         if energy.ndim == 2 and energy.shape[1] == 1:
             energy = energy[:, 0]  # MD17 keeps them in a column
         found.add(file.stem, numbers, positions, energy, forces[0] if forces else None)

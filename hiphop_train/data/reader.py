@@ -300,3 +300,23 @@ def rows(columns: dict[str, Column | None], names: str) -> int:
         told = ", ".join(f"'{key}' {length}" for key, length in lengths.items())
         raise DataError(f"{names}: arrays of different length: {told}; it is damaged, or they do not belong together")
     return next(iter(lengths.values()))
+
+
+def refuse_zeros(where: str, energy: NDArray[Any], forces: NDArray[Any] | None, first: int = 0) -> None:
+    """Raise where a label is exactly zero, as a download with holes leaves it: no total energy is.
+
+    Parameters
+    ----------
+    where : for messages
+    energy : (n,) total energies
+    forces : (n, n_atoms, 3)
+    first : number of the first conformation, for messages
+    """
+    zero = energy.reshape(len(energy), -1)[:, :1] == 0 if energy.ndim else energy.reshape(1, 1) == 0
+    if forces is not None and forces.ndim == 3 and forces.shape[1] > 1 and len(forces) == len(zero):
+        zero = zero | (forces == 0).all(axis=(1, 2))[:, None]
+    if zero.any():
+        raise DataError(
+            f"{where}: energy or forces of conformation {first + int(np.argmax(zero))} are exactly zero: it was never "
+            "written, or is damaged; compare size and checksum of the file with the source and fetch it again"
+        )

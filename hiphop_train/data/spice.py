@@ -18,6 +18,7 @@ from hiphop_train.data.reader import (
     element_numbers,
     leaves,
     open_hdf5,
+    refuse_zeros,
     require_file,
     rows,
     slices,
@@ -101,6 +102,7 @@ class SPICEReader(Reader):
         )
         numbers = element_numbers(group, "atomic_numbers", file, LAYOUT, "iu")
         positions, energy, gradient = (columns[key].read(part) for key in ("conformations", ENERGIES, GRADIENT))
+        refuse_zeros(f"{file}, group {name}", energy, gradient, part.start)
         found.add(name, numbers, positions, energy, gradient)
         return found.finish(_text(group, "subset", file)) if found.blocks else None
 

@@ -11,7 +11,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hiphop_train.data.reader import Block, Column, Reader, element_numbers, members, open_hdf5, require_file, rows
+from hiphop_train.data.reader import (
+    Block,
+    Column,
+    Reader,
+    element_numbers,
+    members,
+    open_hdf5,
+    refuse_zeros,
+    require_file,
+    rows,
+)
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError, did_you_mean
 from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
@@ -77,6 +87,7 @@ class Transition1xReader(Reader):
         for part in parts:
             arrays = {key: column.read() for key, column in _columns(part, file).items()}
             positions, energy, forces = (arrays[key] for key in ("positions", ENERGIES, FORCES))
+            refuse_zeros(f"{file}, group {part.name}", energy, forces)
             numbers = element_numbers(part, "atomic_numbers", file, LAYOUT, "iu")
             running = np.arange(first, first + len(energy))
             first += len(energy)
