@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
 from hiphop_train import build
 from hiphop_train.config import config_directory, load_config, quoted
@@ -71,7 +71,7 @@ def open_data(file: Path, overrides: list[str], all_levels: bool = False) -> Ope
         settings["level"] = levels if all_levels else levels[0]
     placed = _place(file, choice)
     first = [quoted(f"data.{key}", str(value)) for key, value in placed.items() if key in ("path", "root")]
-    first += [f"data.{key}={_written(value)}" for key, value in settings.items()]
+    first += [_override(f"data.{key}", value) for key, value in settings.items()]
     section = load_config("data", [f"data={choice}", *first, *others]).data
     for key, value in placed.items():
         chosen = any(override.lstrip("+~").startswith(f"data.{key}=") for override in others)
@@ -108,10 +108,7 @@ def _place(file: Path, choice: str) -> dict[str, Any]:
     return {"root": file.parent}
 
 
-def _written(value: Any) -> str:
-    return f"[{','.join(value)}]" if isinstance(value, list) else str(value).lower()
-
-
-def reader_name(section: DictConfig | dict[str, Any]) -> str:
-    """Return the class that reads, for the report."""
-    return str(section["reader"]["_target_"]).rpartition(".")[2]
+def _override(key: str, value: Any) -> str:
+    if isinstance(value, str):
+        return quoted(key, value)
+    return f"{key}=[{','.join(value)}]" if isinstance(value, list) else f"{key}={str(value).lower()}"

@@ -56,10 +56,13 @@ def recognise(path: Path) -> Recognised:
     lines = start.decode(errors="replace").splitlines()
     if len(lines) > 1 and lines[0].strip().isdigit():
         if lines[1].startswith("gdb "):
-            return Recognised("qm9", "its second line begins with gdb, as in QM9")
+            why = "its second line begins with gdb, as in QM9, whose files are read by the folder"
+            return Recognised("qm9", why, {"path": str(path.parent)})
         return Recognised("extxyz", "its first line is a number of atoms")
     if not start:
         raise DataError(f"{path} is empty; fetch it again")
+    if start.startswith(b"SQLite format 3") and b"CREATE TABLE systems" not in start:
+        raise unknown(path, "it is an SQLite file, but not one of ASE's")
     if b"\0" not in start or start.startswith((b"SQLite format 3", b"- of Ulm")):
         return Recognised("ase", "it has none of the known layouts and is left to ASE")
     raise unknown(path, "it begins like no format that is known here")
@@ -78,7 +81,7 @@ def _recognise_folder(path: Path) -> Recognised:
     if not files:
         raise DataError(f"{path} is a folder without data files ({', '.join(DATA_SUFFIXES)})")
     if files[0].name.startswith("dsgdb9nsd_"):
-        return Recognised("qm9", f"it holds {files[0].name}")
+        return Recognised("qm9", f"it holds {files[0].name}")  # each of them alone would name its folder
     first = recognise(files[0])
     return Recognised(first.choice, f"{first.why} ({files[0].name}, the first of {len(files)} files)", first.settings)
 

@@ -2,10 +2,12 @@
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -276,9 +278,13 @@ def test_recognised_layouts(tmp_path: Path) -> None:
     found |= {"qm9": tmp_path / "j.xyz", "extxyz": tmp_path / "k.dat"}
     for choice, path in found.items():
         assert recognise(path).choice == choice
+    with closing(sqlite3.connect(tmp_path / "gems.db")) as base:
+        base.execute("CREATE TABLE data (id INTEGER PRIMARY KEY, E FLOAT)")
+        base.commit()
     for path, words in [
         (hdf5("l.h5", "g", something=x), ["l.h5", "group /g holds something", "data=NAME"]),
         (tmp_path / "empty", ["is a folder without data files"]),
+        (tmp_path / "gems.db", ["gems.db", "SQLite", "not one of ASE's", "data=NAME"]),
     ]:
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(DataError) as caught:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from hiphop_train.data.download import PACKET, Patience, fetch
 from hiphop_train.data.downloads import REGISTRY, Digest, Remote, checksum_of, published, registry
@@ -527,3 +528,25 @@ def test_files_come_to_where_their_configurations_look() -> None:
             assert any(fnmatchcase(one, path.name) for path in paths), (name, one)
         compared.append(name)
     assert {"ani1x", "comp6"} <= set(compared)
+
+
+def test_the_command_fetches_what_is_missing(
+    serve: Callable[..., Site], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hiphop_train.commands.data_download import download
+
+    one, two = serve(), serve(content=tar({"in/big.h5": CONTENT}))
+    files = [
+        {"url": one.url, "name": "one.h5", "size": len(CONTENT), "checksum": SHA256},
+        {"url": two.url, "name": "two.tar.gz", "unpack": {"in/big.h5": "big.h5"}},
+    ]
+    listed = tmp_path / "listed.yaml"
+    listed.write_text(yaml.safe_dump({"both": {"what": "two files", "folder": "data", "files": files}}))
+    paths = [tmp_path / "root" / name for name in ("one.h5", "big.h5")]
+    assert download("both", tmp_path / "root", listed, QUICK) == paths
+    out = capsys.readouterr().out
+    assert f"{paths[0]}  3,000,000 bytes  fetched\n" in out
+    assert f"{paths[1]}  3,000,000 bytes  fetched (no checksum to compare)" in out
+    assert download("both", tmp_path / "root", listed, QUICK) == paths
+    assert capsys.readouterr().out.count("already there") == 2
+    assert len(one.seen) == len(two.seen) == 1
