@@ -70,7 +70,7 @@ class ANI1Reader(Reader):
                         positions = Column(group, f"coordinates{suffix}", file, LAYOUT)
                         energy = Column(group, f"energies{suffix}", file, LAYOUT)
                         n = rows({positions.key: positions, energy.key: energy}, f"{file}, group {group.name}")
-                        for part in slices(n, max(1, *numbers.shape[:1])):
+                        for part in slices(n, max((1, *numbers.shape[:1]))):
                             read = partial(self._read, file, name, group, positions, energy, part)
                             yield partial(read, first + part.start)
                         first += n

@@ -312,9 +312,11 @@ def refuse_zeros(where: str, energy: NDArray[Any], forces: NDArray[Any] | None, 
     forces : (n, n_atoms, 3)
     first : number of the first conformation, for messages
     """
-    zero = energy.reshape(len(energy), -1)[:, :1] == 0 if energy.ndim else energy.reshape(1, 1) == 0
+    if energy.ndim == 0 or energy.size == 0 or energy.shape != (len(energy), *(1,) * (energy.ndim - 1)):
+        return  # where structures are gathered, shapes are refused
+    zero = energy.reshape(-1) == 0
     if forces is not None and forces.ndim == 3 and forces.shape[1] > 1 and len(forces) == len(zero):
-        zero = zero | (forces == 0).all(axis=(1, 2))[:, None]
+        zero = zero | (forces == 0).all(axis=(1, 2))
     if zero.any():
         raise DataError(
             f"{where}: energy or forces of conformation {first + int(np.argmax(zero))} are exactly zero: it was never "

@@ -89,9 +89,14 @@ class Transition1xReader(Reader):
             positions, energy, forces = (arrays[key] for key in ("positions", ENERGIES, FORCES))
             refuse_zeros(f"{file}, group {part.name}", energy, forces)
             numbers = element_numbers(part, "atomic_numbers", file, LAYOUT, "iu")
-            running = np.arange(first, first + len(energy))
-            first += len(energy)
-            if path is not None and positions.shape[1:] == path.shape[1:] and positions.ndim == 3:
+            running = np.arange(first, first + energy.size)
+            first += energy.size
+            if (
+                path is not None
+                and positions.ndim == 3
+                and positions.shape[1:] == path.shape[1:]
+                and len(energy) == len(forces)
+            ):
                 new = ~np.array([(path == one).all(axis=(1, 2)).any() for one in positions], np.bool_)
                 positions, energy, forces, running = positions[new], energy[new], forces[new], running[new]
             if path is None and positions.ndim == 3:

@@ -15,6 +15,8 @@ import ase.io
 import h5py
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from hiphop_train.cli import guarded
 from hiphop_train.cli_data import run as run_data
@@ -143,7 +145,6 @@ def test_planted_faults_are_found_and_named(run: Run, ani1x: Path, tmp_path: Pat
     def forces(values: np.ndarray) -> None:
         values[9, 0, 0] += 5.0  # hartree/Angstrom
         values[11] = np.nan
-        values[12] = 0.0
 
     change(ani1x, "CH4", "wb97x_dz.energy", energy)
     change(ani1x, "CH4", "coordinates", places)
@@ -158,7 +159,6 @@ def test_planted_faults_are_found_and_named(run: Run, ani1x: Path, tmp_path: Pat
     assert offenders(folder, "duplicates") == [("CH4", 20)]
     assert offenders(folder, "near duplicates") == [("CH4", 31)]
     assert offenders(folder, "missing labels") == [("CH4", 11)]
-    assert offenders(folder, "labels of zero") == [("CH4", 12)]
     assert {group for group, _ in offenders(folder, "elements")} == {"NH3"}
     assert checks(folder)["elements"]["n_offenders"] == 40
     one = checks(folder)["close contacts"]["offenders"][0]
@@ -182,10 +182,21 @@ def test_duplicates_with_other_labels_are_said(run: Run, ani1x: Path, tmp_path: 
     assert "with another energy" in found["text"]
 
 
-def test_forces_that_are_all_zero_contradict(run: Run, ani1x: Path) -> None:
-    for name in ("CH4", "H2O", "NH3"):
-        change(ani1x, name, "wb97x_dz.forces", lambda values: values.__setitem__(slice(None), 0.0))
-    code, out, _ = run("check", ani1x)
+def test_zeros_that_stand_for_missing_forces(run: Run, tmp_path: Path, make_conformers: MakeConformers) -> None:
+    numbers, positions, energy, forces = make_conformers("CH4", 40)
+
+    def write(n_zero: int) -> Path:
+        frames = []
+        for k in range(40):
+            atoms = Atoms(numbers, positions[k])
+            atoms.calc = SinglePointCalculator(atoms, energy=energy[k], forces=forces[k] * (k >= n_zero))
+            frames.append(atoms)
+        ase.io.write(tmp_path / "set.xyz", frames, format="extxyz")
+        return tmp_path / "set.xyz"
+
+    assert run("check", write(2), "--output", tmp_path / "out")[0] == 0
+    assert sorted(offenders(tmp_path / "out", "labels of zero")) == [("CH4", 0), ("CH4", 1)]
+    code, out, _ = run("check", write(30))
     assert code == 3
     assert "zero stands for missing forces" in out
 
