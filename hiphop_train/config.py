@@ -25,7 +25,7 @@ from hiphop_train import checkpoint
 from hiphop_train.build import DATA_VARIABLES, HANDED_OVER
 from hiphop_train.errors import ConfigError, did_you_mean
 
-Command = Literal["train", "eval", "export"]
+Command = Literal["train", "eval", "export", "data"]
 
 _SECTION = dict[str, Any]
 ROOT: dict[Command, dict[str, Any]] = {
@@ -46,6 +46,7 @@ ROOT: dict[Command, dict[str, Any]] = {
         "device": Literal["auto", "cpu", "cuda"],
     },
     "export": {"checkpoint": str, "output": str | None},
+    "data": {"data": _SECTION | None},
 }
 """Keys at the top of each command's configuration, with their types."""
 

@@ -71,7 +71,7 @@ def named_residual(
 def named_sums(
     named: dict[int, float], compositions: NDArray[np.int32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum named energies (Hartree) over the atoms of each composition; returns eV, NaN where one has none, and sizes."""
+    """Sum named energies (Hartree) over the atoms of compositions; returns eV, NaN where one has none, and sizes."""
     table = np.zeros(compositions.shape[1])
     known = np.zeros(compositions.shape[1], np.bool_)
     for number, value in named.items():
@@ -99,12 +99,13 @@ def fit_atoms(energy: NDArray[np.float64], composition: NDArray[np.int32], compo
         n = np.bincount(composition[kept], minlength=len(matrix))
         mean = np.bincount(composition[kept], energy[kept], len(matrix)) / np.maximum(n, 1)
         root = np.sqrt(n)
-        e0, _, rank, _ = np.linalg.lstsq(matrix * root[:, None], mean * root, rcond=1e-10)
+        solution = np.linalg.lstsq(matrix * root[:, None], mean * root, rcond=1e-10)
+        e0, rank = solution[0].astype(np.float64), int(solution[2])
         residual = (energy - (matrix @ e0)[composition]) / sizes[composition]
         centre, spread = robust(residual)
         if spread > 0:
             kept = np.abs(residual - centre) <= 10 * spread
-    return AtomFit(elements, e0, int(rank), residual)
+    return AtomFit(elements, e0, rank, residual)
 
 
 def robust(values: NDArray[np.floating]) -> tuple[float, float]:

@@ -1,9 +1,9 @@
 """Physical checks of labels: whether the file holds what its configuration declares.
 
-The witnesses: bonded distances tell the unit of length; energies beside those of their atoms, the unit of energy; energy
-differences of neighbouring, aligned conformers tell sign and unit of forces against energies; forces along bonds against
-bond lengths tell the sign where there are no neighbours; the stiffness of bonds to hydrogen, much the same in all
-molecules, tells the unit of forces by itself.
+The witnesses: bonded distances tell the unit of length; energies beside those of their atoms, the unit of energy;
+energy differences of neighbouring, aligned conformers tell sign and unit of forces against energies; forces along bonds
+against bond lengths tell the sign where there are no neighbours; the stiffness of bonds to hydrogen, much the same in
+all molecules, tells the unit of forces by itself.
 """
 
 from dataclasses import dataclass
@@ -109,7 +109,8 @@ def _length_unit(report: LabelReport) -> Finding:
 
 
 def _zero_forces(report: LabelReport) -> Finding:
-    name, figures = "forces of zero", {"n_zero": report.n_zero_forces, "n": report.n_forces}
+    name = "forces of zero"
+    figures: dict[str, float] = {"n_zero": report.n_zero_forces, "n": report.n_forces}
     if report.n_forces == 0:
         return Finding(name, "not told", "there are no forces", figures)
     told = f"all forces are exactly zero in {report.n_zero_forces:,} of {report.n_forces:,} structures"
@@ -193,9 +194,9 @@ def _energy_unit(report: LabelReport) -> Finding:
     """Total energies are those of the atoms to a percent, and units differ by far more."""
     name = "unit of energy by atoms"
     figures = {"ratio": report.energy_ratio, "spread": report.energy_spread, "n": report.n_energies}
-    if report.n_energies < 10:
+    if report.n_energies < 5:
         return Finding(name, "not told", f"{report.n_energies} energies of H, C, N, O, F, S, Cl", figures)
-    told = f"energies are {report.energy_ratio:.4g} times those of their atoms"
+    told = f"energies are {report.energy_ratio:#.4g} times those of their atoms"
     if 0.97 < report.energy_ratio < 1.03:
         return Finding(name, "ok", told, figures)
     factors = [a / b for a in ENERGY.values() for b in ENERGY.values() if a != b]

@@ -160,7 +160,7 @@ def _closest_periodic(structures: Structures, k: int) -> tuple[float, float]:
 def _near_names(
     positions: NDArray[np.float32], sequence: NDArray[np.uint64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-    """Names of boxes that the distances fall into, projected on a few directions at random (locality-sensitive hashing).
+    """Names of boxes that distances, projected on a few random directions, fall into (locality-sensitive hashing).
 
     Distances that differ by at most delta (root mean square) have projections that differ by about delta; there are two
     grids, one shifted by half a box, so that few near pairs are cut apart by both.

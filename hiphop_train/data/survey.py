@@ -7,6 +7,7 @@ import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, final
 
 import numpy as np
@@ -155,6 +156,20 @@ class Survey:
         """Atomic numbers that occur."""
         return [int(number) for number in np.flatnonzero(self.compositions.any(axis=0))]
 
+    @property
+    def geometries(self) -> NDArray[np.int64]:
+        """One structure for each geometry, which is there once for each level of theory."""
+        if len(self.level_names) == 1:
+            return np.arange(len(self))
+        pairs = np.stack([self.table.group, self.table.conformation], axis=1)
+        return np.sort(np.unique(pairs, axis=0, return_index=True)[1])
+
+    def atom_counts(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(119,) number of atoms of each atomic number in some structures."""
+        per_composition = np.bincount(self.table.composition[index], minlength=len(self.compositions))
+        counts: NDArray[np.int64] = per_composition @ self.compositions
+        return counts
+
     def place(self, k: int) -> dict[str, Any]:
         """Where structure k stands."""
         source, subset, group = self.places[self.table.group[k]]
@@ -235,7 +250,7 @@ class _Sample:
         """Look at the runs of a piece."""
         change = (np.diff(piece.group) != 0) | (np.diff(piece.level) != 0) | (np.diff(piece.subset) != 0)
         starts = np.concatenate([[0], np.flatnonzero(change) + 1, [len(piece)]])
-        cuts = np.concatenate([np.arange(a, b, RUN) for a, b in zip(starts, starts[1:], strict=False)] + [[len(piece)]])
+        cuts = np.concatenate([np.arange(a, b, RUN) for a, b in pairwise(starts)] + [[len(piece)]])
         keys = self.rng.random(len(cuts) - 1)
         for k in np.argsort(keys):
             if self.size >= SAMPLE and -keys[k] <= self.heap[0][0]:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from hiphop_train.data.atom_energies import GSAE, named_sums
 from hiphop_train.data.checks import check_labels, examine
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.structures import Collector, Structures, concatenate
 from hiphop_train.errors import DataError
 
 BOHR = 0.529177210903
@@ -136,3 +137,50 @@ def test_isolated_atoms_and_periodic_structures_are_left_alone() -> None:
     found.add("H2", np.array([1, 1]), dense, np.zeros(1), np.zeros((1, 2, 3)), cell, pbc)
     report = check_labels(found.finish("all"))
     assert report.n_bonds == report.n_neighbours == 0
+
+
+def total(structures: Structures, factor: float) -> Structures:
+    """Give a set total energies of all electrons, times a factor, and no forces."""
+    compositions = np.zeros((len(structures), 119), np.int32)
+    elements = np.unique(structures.numbers).tolist()
+    compositions[:, elements] = structures.composition(elements)
+    energy = 1.005 * named_sums(GSAE, compositions)[0] + 0.001 * structures.energy
+    none = np.zeros(len(structures), np.bool_)
+    return replace(structures, energy=factor * energy, forces=np.full_like(structures.forces, np.nan), has_forces=none)
+
+
+@pytest.mark.parametrize("factor", [HARTREE, 1 / HARTREE, 23.06, 1 / 23.06, 96.485, 1e-3])
+def test_energies_alone_in_another_unit(collect: Callable[..., Structures], factor: float) -> None:
+    assert check_labels(total(collect(), 1.0)).energy_ratio == pytest.approx(1.005, abs=0.002)
+    with pytest.raises(DataError, match=r"(?s)set\.h5.*total energies in another unit.*energy_unit"):
+        check_labels(total(collect(), factor))
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.98 * HARTREE**2, -1.0])
+def test_energies_that_are_no_total_energies_pass(collect: Callable[..., Structures], factor: float) -> None:
+    """Formation energies and those of pseudopotentials are no mistake."""
+    check_labels(total(collect(), factor))
+
+
+def test_zeros_instead_of_missing_forces(collect: Callable[..., Structures]) -> None:
+    structures = collect()
+    forces = structures.forces.copy()
+    forces[: len(forces) * 2 // 3] = 0.0
+    with pytest.raises(DataError, match=r"(?s)set\.h5.*exactly zero in .* of 60 structures.*missing forces"):
+        check_labels(replace(structures, forces=forces))
+    forces[:] = structures.forces
+    forces[:10] = 0.0
+    assert check_labels(replace(structures, forces=forces)).n_zero_forces == 1
+
+
+def test_each_level_of_theory_is_asked_by_itself(collect: Callable[..., Structures]) -> None:
+    right, wrong = collect(), collect(force_factor=-1.0)
+    named = [replace(s, level_names=(name,)) for s, name in ((right, "dz"), (wrong, "tz"))]
+    with pytest.raises(DataError, match=r"level tz: .*opposite sign"):
+        check_labels(concatenate(named, "set.h5"))
+    check_labels(concatenate([right, replace(right, level_names=("tz",), energy=right.energy + 50.0)], "set.h5"))
+
+
+def test_groups_vote(collect: Callable[..., Structures]) -> None:
+    report = examine(collect())
+    assert (report.n_groups_for, report.n_neighbour_groups) == (5, 5)

@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from hiphop_train.data.download import PACKET, Patience, fetch
 from hiphop_train.data.downloads import REGISTRY, Digest, Remote, checksum_of, published, registry
@@ -499,3 +501,52 @@ def test_checksum_of_the_registry_is_that_of_the_real_file(shared: Path) -> None
 def test_unknown_set() -> None:
     with pytest.raises(DataError, match=r"(?s)'ani3x' is no data set.*did you mean 'ani.x'.*transition1x"):
         published("ani3x", REGISTRY)
+
+
+def test_files_come_to_where_their_configurations_look() -> None:
+    """Names and folders of the registry are those of conf/data, for every set that has both."""
+    from hiphop_train.config import config_directory, load_config
+
+    compared = []
+    for name, entry in registry().items():
+        file = config_directory() / "data" / f"{name}.yaml"
+        if not file.is_file() or "path: ???" in file.read_text():
+            continue
+        section = load_config("data", [f"data={name}"]).data
+        brought = [
+            place for remote_ in entry.files for place in (remote_.unpack or {remote_.name: remote_.name}).items()
+        ]
+        paths = [Path(entry.folder, to, Path(pattern).name if to.endswith("/") else "") for pattern, to in brought]
+        assert Path(section.root) == Path(entry.folder), name
+        if "path" in section:
+            assert Path(section.path) in paths, name
+        reader = section.reader
+        wanted = list(reader.get("names", []))
+        if name == "comp6":
+            wanted = [one for files in reader.subsets.values() for one in files]
+        for one in wanted:
+            assert any(fnmatchcase(one, path.name) for path in paths), (name, one)
+        compared.append(name)
+    assert {"ani1x", "comp6"} <= set(compared)
+
+
+def test_the_command_fetches_what_is_missing(
+    serve: Callable[..., Site], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hiphop_train.commands.data_download import download
+
+    one, two = serve(), serve(content=tar({"in/big.h5": CONTENT}))
+    files = [
+        {"url": one.url, "name": "one.h5", "size": len(CONTENT), "checksum": SHA256},
+        {"url": two.url, "name": "two.tar.gz", "unpack": {"in/big.h5": "big.h5"}},
+    ]
+    listed = tmp_path / "listed.yaml"
+    listed.write_text(yaml.safe_dump({"both": {"what": "two files", "folder": "data", "files": files}}))
+    paths = [tmp_path / "root" / name for name in ("one.h5", "big.h5")]
+    assert download("both", tmp_path / "root", listed, QUICK) == paths
+    out = capsys.readouterr().out
+    assert f"{paths[0]}  3,000,000 bytes  fetched\n" in out
+    assert f"{paths[1]}  3,000,000 bytes  fetched (no checksum to compare)" in out
+    assert download("both", tmp_path / "root", listed, QUICK) == paths
+    assert capsys.readouterr().out.count("already there") == 2
+    assert len(one.seen) == len(two.seen) == 1

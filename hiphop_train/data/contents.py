@@ -1,0 +1,76 @@
+"""What is in an HDF5 file, whether or not its configuration asks for it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from hiphop_train.data.reader import hdf5_errors, open_hdf5
+
+LOOKED_INTO = 300
+"""Groups whose values are read, spread evenly over the file."""
+ROWS = 2_000
+"""Rows that are read of one array."""
+
+
+@dataclass
+class ArrayKind:
+    """All arrays of one name.
+
+    Attributes
+    ----------
+    name, dtype : as in the file
+    shape : of the first one
+    n_arrays, n_rows : how many, and their rows together
+    n_read, n_nan, n_zero : rows that were read, those of them that are all NaN, and those that are all zero
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    n_arrays: int = 0
+    n_rows: int = 0
+    n_read: int = 0
+    n_nan: int = 0
+    n_zero: int = 0
+
+
+def arrays(file: Path) -> tuple[list[ArrayKind], int, int]:
+    """List the arrays of an HDF5 file by name.
+
+    Returns
+    -------
+    kinds : in the order of their names
+    n_groups : groups that hold arrays
+    n_read : groups whose values were looked at
+    """
+    kinds: dict[str, ArrayKind] = {}
+    with open_hdf5(file) as handle, hdf5_errors(file):
+        found: dict[str, list[h5py.Dataset]] = {}
+
+        def visit(name: str, node: object) -> None:
+            if isinstance(node, h5py.Dataset):
+                found.setdefault(name.rpartition("/")[0], []).append(node)
+
+        handle.visititems(visit)
+        step = -(-len(found) // LOOKED_INTO) if found else 1
+        for k, group in enumerate(found.values()):
+            for node in group:
+                key = node.name.rpartition("/")[2]
+                kind = kinds.setdefault(key, ArrayKind(key, str(node.dtype), tuple(node.shape or ())))
+                kind.n_arrays += 1
+                kind.n_rows += node.shape[0] if node.shape else 1
+                if k % step == 0 and node.dtype.kind in "fiu" and node.shape:
+                    _look(kind, node)
+    return sorted(kinds.values(), key=lambda kind: kind.name), len(found), len(range(0, len(found), step))
+
+
+def _look(kind: ArrayKind, node: h5py.Dataset) -> None:
+    values = np.asarray(node[:ROWS])
+    if values.size == 0:
+        return
+    rows = values.reshape(len(values), -1)
+    kind.n_read += len(rows)
+    kind.n_nan += int(np.isnan(rows).all(axis=1).sum()) if rows.dtype.kind == "f" else 0
+    kind.n_zero += int((rows == 0).all(axis=1).sum())

@@ -1,0 +1,161 @@
+"""Which configuration of conf/data reads a file: told by looking inside."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from hiphop_train.data.reader import open_hdf5
+from hiphop_train.errors import DataError
+
+LEVELS = {"dz": "wb97x_dz.energy", "tz": "wb97x_tz.energy", "ccx": "ccsd(t)_cbs.energy"}
+"""Levels of theory of conf/data/ani1x.yaml and the arrays that tell of them."""
+LOOKED_AT = 20
+"""Groups of an HDF5 file that are looked into."""
+DATA_SUFFIXES = (".h5", ".hdf5", ".npz", ".xyz", ".extxyz", ".mat", ".traj", ".db")
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What a file was taken for.
+
+    Attributes
+    ----------
+    choice : name of a file in conf/data
+    why : what told
+    settings : keys of the data section that the contents ask for
+    """
+
+    choice: str
+    why: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def recognise(path: Path) -> Recognised:
+    """Look inside of a file, or of the first file of a folder, and say which configuration reads it.
+
+    Units and sign are then those of the configuration: nothing of the layout tells them.
+    """
+    if path.is_dir():
+        return _recognise_folder(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; published sets are fetched by: hiphop-data download NAME")
+    with path.open("rb") as handle:
+        start = handle.read(4096)
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return _recognise_hdf5(path)
+    if start.startswith(b"PK\x03\x04") and path.suffix == ".npz":
+        return _recognise_npz(path)
+    if start.startswith(b"MATLAB"):
+        return Recognised("qm7", "it is a MATLAB file, as that of QM7")
+    if start.startswith(b"BZh") and path.name.endswith(".tar.bz2"):
+        return Recognised("qm9", "it is an archive of the kind of QM9's")
+    lines = start.decode(errors="replace").splitlines()
+    if len(lines) > 1 and lines[0].strip().isdigit():
+        if lines[1].startswith("gdb "):
+            why = "its second line begins with gdb, as in QM9, whose files are read by the folder"
+            return Recognised("qm9", why, {"path": str(path.parent)})
+        return Recognised("extxyz", "its first line is a number of atoms")
+    if not start:
+        raise DataError(f"{path} is empty; fetch it again")
+    if start.startswith(b"SQLite format 3") and b"CREATE TABLE systems" not in start:
+        raise unknown(path, "it is an SQLite file, but not one of ASE's")
+    if b"\0" not in start or start.startswith((b"SQLite format 3", b"- of Ulm")):
+        return Recognised("ase", "it has none of the known layouts and is left to ASE")
+    raise unknown(path, "it begins like no format that is known here")
+
+
+def unknown(path: Path, found: str) -> DataError:
+    """Return what to say of a file that no configuration fits."""
+    return DataError(
+        f"{path}: its layout is not recognised: {found}\n"
+        "  say which configuration reads it: data=NAME, and what differs: data.reader.KEY=VALUE"
+    )
+
+
+def _recognise_folder(path: Path) -> Recognised:
+    files = sorted(file for file in path.rglob("*") if file.suffix in DATA_SUFFIXES)
+    if not files:
+        raise DataError(f"{path} is a folder without data files ({', '.join(DATA_SUFFIXES)})")
+    if files[0].name.startswith("dsgdb9nsd_"):
+        return Recognised("qm9", f"it holds {files[0].name}")  # each of them alone would name its folder
+    first = recognise(files[0])
+    return Recognised(first.choice, f"{first.why} ({files[0].name}, the first of {len(files)} files)", first.settings)
+
+
+def _recognise_npz(path: Path) -> Recognised:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            keys = set(archive.files)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as npz: {error}; fetch it again") from error
+    if {"nuclear_charges", "coords", "energies"} <= keys:
+        return Recognised("rmd17", "it holds nuclear_charges, coords and energies")
+    if {"z", "R", "E"} <= keys:
+        return Recognised("md17", "it holds z, R and E")
+    raise unknown(path, f"it holds {', '.join(sorted(keys)) or 'nothing'}")
+
+
+def _leaves(group: h5py.Group, path: str = "") -> Iterator[tuple[str, dict[str, h5py.Dataset]]]:
+    """Groups that hold arrays, at any depth."""
+    arrays = {}
+    for name in group:
+        try:
+            child = group[name]
+        except (KeyError, OSError, RuntimeError):
+            continue  # a link that leads nowhere
+        if isinstance(child, h5py.Dataset):
+            arrays[name] = child
+        elif isinstance(child, h5py.Group) and path.count("/") < 8:
+            yield from _leaves(child, f"{path}/{name}")
+    if arrays:
+        yield path, arrays
+
+
+def _recognise_hdf5(path: Path) -> Recognised:
+    with open_hdf5(path) as file:
+        keys: set[str] = set()
+        kinds: dict[str, tuple[str, int]] = {}
+        names = []
+        try:
+            for k, (name, arrays) in enumerate(_leaves(file)):
+                keys |= set(arrays)
+                names.append(name)
+                kinds |= {key: (array.dtype.kind, len(array.shape or ())) for key, array in arrays.items()}
+                if k + 1 == LOOKED_AT:
+                    break
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{path} cannot be read as HDF5 ({error}); it is damaged: fetch it again") from error
+    if not names:
+        raise unknown(path, "it holds no arrays")
+    return _by_keys(path, keys, kinds, names)
+
+
+def _by_keys(path: Path, keys: set[str], kinds: dict[str, tuple[str, int]], names: list[str]) -> Recognised:
+    """Compare names of arrays with those of the published layouts."""
+    where = f"group {names[0] or '/'}"
+    if {"conformations", "dft_total_energy"} <= keys:
+        return Recognised("spice", f"{where} holds conformations and dft_total_energy")
+    if {"positions", "wB97x_6-31G(d).energy"} <= keys:
+        return Recognised("transition1x", f"{where} holds positions and wB97x_6-31G(d).energy")
+    if {"atomic_numbers", "coordinates"} <= keys:
+        levels = [level for level, key in LEVELS.items() if key in keys]
+        if levels:
+            told = ", ".join(LEVELS[level] for level in levels)
+            return Recognised("ani1x", f"{where} holds atomic_numbers, coordinates, {told}", {"level": levels})
+        if "gfn2_xtb.energy" in keys:
+            return Recognised("methane", f"{where} holds gfn2_xtb.energy")
+    if {"coordinates", "energies", "species"} <= keys:
+        kind, rank = kinds["species"]
+        if kind in "iu" and rank == 2:
+            if {"cm5_atomic_charges", "hirshfeld_atomic_charges"} & keys:
+                return Recognised("comp6v2", f"{where} holds atomic numbers of each conformation, and charges")
+            energies_only = {} if "forces" in keys else {"reader.forces": False}
+            return Recognised("ani2x", f"{where} holds atomic numbers of each conformation", energies_only)
+        if "forces" in keys:
+            return Recognised("comp6", f"{where} holds species as symbols, coordinates, energies and forces")
+        return Recognised("ani1", f"{where} holds species as symbols, coordinates and energies, no forces")
+    raise unknown(path, f"{where} holds {', '.join(sorted(keys))}")
