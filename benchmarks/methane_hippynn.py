@@ -2,7 +2,7 @@
 
 The network is hippynn's, with its numba kernels where numba is installed; the loop around it is the plain one of its
 training scripts: Adam with a rate of 2.5e-3 that falls along a cosine, batches of 64, RMSE + MAE of energies and of
-forces and the mean of R. How many epochs fit into the time is measured first, unless they are given, as on a busy machine.
+forces and the mean of R. How many epochs fit into the time is measured first, unless they are given.
 
     python benchmarks/methane_hippynn.py data/methane.h5 --minutes 7
     python benchmarks/methane_hippynn.py data/methane.h5 --cases "HIP-HOP l=3 n=4" --epochs 23

@@ -4,8 +4,8 @@
 
 The file has the release's tree and counts (3,114 groups, 4,956,005 conformations, about 76 million atoms) with random
 labels: coordinates, wb97x_dz and wb97x_tz energies and forces, coupled-cluster energies for a tenth, and what a reader
-passes over. Memory is the highest RssAnon + RssShmem of the process, looked at every 10 ms: mapped pages of files do not
-count, since the system takes them back when it needs them.
+passes over. Memory is the highest RssAnon + RssShmem of the process, looked at every 10 ms: mapped pages of files do
+not count, since the system takes them back when it needs them.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Entry point of hiphop-data: fetch, check and look at data files, with ordinary arguments.
+"""Entry point of hiphop-data: fetch, check, look at and pack data files, with ordinary arguments.
 
 What takes long to import is imported where it is used, so that ``--help`` answers at once.
 """
@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   hiphop-data inspect FILE                           what is in it; --output DIR for a picture
   hiphop-data check FILE                             do its labels hold?
   hiphop-data check FILE data=extxyz data.energy_key=REF_energy
+  hiphop-data pack FILE                              once, for fast starts and little memory
 
 then:
   hiphop-train data=ani1x data.root=FOLDER
@@ -30,6 +31,9 @@ Put the labels of a file to the test of physics: sign and units, duplicates, clo
 net forces. Exit code 3 when they contradict the configuration's units or sign."""
 INSPECT = """\
 Print what is in a file: levels of theory, arrays, counts, elements, sizes, energies and forces, missing labels."""
+PACK = """\
+Convert a file once into arrays that are mapped into memory: training starts at once and needs little memory. A packing
+that was broken off goes on where it was. Trainings do this by themselves with large files (data.pack=auto)."""
 OVERRIDES = """\
 data=NAME says which configuration of conf/data reads the file; without it the file is looked into. data.KEY=VALUE sets
 what can be set in it, for instance data.level=tz data.reader.force_sign=gradient."""
@@ -53,6 +57,11 @@ def run(arguments: list[str]) -> int:
         from hiphop_train.commands.data_check import check
 
         return check(**given)
+    if command == "pack":
+        from hiphop_train.commands.data_pack import pack_file
+
+        pack_file(**given)
+        return 0
     from hiphop_train.commands.data_inspect import inspect
 
     inspect(**given)
@@ -73,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     layout = argparse.RawDescriptionHelpFormatter
     parser = Parser(
         "hiphop-data",
-        description="Fetch, check and look at data files.",
+        description="Fetch, check, look at and pack data files.",
         epilog=EXAMPLES,
         formatter_class=layout,
         allow_abbrev=False,
@@ -85,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--root", metavar="DIR", type=Path, help="folder; default: that of conf/data/NAME.yaml")
     _checking(commands.add_parser("check", help="put labels to the test", description=CHECK, epilog=OVERRIDES))
     _looking(commands.add_parser("inspect", help="what is in a file", description=INSPECT, epilog=OVERRIDES))
+    packing = commands.add_parser("pack", help="convert once, for training", description=PACK, epilog=OVERRIDES)
+    packing.add_argument("file", metavar="FILE", type=Path, help="data file, or folder of them")
+    packing.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="data=NAME, data.KEY=VALUE")
+    packing.add_argument("--output", metavar="FOLDER", type=Path, help="default: where a training looks for it")
     return parser
 
 

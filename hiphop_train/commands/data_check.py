@@ -17,6 +17,7 @@ from hiphop_train.commands.progress import progress
 from hiphop_train.data.checks import ADVICE
 from hiphop_train.data.findings import Finding
 from hiphop_train.data.judgement import judge_all
+from hiphop_train.data.store import verify
 from hiphop_train.data.survey import Survey, survey
 from hiphop_train.errors import ConfigError, DataError
 
@@ -42,6 +43,11 @@ def check(file: Path, overrides: list[str], output: Path | None, elements: list[
         make_folder(output)
     declared = ", ".join(f"{key}: {value}" for key, value in opened.declared().items())
     print(f"{file}: read by data={opened.choice}, {opened.why}\ndeclared   {declared}", flush=True)
+    packed = opened.source.reader.packed
+    if packed is not None:
+        with progress("comparing with checksums", None) as advance:
+            whole = verify(packed, advance)
+        print(f"checksums  of all {len(whole.structures):,} packed structures are right", flush=True)
     with progress("looking at structures", None) as advance:
         found = survey(opened.source, advance)
         findings = judge_all(found, opened.source, elements, opened.theory)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf, open_dict
 from hiphop_train import build
 from hiphop_train.config import config_directory, load_config, quoted
 from hiphop_train.data.recognise import recognise
-from hiphop_train.data.survey import FromReader, Source
+from hiphop_train.data.survey import FromReader
 from hiphop_train.errors import ConfigError, DataError
 
 SAME_LEVEL = "wB97X/6-31G(d)"
@@ -34,7 +34,7 @@ class Opened:
     choice: str
     why: str
     section: dict[str, Any]
-    source: Source
+    source: FromReader
     theory: str
 
     def declared(self) -> dict[str, Any]:
@@ -52,7 +52,6 @@ def open_data(file: Path, overrides: list[str], all_levels: bool = False) -> Ope
     overrides : ``data=NAME`` and ``data.KEY=VALUE``; without ``data=NAME`` the file is looked into
     all_levels : whether all levels of theory that were recognised are read, or the first of them
     """
-    # A packed set is a folder with meta.json: it would be opened here, as `survey.InMemory`, before anything else.
     strange = [override for override in overrides if not override.lstrip("+~").startswith(("data=", "data.", "data/"))]
     if strange:
         raise ConfigError(f"'{strange[0]}': settings are data=NAME and data.KEY=VALUE")

@@ -3,19 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
+from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
+from hiphop_train.data.statistics import GSAE as GSAE_BY_SYMBOL
 from hiphop_train.units import HARTREE
 
-GSAE = {
-    1: -0.4993212,
-    6: -37.8338334,
-    7: -54.5732825,
-    8: -75.0424519,
-    9: -99.6949007,
-    16: -398.0814169,
-    17: -460.1167006,
-}
+GSAE = {atomic_numbers[symbol]: energy for symbol, energy in GSAE_BY_SYMBOL["gsae"].items()}
 """Hartree, ground states of single atoms at wB97X/6-31G(d), six Cartesian d functions (torchani's constants)."""
 
 LINEAR_FIT = {

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from hiphop_train.data.reader import open_hdf5
+from hiphop_train.data.store import is_packed
 from hiphop_train.errors import DataError
 
 LEVELS = {"dz": "wb97x_dz.energy", "tz": "wb97x_tz.energy", "ccx": "ccsd(t)_cbs.energy"}
@@ -39,6 +40,8 @@ def recognise(path: Path) -> Recognised:
 
     Units and sign are then those of the configuration: nothing of the layout tells them.
     """
+    if is_packed(path):
+        return Recognised("packed", "it has a meta.json, as packed sets have")
     if path.is_dir():
         return _recognise_folder(path)
     if not path.is_file():
