@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -198,7 +199,8 @@ class DataModule(LightningDataModule):
         """Return how far the epoch has come, in batches that were trained on, and the size that they have."""
         assert self.trainer is not None
         loop = self.trainer.fit_loop
-        epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
+        epochs: Any = loop.epoch_progress.current
+        batches: Any = loop.epoch_loop.batch_progress.current
         within = epochs.started > epochs.processed
         return {
             "epoch": epochs.processed,
