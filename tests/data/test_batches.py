@@ -232,7 +232,7 @@ def test_structures_larger_than_the_budget_still_get_their_batch() -> None:
         sampler = BatchSampler(np.arange(5), 10, seed, cost=cost)
         batches = [share.tolist() for share, _ in sampler]
         assert len(batches) == len(sampler)
-        assert sorted(sum(batches, [])) == [0, 1, 2, 3, 4]
+        assert sorted(np.concatenate(batches).tolist()) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("cost", [None, SIZES[:50]])

@@ -9,12 +9,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from hiphop_train.commands.train import train
-from hiphop_train.config import load_config
+from hiphop_train.cli import run as run_command
 from hiphop_train.training import callbacks
 
 PARTS = [
-    *("model=hipnn", "model.n_features=4", "model.n_sensitivities=4", "trainer.accelerator=cpu", "logger=none"),
+    *("model=hipnn", "model.n_features=4", "model.n_sensitivities=4", "trainer.accelerator=cpu"),
     *("trainer.max_epochs=2", "trainer.limit_train_batches=4", "trainer.limit_val_batches=1", "data.check=false"),
 ]
 
@@ -32,7 +31,7 @@ class Recorder(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.filterwarnings("ignore:.*(not resumable|does not have many workers|sync_dist|is smaller than):UserWarning")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stop_at", "more"),
     [
@@ -48,7 +47,7 @@ def test_stopped_and_resumed_is_bit_equal_to_unbroken(
     def run(name: str, stop: int | None) -> list[list[int]]:
         recorder = Recorder(stop)
         monkeypatch.setattr(callbacks, "progress", lambda: recorder)
-        train(load_config("train", [*PARTS, *more, f"run_dir={tmp_path / name}"]))
+        assert run_command("train", [*PARTS, *more, f"run_dir={tmp_path / name}"]) == (0 if stop is None else 143)
         return recorder.samples
 
     def state(name: str) -> dict[str, Any]:
