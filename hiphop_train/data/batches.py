@@ -52,7 +52,7 @@ class BatchDataset(Dataset[Batch]):
     ----------
     structures : what batches are cut from
     elements : the model's type names
-    cutoff : Angstrom
+    cutoff : Angstrom; 0 builds no pairs
     dtype : floating-point type of the network
     """
 
@@ -115,6 +115,9 @@ class BatchDataset(Dataset[Batch]):
         self, positions: NDArray[np.float64], sizes: NDArray[np.int64], cell: Tensor, pbc: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pairs, their shifts and vectors."""
+        if self.cutoff == 0.0:
+            nobody = torch.zeros(0, dtype=torch.int64)
+            return nobody, nobody, nobody.reshape(0, 3), torch.zeros((0, 3), dtype=torch.float64)
         if bool(pbc.any()) or int((sizes * sizes).sum()) > BRUTE_FORCE_UP_TO * len(positions):
             places, counts = torch.from_numpy(positions), torch.from_numpy(sizes)
             i, j, shift = batch_neighbours(places, counts, cell, pbc, self.cutoff, BRUTE_FORCE_UP_TO)

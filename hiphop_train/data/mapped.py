@@ -29,12 +29,14 @@ class Constant:
 
 def lighten(structures: Structures) -> Structures:
     """Put names of files, and single values, in the place of arrays where that is possible."""
-    return replace(structures, **{name: _light(array) for name, array in _arrays(structures)})
+    changed: dict[str, Any] = {name: _light(array) for name, array in _arrays(structures)}
+    return replace(structures, **changed)
 
 
 def restore(structures: Structures) -> Structures:
     """Undo `lighten`."""
-    return replace(structures, **{name: _array(light) for name, light in _arrays(structures)})
+    changed: dict[str, Any] = {name: _array(light) for name, light in _arrays(structures)}
+    return replace(structures, **changed)
 
 
 def _arrays(structures: Structures) -> list[tuple[str, Any]]:

@@ -175,6 +175,12 @@ def test_fast_pairs_are_those_of_the_graph(make_molecule: Callable[..., Atoms], 
     assert len(pair_i) > 0
 
 
+def test_a_cutoff_of_zero_builds_no_pairs(structures: Structures) -> None:
+    graph = BatchDataset(structures, ELEMENTS, 0.0, torch.float32)[ones([0, 3])].graph
+    assert graph.pair_vectors.shape == graph.pair_shift.shape == (0, 3)
+    assert len(graph.species) == structures.sizes[[0, 3]].sum()
+
+
 SIZES = np.random.default_rng(0).integers(1, 31, 2000)
 
 
