@@ -3,8 +3,8 @@
 python benchmarks/loader.py [--rounds 5] [--conformations 20000] [--output benchmarks/results/loader.json]
 
 The data are made here: open molecules of 15 atoms in the mean. Neither of torchani's loaders builds pairs, and both
-collate before the first epoch, into batches that stay the same: one reads them from files, one holds them in memory. Ranks are
-processes at the same time, each with its share of every batch.
+collate before the first epoch, into batches that stay the same: one reads them from files, one holds them in memory.
+Ranks are processes at the same time, each with its share of every batch; their start is part of the time.
 """
 
 import argparse
