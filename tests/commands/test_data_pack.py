@@ -44,7 +44,7 @@ def test_pack(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(DataError, match="is packed already; train from it: data=packed"):
         run(["pack", str(folder)])
     assert run(["inspect", str(folder)]) == 0
-    assert "structures" in capsys.readouterr().out
+    assert "read by data=packed" in capsys.readouterr().out
 
 
 def test_default_place_is_where_training_looks(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
