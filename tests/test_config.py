@@ -32,6 +32,8 @@ def test_every_data_set_composes(name: str) -> None:
     must_give = name in ("ase", "extxyz", "md17", "packed", "rmd17")
     config = load_config("train", [f"data={name}", "data.path=x"] if must_give else [f"data={name}"])
     assert config.data.name == name
+    if name == "packed":
+        return  # the set itself says its units
     assert config.data.reader.energy_unit
     assert config.data.reader.length_unit
     if name not in ("ani1", "qm7", "qm9"):  # energies only

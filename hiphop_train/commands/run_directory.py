@@ -18,6 +18,8 @@ INCIDENTAL = {
     "logger",
     "data.num_workers",
     "data.eval_batch_size",
+    "data.pack",
+    "data.packed",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
