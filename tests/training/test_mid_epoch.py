@@ -36,7 +36,7 @@ class Recorder(Callback):
     ("stop_at", "more"),
     [
         (2, ["data.num_workers=0"]),
-        (6, ["data.num_workers=0", "+data.batch_by=atoms", "data.batch_size=300"]),
+        (6, ["data.num_workers=0", "data.batch_by=atoms", "data.batch_size=300"]),
         (2, ["data.num_workers=2"]),
         (6, ["data.num_workers=2"]),
     ],
