@@ -156,7 +156,6 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     expected = (
         ".*does not have many workers.*",
-        ".*your dataloader is not resumable.*",  # the data module knows how far it was
         ".*exists and is not empty.*",
         ".*is smaller than the logging interval.*",
         ".*LeafSpec.* is deprecated.*",

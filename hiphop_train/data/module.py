@@ -2,18 +2,15 @@
 
 import hashlib
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from ase.data import atomic_numbers
 from lightning.pytorch import LightningDataModule
-from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
 
 from hiphop_train.data.batches import BatchDataset, BatchSampler, check_elements
-from hiphop_train.data.budgets import BatchBy, costs
 from hiphop_train.data.checks import check_labels
 from hiphop_train.data.loading import Packing, Progress, load, no_progress
 from hiphop_train.data.reader import Reader
@@ -44,7 +41,6 @@ class DataModule(LightningDataModule):
     level_of_theory : the model's level of theory whose E0 serves for all structures, where it knows several and the
         data do not say by the same names which
     allow_leak : whether a geometry may be in a test and in the training split
-    batch_by : what both batch sizes count: ``structures``; ``atoms``; or ``pairs``, all of each structure
     """
 
     def __init__(
@@ -65,7 +61,6 @@ class DataModule(LightningDataModule):
         packed: str | None = None,
         level_of_theory: str | None = None,
         allow_leak: bool = False,
-        batch_by: BatchBy = "structures",
     ) -> None:
         super().__init__()
         for symbol in elements:
@@ -87,11 +82,7 @@ class DataModule(LightningDataModule):
         self.packed = packed
         self.level_of_theory = level_of_theory
         self.allow_leak = allow_leak
-        self.batch_by = batch_by
         self.progress: Progress = no_progress
-        self._resume = {"epoch": 0, "batches": 0, "batch_size": batch_size}
-        self._dealt_size = 0  # of the running epoch's batches; 0 before the first
-        self._dataset: BatchDataset | None = None
         self._structures: Structures | None = None
         self._checksum = ""
         self._splits: Splits | None = None
@@ -192,49 +183,14 @@ class DataModule(LightningDataModule):
         """Batches of structures that are spread evenly over a split, in order; the same on every process."""
         index = self.splits[split]
         sample = index[:: -(-len(index) // at_most)]
-        sampler = BatchSampler(sample, self.eval_batch_size, cost=self._cost(sample))
-        return loader_of(self._batches(), sampler, self.num_workers)
-
-    def state_dict(self) -> dict[str, int]:
-        """Return how far the epoch has come, in batches that were trained on, and the size that they have."""
-        assert self.trainer is not None
-        loop = self.trainer.fit_loop
-        epochs: Any = loop.epoch_progress.current
-        batches: Any = loop.epoch_loop.batch_progress.current
-        within = epochs.started > epochs.processed
-        return {
-            "epoch": epochs.processed,
-            "batches": batches.processed if within else 0,
-            "batch_size": self._dealt_size or self.batch_size,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on after those batches."""
-        self._resume = state_dict
+        sampler = BatchSampler(sample, self.eval_batch_size)
+        return batch_loader(self.structures, sampler, self.elements, self.cutoff, self.dtype, self.num_workers)
 
     def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader[Batch]:
         trainer = self.trainer
         rank, n_ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        index, resume, epoch = self.splits[split], (0, 0), 0
-        if seed is not None:  # the training's
-            # Lightning asks for the first loader before it knows of the epoch, and may start workers before set_epoch
-            epoch = max(trainer.current_epoch if trainer is not None else 0, self._resume["epoch"])
-            if epoch == self._resume["epoch"] and self._resume["batches"] > 0:
-                resume, batch_size = (epoch, self._resume["batches"]), self._resume["batch_size"]
-            self._dealt_size = batch_size
-        sampler = BatchSampler(index, batch_size, seed, rank, n_ranks, self._cost(index), resume)
-        sampler.set_epoch(epoch)
-        return loader_of(self._batches(), sampler, self.num_workers)
-
-    def _batches(self) -> BatchDataset:
-        """Make the data set of the loaders once: it looks at all atoms."""
-        if self._dataset is None or self._dataset.structures is not self.structures:
-            self._dataset = BatchDataset(self.structures, self.elements, self.cutoff, self.dtype)
-        return self._dataset
-
-    def _cost(self, index: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        offsets = self.structures.offsets
-        return costs(np.asarray(offsets[index + 1] - offsets[index]), self.batch_by)
+        sampler = BatchSampler(self.splits[split], batch_size, seed, rank, n_ranks)
+        return batch_loader(self.structures, sampler, self.elements, self.cutoff, self.dtype, self.num_workers)
 
 
 def batch_loader(
@@ -246,11 +202,7 @@ def batch_loader(
     num_workers: int = 0,
 ) -> DataLoader[Batch]:
     """Deal out the batches that a sampler asks for."""
-    return loader_of(BatchDataset(structures, elements, cutoff, dtype), sampler, num_workers)
-
-
-def loader_of(dataset: BatchDataset, sampler: BatchSampler, num_workers: int) -> DataLoader[Batch]:
-    """Deal out the batches that a sampler asks for."""
+    dataset = BatchDataset(structures, elements, cutoff, dtype)
     return DataLoader(
         dataset,
         sampler=sampler,  # yields whole batches

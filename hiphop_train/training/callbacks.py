@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
 from pydantic import Field, PositiveInt
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -48,11 +48,9 @@ class GracefulStop(Callback):
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, handle)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop all ranks together, when the gradients of all batches so far have been used."""
-        stop = self.received is not None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Stop all ranks together."""
+        stop = self.received is not None
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if stop:
@@ -219,36 +217,12 @@ def progress() -> Callback:
     return ProgressBar() if sys.stdout.isatty() else ProgressLines()
 
 
-class LastCheckpoint(Checkpoint):
-    """The state after the last epoch, or after the last step where a training was stopped within an epoch.
-
-    Lightning ends an epoch that was stopped like a whole one, and would not go on with the batches that are left.
-
-    Parameters
-    ----------
-    path : of the file
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Keep the state of a training that is stopped here."""
-        if trainer.should_stop and not trainer.is_last_batch:
-            trainer.save_checkpoint(self.path)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the state after a whole epoch."""
-        if trainer.is_last_batch:
-            trainer.save_checkpoint(self.path)
-
-
 def checkpoints(folder: Path) -> list[Callback]:
     """Return the callbacks that keep the best and the last state, as best.ckpt and last.ckpt."""
     common: dict[str, Any] = {"dirpath": folder, "auto_insert_metric_name": False, "enable_version_counter": False}
     return [
         ModelCheckpoint(filename="best", monitor=MONITOR, save_top_k=1, **common),
-        LastCheckpoint(folder / "last.ckpt"),
+        ModelCheckpoint(filename="last", save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True, **common),
     ]
 
 

@@ -1,9 +1,7 @@
 """Batches hold what single structures hold, samplers deal every structure out once, statistics find E0."""
 
-import pickle
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +10,9 @@ import torch
 from ase import Atoms
 
 from hiphop_train.data.batches import BatchDataset, BatchSampler, check_elements
-from hiphop_train.data.budgets import BatchBy, costs
-from hiphop_train.data.pairs import open_pairs_and_vectors
 from hiphop_train.data.statistics import fit_statistics
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError
-from hiphop_train.graph.neighbours import open_pairs
 from hiphop_train.types import Graph
 
 ELEMENTS = ["H", "O", "C", "N"]
@@ -41,13 +36,6 @@ def structures(mixed_structures: list[Atoms]) -> Structures:
             atoms.pbc[None],
         )
     return found.finish("train")
-
-
-def sorted_pairs(i: torch.Tensor, j: torch.Tensor, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Order within a receiving atom is not part of the contract: an order of our own, and the pairs in it."""
-    rows = torch.cat([i[:, None], j[:, None], shift], 1)
-    place = torch.from_numpy(np.lexsort(rows.T.numpy()[::-1]))
-    return place, rows[place]
 
 
 def ones(index: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -76,11 +64,10 @@ def test_collated_graph_equals_single_structures(
         assert torch.equal(graph.positions[atoms], single.positions)
         assert torch.equal(graph.cell[system], single.cell[0])
         assert torch.equal(graph.pbc[system], single.pbc[0])
-        assert (graph.pair_i[of_pairs].diff() >= 0).all()
-        ours = sorted_pairs(graph.pair_i[of_pairs] - start, graph.pair_j[of_pairs] - start, graph.pair_shift[of_pairs])
-        its = sorted_pairs(single.pair_i, single.pair_j, single.pair_shift)
-        assert torch.equal(ours[1], its[1])
-        assert torch.equal(graph.pair_vectors[of_pairs][ours[0]], single.pair_vectors[its[0]])
+        assert torch.equal(graph.pair_i[of_pairs], single.pair_i + start)
+        assert torch.equal(graph.pair_j[of_pairs], single.pair_j + start)
+        assert torch.equal(graph.pair_shift[of_pairs], single.pair_shift)
+        assert torch.equal(graph.pair_vectors[of_pairs], single.pair_vectors)
         start, pairs = atoms.stop, of_pairs.stop
     assert (start, pairs) == (len(graph.species), len(graph.pair_i))
     assert batch.sample.tolist() == index
@@ -160,117 +147,6 @@ def test_order_is_a_pure_function_of_seed_and_epoch() -> None:
 def test_without_a_seed_the_order_is_the_given_one() -> None:
     index = np.array([5, 3, 9, 1])
     assert np.concatenate([share for share, _ in BatchSampler(index, 3)]).tolist() == [5, 3, 9, 1]
-
-
-@pytest.mark.parametrize("cutoff", [1.5, 3.0, 50.0])
-def test_fast_pairs_are_those_of_the_graph(make_molecule: Callable[..., Atoms], cutoff: float) -> None:
-    """Bit for bit, in the same order, single atoms included."""
-    sizes = np.array([5, 1, 14, 2, 9, 1, 30])
-    positions = np.concatenate([make_molecule(n, seed=n).positions for n in sizes.tolist()])
-    pair_i, pair_j, vectors = open_pairs_and_vectors(positions, sizes, cutoff)
-    i, j = open_pairs(torch.from_numpy(positions), torch.from_numpy(sizes), cutoff)
-    np.testing.assert_array_equal(pair_i, i.numpy())
-    np.testing.assert_array_equal(pair_j, j.numpy())
-    np.testing.assert_array_equal(vectors, positions[pair_j] - positions[pair_i])
-    assert len(pair_i) > 0
-
-
-def test_a_cutoff_of_zero_builds_no_pairs(structures: Structures) -> None:
-    graph = BatchDataset(structures, ELEMENTS, 0.0, torch.float32)[ones([0, 3])].graph
-    assert graph.pair_vectors.shape == graph.pair_shift.shape == (0, 3)
-    assert len(graph.species) == structures.sizes[[0, 3]].sum()
-
-
-SIZES = np.random.default_rng(0).integers(1, 31, 2000)
-
-
-@pytest.mark.parametrize("batch_by", ["atoms", "pairs"])
-def test_batches_by_a_budget_hold_it_and_are_all_alike(batch_by: BatchBy) -> None:
-    """Each structure once, the same number of batches in each epoch, and the same mix of sizes in each batch."""
-    cost = costs(SIZES, batch_by)
-    assert cost is not None
-    budget = 20 * int(cost.max())
-    sampler = BatchSampler(np.arange(2000) + 7, budget, seed=3, cost=cost)
-    batches = [share - 7 for share, _ in sampler]
-    assert len(batches) == len(sampler) > 10
-    assert sorted(np.concatenate(batches).tolist()) == list(range(2000))
-    totals = [int(cost[batch].sum()) for batch in batches]
-    assert max(totals) <= budget
-    assert max(totals) - min(totals) <= cost.max()
-    counts = [len(batch) for batch in batches]
-    assert max(counts) - min(counts) <= 1
-    halves = [int((SIZES[batch] > 15).sum()) for batch in batches]
-    assert max(halves) - min(halves) <= 2
-    assert all(np.array_equal(a - 7, b) for (a, _), b in zip(sampler, batches, strict=True))
-    sampler.set_epoch(1)
-    other = [share - 7 for share, _ in sampler]
-    assert len(other) == len(batches)
-    assert sorted(other[0].tolist()) != sorted(batches[0].tolist())
-    ranks = [BatchSampler(np.arange(2000) + 7, budget, 3, rank, 2, cost) for rank in range(2)]
-    for (one, _), (two, _), batch in zip(*ranks, batches, strict=True):
-        assert sorted([*(one - 7), *(two - 7)]) == sorted(batch)
-
-
-def test_every_structure_is_as_likely_in_one_batch_as_in_another() -> None:
-    """Whatever its size: the first batch over many epochs is a fair sample."""
-    cost = np.arange(1, 41)
-    sampler = BatchSampler(np.arange(40), 200, seed=0, cost=cost)
-    drawn = np.zeros(40)
-    for epoch in range(1000):
-        sampler.set_epoch(epoch)
-        drawn[next(iter(sampler))[0]] += 1
-    np.testing.assert_allclose(drawn / 1000, 1 / len(sampler), atol=0.06)
-
-
-def test_a_budget_without_a_seed_keeps_the_order() -> None:
-    cost = costs(SIZES, "atoms")
-    assert cost is not None
-    sampler = BatchSampler(np.arange(2000), 200, cost=cost)
-    batches = [share for share, _ in sampler]
-    assert len(batches) == len(sampler)
-    assert np.concatenate(batches).tolist() == list(range(2000))
-    assert max(int(cost[batch].sum()) for batch in batches) <= 200
-
-
-def test_structures_larger_than_the_budget_still_get_their_batch() -> None:
-    cost = np.array([50, 1, 1, 1, 60])
-    for seed in (0, None):
-        sampler = BatchSampler(np.arange(5), 10, seed, cost=cost)
-        batches = [share.tolist() for share, _ in sampler]
-        assert len(batches) == len(sampler)
-        assert sorted(np.concatenate(batches).tolist()) == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("cost", [None, SIZES[:50]])
-def test_a_resumed_epoch_has_the_batches_that_are_left(cost: np.ndarray | None) -> None:
-    """In that epoch only; its length is that of the whole epoch, which Lightning counts on."""
-    whole = BatchSampler(np.arange(50), 40, 1, cost=cost)
-    rest = BatchSampler(np.arange(50), 40, 1, cost=cost, resume=(2, 1))
-    assert len(whole) == len(rest) > 1
-    for epoch, left_out in ((1, 0), (2, 1), (3, 0)):
-        whole.set_epoch(epoch)
-        rest.set_epoch(epoch)
-        expected = [share.tolist() for share, _ in whole][left_out:]
-        assert [share.tolist() for share, _ in rest] == expected
-
-
-def test_pickled_for_a_worker_it_names_files_instead_of_copying(structures: Structures, tmp_path: Path) -> None:
-    """As multiprocessing by spawn does."""
-    mapped: dict[str, Any] = {}
-    for name in ("positions", "forces", "numbers", "offsets"):
-        array = getattr(structures, name)
-        array.tofile(tmp_path / name)
-        mapped[name] = np.memmap(tmp_path / name, array.dtype, "r", shape=array.shape)
-    many = replace(structures, level=np.broadcast_to(np.int64(0), 10_000_000), **mapped)
-    dataset = BatchDataset(many, ELEMENTS, 4.0, torch.float32)
-    content = pickle.dumps(dataset)
-    assert len(content) < 10_000
-    assert structures.positions.tobytes() not in content
-    again = pickle.loads(content)
-    assert isinstance(again.structures.positions, np.memmap)
-    one, two = dataset[ones([0, 3])], again[ones([0, 3])]
-    assert torch.equal(one.graph.pair_vectors, two.graph.pair_vectors)
-    assert torch.equal(one.labels["forces"], two.labels["forces"])
 
 
 def labelled(formulas: list[dict[int, int]], energy_of: dict[int, float], noise: float = 0.0) -> Structures:
