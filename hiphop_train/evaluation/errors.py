@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hiphop_train.data.batches import BatchSampler
 from hiphop_train.data.module import batch_loader
+from hiphop_train.data.sampler import BatchSampler
 from hiphop_train.data.structures import Structures
 from hiphop_train.potential import Potential
 from hiphop_train.units import KCAL_PER_MOL
