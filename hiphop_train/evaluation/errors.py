@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hiphop_train.data.module import batch_loader
+from hiphop_train.data.loader import batch_loader
 from hiphop_train.data.sampler import BatchSampler
 from hiphop_train.data.structures import Structures
 from hiphop_train.potential import Potential

@@ -248,7 +248,9 @@ def test_brute_force_and_linear_search_of_open_batches() -> None:
     linear = linear_pairs(positions, sizes, cell, pbc, 5.0)
     assert as_list(linear) == as_list((*brute, torch.zeros(len(brute[0]), 3, dtype=torch.int64)))
     for arrays in (torch.float32, torch.float64):
-        *pairs, vectors = open_pair_vectors(positions.numpy(), sizes.numpy(), 5.0, torch.zeros(0, dtype=arrays).numpy().dtype)
+        *pairs, vectors = open_pair_vectors(
+            positions.numpy(), sizes.numpy(), 5.0, torch.zeros(0, dtype=arrays).numpy().dtype
+        )
         assert all(np.array_equal(a, b) for a, b in zip(pairs, brute, strict=True))
         assert torch.equal(torch.from_numpy(vectors), (positions[brute[1]] - positions[brute[0]]).to(arrays))
     assert len(brute[0]) > 4000
