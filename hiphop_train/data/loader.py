@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from hiphop_train.data.batches import BatchDataset
 from hiphop_train.data.sampler import BatchSampler
+from hiphop_train.data.sharing import PackedBatch, pack, unpack
 from hiphop_train.data.structures import Structures
 from hiphop_train.types import Batch
 
@@ -35,7 +36,7 @@ class BatchLoader(DataLoader[Batch]):
         self.position = sampler.start = loaded["position"] if loaded is not None and resumes else 0
         for batch in super().__iter__():
             self.position += 1
-            yield batch
+            yield unpack(batch) if isinstance(batch, PackedBatch) else batch
 
     def state_dict(self) -> dict[str, int]:
         """Return where the loader stands; checkpoints keep it."""
@@ -54,12 +55,18 @@ def batch_loader(
     cutoff: float,
     dtype: torch.dtype,
     num_workers: int = 0,
+    pairs: bool = True,
 ) -> BatchLoader:
     """Deal out the batches that a sampler asks for."""
     return BatchLoader(
-        BatchDataset(structures, elements, cutoff, dtype),
+        BatchDataset(structures, elements, cutoff, dtype, pairs),
         sampler=sampler,  # yields whole batches
         batch_size=None,
+        collate_fn=pack if num_workers else _as_it_is,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
     )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

@@ -1,5 +1,6 @@
-"""Arrays that processes share: what a process started anew gets is a reference, not a copy."""
+"""What processes share: arrays by reference, not by copy, and batches in one piece of memory each."""
 
+import math
 import mmap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from hiphop_train.types import Batch, Graph
 
 
 class MappedFile(NamedTuple):
@@ -51,3 +54,66 @@ def unshared(array: NDArray[Any] | Shared) -> NDArray[Any]:
         found: NDArray[Any] = array.numpy()
         return found
     return array
+
+
+class Place(NamedTuple):
+    """Where in a buffer a tensor lies."""
+
+    start: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    repeated: int | None
+    """How often the only row of the buffer counts, where all rows are the same memory."""
+
+
+class PackedBatch(NamedTuple):
+    """A batch whose tensors lie in one buffer: it goes through one piece of shared memory, not through twenty."""
+
+    buffer: Tensor
+    graph: list[Any]
+    labels: dict[str, Place]
+    sample: Place
+
+
+def pack(batch: Batch) -> PackedBatch:
+    """Copy a batch into one buffer."""
+    tensors: list[Tensor] = []
+    end = 0
+
+    def place(value: Any) -> Any:
+        nonlocal end
+        if not isinstance(value, Tensor):
+            return value
+        repeats = value.dim() > 0 and value.shape[0] > 1 and value.stride(0) == 0
+        repeated = value.shape[0] if repeats else None
+        value = (value[:1] if repeats else value).contiguous()
+        tensors.append(value)
+        found = Place(end, value.dtype, tuple(value.shape), repeated)
+        end += -(-value.nbytes // 64) * 64
+        return found
+
+    graph = [place(value) for value in batch.graph]
+    labels = {key: place(value) for key, value in batch.labels.items()}
+    sample = place(batch.sample)
+    buffer = np.empty(end, np.uint8)
+    start = 0
+    for tensor in tensors:
+        flat = tensor.numpy().reshape(-1).view(np.uint8)
+        buffer[start : start + len(flat)] = flat
+        start += -(-len(flat) // 64) * 64
+    return PackedBatch(torch.from_numpy(buffer), graph, labels, sample)
+
+
+def unpack(packed: PackedBatch) -> Batch:
+    """Return the batch, its tensors being views of the buffer."""
+    whole = packed.buffer.numpy()
+
+    def tensor(place: Any) -> Any:
+        if not isinstance(place, Place):
+            return place
+        stop = place.start + place.dtype.itemsize * math.prod(place.shape)
+        found = torch.from_numpy(whole[place.start : stop]).view(place.dtype).view(place.shape)
+        return found if place.repeated is None else found.expand(place.repeated, *place.shape[1:])
+
+    graph = Graph(*[tensor(value) for value in packed.graph])
+    return Batch(graph, {key: tensor(value) for key, value in packed.labels.items()}, tensor(packed.sample))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from hiphop_train.data.batches import BatchDataset, check_elements
 from hiphop_train.data.loader import batch_loader
 from hiphop_train.data.sampler import BatchSampler, costs
-from hiphop_train.data.sharing import MappedFile, shared, unshared
+from hiphop_train.data.sharing import MappedFile, pack, shared, unpack, unshared
 from hiphop_train.data.statistics import fit_statistics
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError
@@ -202,6 +202,28 @@ def test_pairs_of_periodic_systems_are_estimated_by_density(structures: Structur
     volume = np.abs(np.linalg.det(structures.cell[periodic]))
     expected = structures.sizes[periodic] ** 2 / volume * 4 / 3 * np.pi * 6.0**3
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_packed_batches_are_the_same(structures: Structures) -> None:
+    """Empty ones and those with shifts, whose memory is not shared by all rows, included."""
+    is_open = np.flatnonzero(~structures.pbc.any(axis=1))
+    for pairs in (True, False):
+        dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, pairs)
+        for index in (is_open, np.arange(len(structures)), is_open[:1]):
+            batch = dataset[index, np.ones(len(index))]
+            again = unpack(pack(batch))
+            assert again.labels.keys() == batch.labels.keys()
+            values = zip(
+                [*again.graph, *again.labels.values(), again.sample],
+                [*batch.graph, *batch.labels.values(), batch.sample],
+                strict=True,
+            )
+            for found, expected in values:
+                if isinstance(expected, torch.Tensor):
+                    assert found.dtype == expected.dtype
+                    assert torch.equal(found, expected)
+                else:
+                    assert found == expected
 
 
 def signature(batch: Any) -> tuple[list[int], float]:

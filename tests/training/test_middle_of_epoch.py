@@ -24,7 +24,7 @@ COMMON = [
     "trainer.limit_train_batches=4",
     "trainer.limit_val_batches=1",
 ]
-ATOMS = ["+data.batch_by=atoms", "+data.bucket=4", "data.batch_size=200"]
+ATOMS = ["data.batch_by=atoms", "data.bucket=4", "data.batch_size=200"]
 Step = tuple[int, list[int], float]
 
 
