@@ -1,4 +1,4 @@
-"""Measure loaders side by side: conformations per second, with and without pairs; writes benchmarks/results/loader.json.
+"""Measure loaders side by side, with and without pairs; writes benchmarks/results/loader.json.
 
     python benchmarks/loader.py [--conformations 51200] [--rounds 7]
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -154,3 +155,30 @@ class BatchSampler(Sampler[Share]):
             return 1.0, 1.0
         n_atoms = float(self.n_atoms[members].sum())
         return len(members) / (len(self.index) / self.n_batches), n_atoms / (self._total_atoms / self.n_batches)
+
+
+class Groups(Sampler[list[Share]]):
+    """Shares of several batches at once: what a worker is asked for together comes back together, at less cost.
+
+    Parameters
+    ----------
+    sampler : of the batches
+    size : batches per group
+    """
+
+    def __init__(self, sampler: BatchSampler, size: int) -> None:
+        self.sampler = sampler
+        self.size = size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next (Lightning calls this)."""
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Return the number of batches, which is what a loader gives out."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[Share]]:
+        shares = iter(self.sampler)
+        while group := list(islice(shares, self.size)):
+            yield group

@@ -1,4 +1,4 @@
-"""What processes share: arrays by reference, not by copy, and batches in one piece of memory each."""
+"""What processes share: arrays by reference, not by copy, and groups of batches in one piece of memory."""
 
 import math
 import mmap
@@ -66,17 +66,16 @@ class Place(NamedTuple):
     """How often the only row of the buffer counts, where all rows are the same memory."""
 
 
-class PackedBatch(NamedTuple):
-    """A batch whose tensors lie in one buffer: it goes through one piece of shared memory, not through twenty."""
+class PackedBatches(NamedTuple):
+    """Batches whose tensors lie in one buffer: one piece of shared memory goes to another process, not hundreds."""
 
     buffer: Tensor
-    graph: list[Any]
-    labels: dict[str, Place]
-    sample: Place
+    batches: list[Any]
+    """Each a graph, labels and sample, with places instead of tensors."""
 
 
-def pack(batch: Batch) -> PackedBatch:
-    """Copy a batch into one buffer."""
+def pack(batches: list[Batch]) -> PackedBatches:
+    """Copy batches into one buffer."""
     tensors: list[Tensor] = []
     end = 0
 
@@ -92,20 +91,25 @@ def pack(batch: Batch) -> PackedBatch:
         end += -(-value.nbytes // 64) * 64
         return found
 
-    graph = [place(value) for value in batch.graph]
-    labels = {key: place(value) for key, value in batch.labels.items()}
-    sample = place(batch.sample)
+    packed = [
+        (
+            [place(value) for value in batch.graph],
+            {key: place(value) for key, value in batch.labels.items()},
+            place(batch.sample),
+        )
+        for batch in batches
+    ]
     buffer = np.empty(end, np.uint8)
     start = 0
     for tensor in tensors:
         flat = tensor.numpy().reshape(-1).view(np.uint8)
         buffer[start : start + len(flat)] = flat
         start += -(-len(flat) // 64) * 64
-    return PackedBatch(torch.from_numpy(buffer), graph, labels, sample)
+    return PackedBatches(torch.from_numpy(buffer), packed)
 
 
-def unpack(packed: PackedBatch) -> Batch:
-    """Return the batch, its tensors being views of the buffer."""
+def unpack(packed: PackedBatches) -> list[Batch]:
+    """Return the batches, their tensors being views of the buffer."""
     whole = packed.buffer.numpy()
 
     def tensor(place: Any) -> Any:
@@ -115,5 +119,11 @@ def unpack(packed: PackedBatch) -> Batch:
         found = torch.from_numpy(whole[place.start : stop]).view(place.dtype).view(place.shape)
         return found if place.repeated is None else found.expand(place.repeated, *place.shape[1:])
 
-    graph = Graph(*[tensor(value) for value in packed.graph])
-    return Batch(graph, {key: tensor(value) for key, value in packed.labels.items()}, tensor(packed.sample))
+    return [
+        Batch(
+            Graph(*[tensor(value) for value in graph]),
+            {key: tensor(value) for key, value in labels.items()},
+            tensor(sample),
+        )
+        for graph, labels, sample in packed.batches
+    ]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from torch.utils.data import DataLoader
 
 from hiphop_train.data.batches import BatchDataset, check_elements
 from hiphop_train.data.loader import batch_loader
@@ -211,7 +210,7 @@ def test_packed_batches_are_the_same(structures: Structures) -> None:
         dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, pairs)
         for index in (is_open, np.arange(len(structures)), is_open[:1]):
             batch = dataset[index, np.ones(len(index))]
-            again = unpack(pack(batch))
+            _, again = unpack(pack([dataset[index[::-1], np.zeros(len(index))], batch]))
             assert again.labels.keys() == batch.labels.keys()
             values = zip(
                 [*again.graph, *again.labels.values(), again.sample],
@@ -269,13 +268,8 @@ def test_processes_started_anew_share_arrays(structures: Structures, tmp_path: P
     np.testing.assert_array_equal(unshared(reference), structures.positions)
     assert isinstance(shared(structures.energy), torch.Tensor)
     dataset = BatchDataset(mapped, ELEMENTS, 4.0, torch.float32)
-    loader = DataLoader(
-        dataset,
-        sampler=BatchSampler(np.arange(len(structures)), 3),
-        batch_size=None,
-        num_workers=1,
-        multiprocessing_context="spawn",
-    )
+    order = BatchSampler(np.arange(len(structures)), 3)
+    loader = batch_loader(mapped, order, ELEMENTS, 4.0, torch.float32, num_workers=1, start_method="spawn")
     again = BatchDataset(structures, ELEMENTS, 4.0, torch.float32)
     expected = [signature(again[share]) for share in BatchSampler(np.arange(len(structures)), 3)]
     assert [signature(batch) for batch in loader] == expected
