@@ -51,7 +51,7 @@ class BatchLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Give out the batches of the sampler's epoch, or those that are left of it."""
         loaded, self._loaded = self._loaded, None
-        resumes = loaded is not None and (self._epoch | loaded) == loaded
+        resumes = loaded is not None and self._epoch.items() <= loaded.items()
         self.position = loaded["position"] if loaded is not None and resumes else 0
         cast(Groups, self.sampler).sampler.start = self.position
         for group in super().__iter__():

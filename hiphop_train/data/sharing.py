@@ -99,13 +99,16 @@ def pack(batches: list[Batch]) -> PackedBatches:
         )
         for batch in batches
     ]
-    buffer = np.empty(end, np.uint8)
+    # made in shared memory at once, as torch's own collation does, it is not copied once more on its way
+    memory = torch.UntypedStorage._new_shared(max(1, end))  # type: ignore[no-untyped-call]
+    whole = torch.empty(0, dtype=torch.uint8).set_(memory)
+    buffer = whole.numpy()
     start = 0
     for tensor in tensors:
         flat = tensor.numpy().reshape(-1).view(np.uint8)
         buffer[start : start + len(flat)] = flat
         start += -(-len(flat) // 64) * 64
-    return PackedBatches(torch.from_numpy(buffer), packed)
+    return PackedBatches(whole, packed)
 
 
 def unpack(packed: PackedBatches) -> list[Batch]:

@@ -210,7 +210,7 @@ def test_packed_batches_are_the_same(structures: Structures) -> None:
         dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, pairs)
         for index in (is_open, np.arange(len(structures)), is_open[:1]):
             batch = dataset[index, np.ones(len(index))]
-            _, again = unpack(pack([dataset[index[::-1], np.zeros(len(index))], batch]))
+            _, again = unpack(pack([dataset[index[::-1].copy(), np.zeros(len(index))], batch]))
             assert again.labels.keys() == batch.labels.keys()
             values = zip(
                 [*again.graph, *again.labels.values(), again.sample],
