@@ -129,10 +129,11 @@ class DataModule(LightningDataModule):
         index = self.splits["train"]
         plain = self.batch_by == "structures"
         uniform = plain and self.bucket == 1
+        always_the_same = self.trainer is not None and self.trainer.overfit_batches > 0
         sampler = BatchSampler(
             index,
             self.batch_size,
-            self.seed,
+            None if always_the_same else self.seed,
             *self._rank(),
             cost=None if plain else costs(self.structures, index, self.batch_by, self.cutoff),
             n_atoms=None if uniform else self.structures.offsets[index + 1] - self.structures.offsets[index],

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 
 from hiphop_train.data.batches import Share
 from hiphop_train.data.structures import Structures
@@ -157,8 +157,10 @@ class BatchSampler(Sampler[Share]):
         return len(members) / (len(self.index) / self.n_batches), n_atoms / (self._total_atoms / self.n_batches)
 
 
-class Groups(Sampler[list[Share]]):
+class Groups(SequentialSampler):
     """Shares of several batches at once: what a worker is asked for together comes back together, at less cost.
+
+    It is a `SequentialSampler` for Lightning only, which with overfit_batches puts one in the place of any other.
 
     Parameters
     ----------
@@ -167,6 +169,7 @@ class Groups(Sampler[list[Share]]):
     """
 
     def __init__(self, sampler: BatchSampler, size: int) -> None:
+        super().__init__(sampler.index)  # type: ignore[arg-type]
         self.sampler = sampler
         self.size = size
 
@@ -178,7 +181,7 @@ class Groups(Sampler[list[Share]]):
         """Return the number of batches, which is what a loader gives out."""
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[list[Share]]:
+    def __iter__(self) -> Iterator[list[Share]]:  # type: ignore[override]
         shares = iter(self.sampler)
         while group := list(islice(shares, self.size)):
             yield group

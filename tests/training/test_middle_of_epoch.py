@@ -122,3 +122,12 @@ def test_states_within_an_epoch_are_kept_for_a_machine_that_fails(
             cli.run("train", [*COMMON, f"run_dir={tmp_path / 'broken'}"])
     assert cli.run("train", [*COMMON, f"run_dir={tmp_path / 'broken'}"]) == 0
     assert [step[:2] for step in steps] == [step[:2] for step in whole]
+
+
+def test_overfitting_takes_the_same_batches_in_all_epochs(steps: list[Step], tmp_path: Path) -> None:
+    arguments = ["debug=overfit", "model=hipnn", "model.n_features=4", "trainer.accelerator=cpu"]
+    assert cli.run("train", [*arguments, "trainer.max_epochs=3", f"run_dir={tmp_path / 'run'}"]) == 0
+    batches = [samples for _, samples, _ in steps]
+    assert len(batches) == 6
+    assert batches[0] != batches[1]
+    assert batches[0:2] == batches[2:4] == batches[4:6]
