@@ -129,7 +129,7 @@ class DataModule(LightningDataModule):
         index = self.splits["train"]
         plain = self.batch_by == "structures"
         uniform = plain and self.bucket == 1
-        always_the_same = self.trainer is not None and self.trainer.overfit_batches > 0
+        always_the_same = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         sampler = BatchSampler(
             index,
             self.batch_size,

@@ -169,7 +169,7 @@ class Groups(SequentialSampler):
     """
 
     def __init__(self, sampler: BatchSampler, size: int) -> None:
-        super().__init__(sampler.index)  # type: ignore[arg-type]
+        super().__init__(sampler.index)
         self.sampler = sampler
         self.size = size
 
