@@ -57,7 +57,9 @@ class Batch(NamedTuple):
     """A graph with its labels.
 
     Labels have the keys of the outputs, and beside them ``weight`` (n_systems,), ``energy_weight`` (n_systems,) and
-    ``forces_weight`` (n_atoms,): 0 where a structure only fills up a rank's share, or a label is missing.
+    ``forces_weight`` (n_atoms,): 0 where a structure only fills up a rank's share, or a label is missing. Losses of
+    energies and of forces are multiplied by ``energy_scale`` () and ``forces_scale`` (): how the numbers of structures
+    and atoms in the whole batch compare with those of a mean batch, where batches differ in size.
     """
 
     graph: Graph

@@ -30,8 +30,8 @@ INCIDENTAL = {
 }
 """What may differ between two starts of one run: where it runs and how it is watched."""
 
-ADDED = {"init_weights"}
-"""What defines a run only where it is set, so that runs from before there was such a key are found again."""
+ADDED: dict[str, Any] = {"init_weights": None, "data.batch_by": "structures", "data.bucket": 1}
+"""What defines a run only where it differs from this, so that runs from before there was such a key are found again."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def definition(config: dict[str, Any]) -> dict[str, Any]:
     def visit(prefix: str, node: dict[str, Any]) -> None:
         for key, value in node.items():
             path = f"{prefix}{key}"
-            if path in INCIDENTAL or (path in ADDED and value is None):
+            if path in INCIDENTAL or (path in ADDED and value == ADDED[path]):
                 continue
             if isinstance(value, dict):
                 visit(f"{path}.", value)

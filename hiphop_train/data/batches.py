@@ -1,41 +1,60 @@
 """Batches: gathered, collated and paired without a loop over structures."""
 
-from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import Dataset
 
+from hiphop_train.data.sharing import shared, unshared
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
 from hiphop_train.graph.assemble import make_graph
-from hiphop_train.graph.neighbours import batch_neighbours
+from hiphop_train.graph.neighbours import batch_neighbours, brute_force_pays
+from hiphop_train.graph.open_batches import open_pair_vectors
 from hiphop_train.types import Batch
 
-Share = tuple[NDArray[np.int64], NDArray[np.float64]]
-"""Indices of structures, and for each its weight in sums."""
+USED = ("offsets", "numbers", "positions", "cell", "pbc", "energy", "forces", "has_forces", "level")
+"""Those arrays of a data set that batches are cut from."""
+
+
+class Share(NamedTuple):
+    """One process's part of a batch."""
+
+    chosen: NDArray[np.int64]
+    """(n,) structures."""
+    weight: NDArray[np.float64]
+    """(n,) of each structure in sums; 0 where it only fills up a share."""
+    structures_scale: float = 1.0
+    """Structures of the whole batch, over their number in a mean batch."""
+    atoms_scale: float = 1.0
+    """Atoms of the whole batch, over their number in a mean batch."""
 
 
 def check_elements(structures: Structures, elements: list[str]) -> None:
     """Raise `DataError` naming the first element that the model does not know, and where it stands."""
-    known = np.isin(chemical_symbols, elements)  # by atomic number
-    for piece in structures.pieces():
-        counts = np.bincount(piece.numbers, minlength=len(known))
-        strange = np.flatnonzero((counts > 0) & ~known)
-        if len(strange):
-            atom = int(np.flatnonzero(~known[piece.numbers])[0])
-            symbol = chemical_symbols[piece.numbers[atom]]
-            where = piece.name(int(np.searchsorted(piece.offsets, atom, side="right")) - 1)
-            raise DataError(
-                f"{structures.source}: {where} holds {symbol}, but model.elements is [{', '.join(elements)}]; "
-                f"add it when training: 'model.elements=[{','.join([*elements, symbol])}]'"
-            )
+    known = np.isin([*chemical_symbols, *[""] * (256 - len(chemical_symbols))], elements)  # (256,) by atomic number
+    size = 1 << 22  # a piece at a time, as there may be more atoms than memory
+    for start in range(0, len(structures.numbers), size):
+        strange = ~known[structures.numbers[start : start + size]]
+        if not strange.any():
+            continue
+        atom = start + int(strange.argmax())
+        symbol = chemical_symbols[structures.numbers[atom]]
+        where = structures.name(int(np.searchsorted(structures.offsets, atom, side="right")) - 1)
+        raise DataError(
+            f"{structures.source}: {where} holds {symbol}, but model.elements is [{', '.join(elements)}]; "
+            f"add it when training: 'model.elements=[{','.join([*elements, symbol])}]'"
+        )
 
 
 class BatchDataset(Dataset[Batch]):
     """Structures as batches: an item is asked for by many indices at once.
+
+    Processes share the arrays, whether they are forked or started anew (see `hiphop_train.data.sharing`).
 
     Parameters
     ----------
@@ -43,89 +62,94 @@ class BatchDataset(Dataset[Batch]):
     elements : the model's type names
     cutoff : Angstrom
     dtype : floating-point type of the network
+    pairs : whether pairs are looked for; without, graphs have none, for users that find them elsewhere
     """
 
-    def __init__(self, structures: Structures, elements: list[str], cutoff: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, structures: Structures, elements: list[str], cutoff: float, dtype: torch.dtype, pairs: bool = True
+    ) -> None:
         check_elements(structures, elements)
-        self.structures = structures
         self.cutoff = cutoff
         self.dtype = dtype
+        self.pairs = pairs
         self.species_of = np.full(119, -1, np.int64)
         for k, symbol in enumerate(elements):
             self.species_of[chemical_symbols.index(symbol)] = k
+        self._given: dict[str, Any] = {name: getattr(structures, name) for name in USED}
+        self._arrays = {name: np.asarray(array) for name, array in self._given.items()}  # np.memmap indexes slowly
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_arrays"]
+        self._given = {name: shared(array) for name, array in self._given.items()}
+        state["_given"] = self._given
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._arrays = {name: unshared(array) for name, array in self._given.items()}
 
     def __len__(self) -> int:
-        return len(self.structures)
+        return len(self._arrays["offsets"]) - 1
 
-    def __getitem__(self, share: Share) -> Batch:
+    def __getitem__(self, share: Share | tuple[NDArray[np.int64], NDArray[np.float64]]) -> Batch:
         """Cut one batch: indices (n,) and weights (n,)."""
-        index, weight = share
-        chosen = self.structures.take(index)
-        sizes = torch.from_numpy(chosen.sizes)
-        positions = torch.from_numpy(chosen.positions.astype(np.float64, copy=False))
-        cell, pbc = torch.from_numpy(chosen.cell), torch.from_numpy(chosen.pbc)
-        system = torch.repeat_interleave(torch.arange(len(index)), sizes)
-        pair_i, pair_j, pair_shift = batch_neighbours(positions, sizes, cell, pbc, self.cutoff)
+        index, weight, structures_scale, atoms_scale = Share(*share)
+        arrays = self._arrays
+        starts = arrays["offsets"][index]
+        sizes = arrays["offsets"][index + 1] - starts
+        atoms = np.arange(sizes.sum())
+        atoms += np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+        positions = np.take(arrays["positions"], atoms, axis=0).astype(np.float64, copy=False)
+        system = np.repeat(np.arange(len(index)), sizes)
+        cell, pbc = arrays["cell"][index], arrays["pbc"][index]
+        pair_i, pair_j, pair_shift, vectors = self._pairs(positions, sizes, cell, pbc)
         graph = make_graph(
-            torch.from_numpy(self.species_of[chosen.numbers]),
-            positions,
-            cell,
-            pbc,
-            system,
+            torch.from_numpy(self.species_of[arrays["numbers"][atoms]]),
+            torch.from_numpy(positions),
+            torch.from_numpy(cell),
+            torch.from_numpy(pbc),
+            torch.from_numpy(system),
             len(index),
             pair_i,
             pair_j,
             pair_shift,
             self.dtype,
-            torch.from_numpy(chosen.level.astype(np.int64, copy=False)),
+            torch.from_numpy(arrays["level"][index].astype(np.int64, copy=False)),
+            vectors,
         )
-        has_energy, has_forces = chosen.has_energy, chosen.has_forces
+        energy = arrays["energy"][index]
+        has_energy, has_forces = np.isfinite(energy), arrays["has_forces"][index]
+        forces = np.take(arrays["forces"], atoms, axis=0).astype(np.float64, copy=False)
+        forces_weight = (weight * has_forces)[system]
+        if not has_forces.all():
+            forces[~has_forces[system]] = 0.0
         labels = {
             "weight": torch.from_numpy(weight),
-            "energy": torch.from_numpy(np.where(has_energy, chosen.energy, 0.0)),
+            "energy": torch.from_numpy(np.where(has_energy, energy, 0.0)),
             "energy_weight": torch.from_numpy(weight * has_energy),
-            "forces": torch.from_numpy(np.nan_to_num(chosen.forces.astype(np.float64, copy=False), nan=0.0)),
-            "forces_weight": torch.from_numpy(np.repeat(weight * has_forces, chosen.sizes)),
+            "energy_scale": torch.tensor(structures_scale, dtype=torch.float64),
+            "forces": torch.from_numpy(forces),
+            "forces_weight": torch.from_numpy(forces_weight),
+            "forces_scale": torch.tensor(atoms_scale, dtype=torch.float64),
         }
         return Batch(graph, labels, torch.from_numpy(index))
 
-
-class BatchSampler(Sampler[Share]):
-    """Order of the structures as a pure function of seed and epoch, and each rank's share of every batch.
-
-    A batch is the same whatever the number of ranks; they divide it. A rank without a share gets one structure of
-    weight zero, so that all ranks make the same number of steps.
-
-    Parameters
-    ----------
-    index : (n,) structures to go through
-    batch_size : structures per batch, over all ranks
-    seed : of the order; None keeps the given order
-    rank, n_ranks : this process and how many there are
-    """
-
-    def __init__(
-        self, index: NDArray[np.int64], batch_size: int, seed: int | None = None, rank: int = 0, n_ranks: int = 1
-    ) -> None:
-        self.index = index
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.n_ranks = n_ranks
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next (Lightning calls this)."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-len(self.index) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Share]:
-        order = self.index
-        if self.seed is not None:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.index)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            share = batch[self.rank :: self.n_ranks]
-            yield (share, np.ones(len(share))) if len(share) else (batch[:1], np.zeros(1))
+    def _pairs(
+        self,
+        positions: NDArray[np.float64],
+        sizes: NDArray[np.int64],
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Find pairs, their shifts and, where they come with them, their vectors."""
+        if not self.pairs:
+            none = torch.zeros(0, dtype=torch.int64)
+            return none, none, none.reshape(0, 3), None
+        if pbc.any() or not brute_force_pays(len(positions), int((sizes * sizes).sum())):
+            given = [torch.from_numpy(array) for array in (positions, sizes, cell, pbc)]
+            return *batch_neighbours(given[0], given[1], given[2], given[3], self.cutoff), None
+        dtype = torch.zeros(0, dtype=self.dtype).numpy().dtype
+        pair_i, pair_j, vectors = open_pair_vectors(positions, sizes, self.cutoff, dtype)
+        no_shift = torch.zeros((1, 3), dtype=torch.int64).expand(len(pair_i), 3)  # takes no memory
+        return torch.from_numpy(pair_i), torch.from_numpy(pair_j), no_shift, torch.from_numpy(vectors)

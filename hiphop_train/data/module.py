@@ -2,18 +2,20 @@
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from ase.data import atomic_numbers
 from lightning.pytorch import LightningDataModule
 from pydantic import NonNegativeInt, PositiveInt
-from torch.utils.data import DataLoader
 
-from hiphop_train.data.batches import BatchDataset, BatchSampler, check_elements
+from hiphop_train.data.batches import check_elements
 from hiphop_train.data.checks import check_labels
+from hiphop_train.data.loader import BatchLoader, batch_loader
 from hiphop_train.data.loading import Packing, Progress, load, no_progress
 from hiphop_train.data.reader import Reader
+from hiphop_train.data.sampler import BatchSampler, Measure, costs
 from hiphop_train.data.splits import Split, Splits, check_splits
 from hiphop_train.data.statistics import AtomEnergies, Statistics, fit_statistics
 from hiphop_train.data.structures import Structures
@@ -29,7 +31,7 @@ class DataModule(LightningDataModule):
     name : short name, part of the run directory's
     reader : reads the files
     split : divides the structures
-    batch_size : structures per training step, over all devices
+    batch_size : structures, atoms or pairs per training step, over all devices
     eval_batch_size : structures per step of validation and test
     num_workers : processes that prepare batches; 0 prepares them in the training process
     check : whether labels are checked by physics when they are read
@@ -41,6 +43,8 @@ class DataModule(LightningDataModule):
     level_of_theory : the model's level of theory whose E0 serves for all structures, where it knows several and the
         data do not say by the same names which
     allow_leak : whether a geometry may be in a test and in the training split
+    batch_by : what `batch_size` counts; pairs are estimated from the number of atoms
+    bucket : number of batches whose structures are sorted by size together; 1 leaves the order random
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class DataModule(LightningDataModule):
         packed: str | None = None,
         level_of_theory: str | None = None,
         allow_leak: bool = False,
+        batch_by: Measure = "structures",
+        bucket: PositiveInt = 1,
     ) -> None:
         super().__init__()
         for symbol in elements:
@@ -83,6 +89,10 @@ class DataModule(LightningDataModule):
         self.level_of_theory = level_of_theory
         self.allow_leak = allow_leak
         self.progress: Progress = no_progress
+        self.batch_by = batch_by
+        self.bucket = bucket
+        self._train_loader: BatchLoader | None = None
+        self._position: dict[str, Any] | None = None
         self._structures: Structures | None = None
         self._checksum = ""
         self._splits: Splits | None = None
@@ -167,46 +177,55 @@ class DataModule(LightningDataModule):
         moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
         return moved
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> BatchLoader:
         """Batches of the training split, in an order given by seed and epoch."""
-        return self._loader("train", self.batch_size, self.seed)
+        index = self.splits["train"]
+        plain = self.batch_by == "structures"
+        uniform = plain and self.bucket == 1
+        always_the_same = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        sampler = BatchSampler(
+            index,
+            self.batch_size,
+            None if always_the_same else self.seed,
+            *self._rank(),
+            cost=None if plain else costs(self.structures, index, self.batch_by, self.cutoff),
+            n_atoms=None if uniform else self.structures.offsets[index + 1] - self.structures.offsets[index],
+            bucket=self.bucket,
+        )
+        self._train_loader = self._loader(sampler)
+        if self._position is not None:
+            self._train_loader.load_state_dict(self._position)
+        return self._train_loader
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def state_dict(self) -> dict[str, Any]:
+        """Return where in an epoch the training stands; checkpoints keep it.
+
+        Lightning restores the state of loaders too, but not where it made one before it had read the checkpoint, as it
+        does in the first epoch.
+        """
+        return {} if self._train_loader is None else self._train_loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the training go on from there; epochs other than that of the state begin at their beginning."""
+        self._position = state_dict
+
+    def val_dataloader(self) -> BatchLoader:
         """Batches of the validation split."""
-        return self._loader("val", self.eval_batch_size, None)
+        return self._loader(BatchSampler(self.splits["val"], self.eval_batch_size, None, *self._rank()))
 
-    def eval_dataloader(self, split: str) -> DataLoader[Batch]:
+    def eval_dataloader(self, split: str) -> BatchLoader:
         """Batches of any split, in order, on one process."""
-        return self._loader(split, self.eval_batch_size, None)
+        return self._loader(BatchSampler(self.splits[split], self.eval_batch_size, None, *self._rank()))
 
-    def sample_dataloader(self, split: str, at_most: int = 20_000) -> DataLoader[Batch]:
+    def sample_dataloader(self, split: str, at_most: int = 20_000) -> BatchLoader:
         """Batches of structures that are spread evenly over a split, in order; the same on every process."""
         index = self.splits[split]
         sample = index[:: -(-len(index) // at_most)]
-        sampler = BatchSampler(sample, self.eval_batch_size)
+        return self._loader(BatchSampler(sample, self.eval_batch_size))
+
+    def _rank(self) -> tuple[int, int]:
+        """Number of this process, and how many there are."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _loader(self, sampler: BatchSampler) -> BatchLoader:
         return batch_loader(self.structures, sampler, self.elements, self.cutoff, self.dtype, self.num_workers)
-
-    def _loader(self, split: str, batch_size: int, seed: int | None) -> DataLoader[Batch]:
-        trainer = self.trainer
-        rank, n_ranks = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        sampler = BatchSampler(self.splits[split], batch_size, seed, rank, n_ranks)
-        return batch_loader(self.structures, sampler, self.elements, self.cutoff, self.dtype, self.num_workers)
-
-
-def batch_loader(
-    structures: Structures,
-    sampler: BatchSampler,
-    elements: list[str],
-    cutoff: float,
-    dtype: torch.dtype,
-    num_workers: int = 0,
-) -> DataLoader[Batch]:
-    """Deal out the batches that a sampler asks for."""
-    dataset = BatchDataset(structures, elements, cutoff, dtype)
-    return DataLoader(
-        dataset,
-        sampler=sampler,  # yields whole batches
-        batch_size=None,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-    )

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hiphop_train.data.batches import BatchSampler
-from hiphop_train.data.module import batch_loader
+from hiphop_train.data.loader import batch_loader
+from hiphop_train.data.sampler import BatchSampler
 from hiphop_train.data.structures import Structures
 from hiphop_train.potential import Potential
+from hiphop_train.types import Graph
 from hiphop_train.units import KCAL_PER_MOL
 
 
@@ -59,7 +60,8 @@ def predict(
     energy, forces, hierarchicality = [], [], []
     sampler = BatchSampler(np.arange(len(structures)), batch_size)
     for batch in batch_loader(structures, sampler, potential.elements, potential.cutoff, dtype):
-        graph = type(batch.graph)(*(x.to(device) if isinstance(x, torch.Tensor) else x for x in batch.graph))
+        moved: list[Any] = [x.to(device) if isinstance(x, torch.Tensor) else x for x in batch.graph]
+        graph = Graph(*moved)
         outputs = potential(graph)
         energy.append(outputs["energy"].detach().cpu().double().numpy())
         forces.append(outputs["forces"].detach().cpu().double().numpy())

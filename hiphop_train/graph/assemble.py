@@ -31,6 +31,7 @@ def make_graph(
     pair_shift: Tensor,
     dtype: torch.dtype,
     level: Optional[Tensor] = None,
+    vectors: Optional[Tensor] = None,
 ) -> Graph:
     """Assemble a graph of neutral closed-shell systems.
 
@@ -41,8 +42,10 @@ def make_graph(
     species, positions, cell, pbc, system, n_systems, pair_i, pair_j, pair_shift : as in `Graph`
     dtype : floating-point type of the network, which the pair vectors get
     level : (n_systems,) int64, level of theory; by default the first
+    vectors : (n_pairs, 3) Angstrom, of the pairs, where they are known
     """
-    vectors = pair_vectors(positions, cell, system, pair_i, pair_j, pair_shift)
+    if vectors is None:
+        vectors = pair_vectors(positions, cell, system, pair_i, pair_j, pair_shift)
     none = torch.zeros((n_systems,), dtype=torch.int64, device=positions.device)
     return Graph(
         species=species,

@@ -37,6 +37,18 @@ def open_pairs(positions: Tensor, sizes: Tensor, cutoff: float) -> Tuple[Tensor,
     return pair_i.index_select(0, inside), pair_j.index_select(0, inside)
 
 
+def brute_force_pays(n_atoms: int, n_candidates: int, most: int = 80) -> bool:
+    """Whether open systems are searched faster by brute force than in linear time.
+
+    Parameters
+    ----------
+    n_atoms : of all systems
+    n_candidates : sum of the squares of their sizes
+    most : candidates per atom at which both ways took the same time
+    """
+    return n_candidates <= most * n_atoms
+
+
 def neighbours(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> Tuple[Tensor, Tensor, Tensor]:
     """Find all pairs inside of the cutoff in one system, open or periodic in any direction.
 
@@ -59,7 +71,7 @@ def neighbours(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> T
 
 
 def batch_neighbours(
-    positions: Tensor, sizes: Tensor, cell: Tensor, pbc: Tensor, cutoff: float, brute_force_up_to: int = 80
+    positions: Tensor, sizes: Tensor, cell: Tensor, pbc: Tensor, cutoff: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Find all pairs inside of the cutoff in a batch, without a loop over the systems.
 
@@ -70,14 +82,12 @@ def batch_neighbours(
     cell : (n_systems, 3, 3) Angstrom
     pbc : (n_systems, 3) bool
     cutoff : Angstrom
-    brute_force_up_to : open systems whose atoms have at most so many partners in the mean are searched by brute force;
-        the default is where both ways took the same time
 
     Returns
     -------
     pair_i, pair_j, pair_shift : as in `neighbours`, with indices into the batch
     """
-    if bool(pbc.any()) or int((sizes * sizes).sum()) > brute_force_up_to * positions.shape[0]:
+    if bool(pbc.any()) or not brute_force_pays(positions.shape[0], int((sizes * sizes).sum())):
         return linear_pairs(positions, sizes, cell, pbc, cutoff)
     pair_i, pair_j = open_pairs(positions, sizes, cutoff)
     return pair_i, pair_j, torch.zeros((pair_i.shape[0], 3), dtype=torch.int64, device=positions.device)

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
 from pydantic import Field, PositiveInt
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -217,13 +217,58 @@ def progress() -> Callback:
     return ProgressBar() if sys.stdout.isatty() else ProgressLines()
 
 
+class LastCheckpoint(Checkpoint):
+    """last.ckpt: after every epoch, every few minutes, and at the step after which the training was stopped.
+
+    A training that goes on from the middle of an epoch takes the batches that are left of it. So a state from within an
+    epoch stays when the training stops there: at the end of its loop Lightning counts the epoch as done.
+
+    Parameters
+    ----------
+    path : of the file
+    minutes : between two states within an epoch
+    """
+
+    def __init__(self, path: Path, minutes: float = 10.0) -> None:
+        self.path = path
+        self.seconds = 60.0 * minutes
+        self._saved_at = 0.0
+        self._saved_step = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Save where the training stops within an epoch, or some time has passed; after all other callbacks."""
+        due = time.monotonic() - self._saved_at > self.seconds
+        if trainer.world_size > 1:
+            due = trainer.strategy.reduce_boolean_decision(due, all=False)
+        stops = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+        if (due or stops) and not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, unless the training stops within the epoch."""
+        if trainer.is_last_batch or self._saved_step != trainer.global_step:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+
 def checkpoints(folder: Path) -> list[Callback]:
     """Return the callbacks that keep the best and the last state, as best.ckpt and last.ckpt."""
-    common: dict[str, Any] = {"dirpath": folder, "auto_insert_metric_name": False, "enable_version_counter": False}
-    return [
-        ModelCheckpoint(filename="best", monitor=MONITOR, save_top_k=1, **common),
-        ModelCheckpoint(filename="last", save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True, **common),
-    ]
+    best = ModelCheckpoint(
+        folder,
+        filename="best",
+        monitor=MONITOR,
+        save_top_k=1,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+    return [best, LastCheckpoint(folder / "last.ckpt")]
 
 
 def ema(decay: Annotated[float, Field(ge=0, lt=1)]) -> Callback:

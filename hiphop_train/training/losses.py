@@ -94,19 +94,21 @@ class Loss(nn.Module):
         Parameters
         ----------
         outputs : of the potential, forces included
-        labels : with ``energy_weight`` (n_systems,) and ``forces_weight`` (n_atoms,)
+        labels : with ``energy_weight`` (n_systems,) and ``forces_weight`` (n_atoms,); ``energy_scale`` and
+            ``forces_scale`` () multiply means over a batch where batches differ in size, and are 1 by default
         n_atoms : (n_systems,) atoms of each structure; 0 where it only fills up a rank's share
         """
         energy_error = (outputs["energy"] - labels["energy"]) / KCAL_PER_MOL
         energy_weight = labels["energy_weight"]
         if self.size_exponent:
             energy_weight = energy_weight / n_atoms.to(energy_weight.dtype).clamp(min=1.0) ** self.size_exponent
-        loss: Tensor = self.energy(energy_error, energy_weight)
+        energy_scale, forces_scale = labels.get("energy_scale", 1.0), labels.get("forces_scale", 1.0)
+        loss: Tensor = self.energy(energy_error, energy_weight) * energy_scale
         forces_error = (outputs["forces"] - labels["forces"].to(outputs["forces"].dtype)) / KCAL_PER_MOL
         forces_weight = labels["forces_weight"].to(forces_error.dtype).repeat_interleave(3)
-        loss = loss + self.forces(forces_error.flatten(), forces_weight)
+        loss = loss + self.forces(forces_error.flatten(), forces_weight) * forces_scale
         if self.hierarchicality:
             count = global_sum(n_atoms.sum().to(loss.dtype))
             total = global_sum((outputs["hierarchicality"] * n_atoms).sum())
-            loss = loss + self.hierarchicality * total / count
+            loss = loss + self.hierarchicality * total / count * forces_scale
         return loss

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,10 @@ import pytest
 import torch
 from ase import Atoms
 
-from hiphop_train.data.batches import BatchDataset, BatchSampler, check_elements
+from hiphop_train.data.batches import BatchDataset, check_elements
+from hiphop_train.data.loader import batch_loader
+from hiphop_train.data.sampler import BatchSampler, costs
+from hiphop_train.data.sharing import MappedFile, pack, shared, unpack, unshared
 from hiphop_train.data.statistics import fit_statistics
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError
@@ -36,6 +41,12 @@ def structures(mixed_structures: list[Atoms]) -> Structures:
             atoms.pbc[None],
         )
     return found.finish("train")
+
+
+def pair_lines(graph: Graph, chosen: slice, start: int) -> list[tuple[float, ...]]:
+    """Pairs with shift and vector, in an order of their own; neighbours of one atom come in any order."""
+    parts = (graph.pair_i[:, None] - start, graph.pair_j[:, None] - start, graph.pair_shift, graph.pair_vectors)
+    return sorted(tuple(line) for line in torch.cat([part[chosen].double() for part in parts], 1).tolist())
 
 
 def ones(index: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -65,9 +76,7 @@ def test_collated_graph_equals_single_structures(
         assert torch.equal(graph.cell[system], single.cell[0])
         assert torch.equal(graph.pbc[system], single.pbc[0])
         assert torch.equal(graph.pair_i[of_pairs], single.pair_i + start)
-        assert torch.equal(graph.pair_j[of_pairs], single.pair_j + start)
-        assert torch.equal(graph.pair_shift[of_pairs], single.pair_shift)
-        assert torch.equal(graph.pair_vectors[of_pairs], single.pair_vectors)
+        assert pair_lines(graph, of_pairs, start) == pair_lines(single, slice(None), 0)
         start, pairs = atoms.stop, of_pairs.stop
     assert (start, pairs) == (len(graph.species), len(graph.pair_i))
     assert batch.sample.tolist() == index
@@ -107,7 +116,7 @@ def test_every_structure_once_per_epoch_over_all_ranks(n: int, batch_size: int, 
     ranks = [BatchSampler(index, batch_size, seed=5, rank=rank, n_ranks=n_ranks) for rank in range(n_ranks)]
     for sampler in (whole, *ranks):
         sampler.set_epoch(2)
-    batches = [share for share, _ in whole]
+    batches = [share.chosen for share in whole]
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert sorted(np.concatenate(batches).tolist()) == index.tolist()
     dealt = [list(sampler) for sampler in ranks]
@@ -115,7 +124,7 @@ def test_every_structure_once_per_epoch_over_all_ranks(n: int, batch_size: int, 
     for step, batch in enumerate(batches):
         counted = []
         for shares in dealt:
-            share, weight = shares[step]
+            share, weight = shares[step][:2]
             assert len(share) == len(weight) > 0
             assert np.isin(share, index).all()
             if (weight == 0).any():
@@ -125,11 +134,154 @@ def test_every_structure_once_per_epoch_over_all_ranks(n: int, batch_size: int, 
         assert sorted(counted) == sorted(batch.tolist())
 
 
+@pytest.mark.parametrize("bucket", [1, 3])
+@pytest.mark.parametrize("measure", ["structures", "atoms", "pairs"])
+def test_budgets_and_buckets(measure: Any, bucket: int) -> None:
+    """Each structure once, sizes of batches about as asked for, the same number in all epochs, none empty."""
+    rng = np.random.default_rng(1)
+    structures = labelled([{6: int(n), 1: 2 * int(n)} for n in rng.integers(1, 9, 200)], ATOMS)
+    index = rng.permutation(200)[:150]
+    n_atoms = structures.sizes[index]
+    cost = costs(structures, index, measure, 5.0)
+    expected = {"structures": np.ones(150), "atoms": n_atoms, "pairs": n_atoms * (n_atoms - 1)}[measure]
+    assert cost.tolist() == expected.tolist()
+    size = {"structures": 8, "atoms": 100, "pairs": 1500}[measure]
+    of = dict(zip(index.tolist(), range(150), strict=True))
+    given = None if measure == "structures" else cost
+    epochs = []
+    for epoch in range(3):
+        sampler = BatchSampler(index, size, 7, cost=given, n_atoms=n_atoms, bucket=bucket)
+        sampler.set_epoch(epoch)
+        shares = list(sampler)
+        members = [[of[k] for k in share.chosen.tolist()] for share in shares]
+        assert len(members) == len(sampler) == -(-int(cost.sum()) // size)
+        assert sorted(k for batch in members for k in batch) == list(range(150))
+        assert max(cost[batch].sum() for batch in members) <= size + (0 if given is None else cost.max())
+        assert [share.structures_scale for share in shares] == pytest.approx(
+            [len(batch) / 150 * len(members) if (given is not None or bucket > 1) else 1 for batch in members]
+        )
+        if given is not None or bucket > 1:
+            assert sum(share.atoms_scale for share in shares) == pytest.approx(len(members))
+        spread = np.mean([np.ptp(n_atoms[batch]) for batch in members])
+        epochs.append((members, spread))
+    assert epochs[0][0] != epochs[1][0]
+    if bucket > 1:
+        plain = BatchSampler(index, size, 7, cost=given, n_atoms=n_atoms)
+        mixed = np.mean([np.ptp(n_atoms[[of[k] for k in share.chosen.tolist()]]) for share in plain])
+        assert all(spread < 0.7 * mixed for _, spread in epochs)
+
+
+def test_losses_over_an_epoch_do_not_depend_on_the_batches() -> None:
+    """Means over batches, multiplied by their scales, add up to the mean over all structures and all atoms."""
+    rng = np.random.default_rng(2)
+    n_atoms = rng.integers(2, 40, 300)
+    error_of_structure, error_of_atom = rng.normal(size=300) + n_atoms, rng.normal(size=300) * n_atoms
+    cost = n_atoms.astype(float)
+    sampler = BatchSampler(np.arange(300), 200, 3, cost=cost, n_atoms=n_atoms, bucket=5)
+    shares = list(sampler)
+    structures = [share.structures_scale * error_of_structure[share.chosen].mean() for share in shares]
+    assert np.mean(structures) == pytest.approx(error_of_structure.mean(), rel=1e-12)
+    atoms = [
+        share.atoms_scale * (error_of_atom * n_atoms)[share.chosen].sum() / n_atoms[share.chosen].sum()
+        for share in shares
+    ]
+    assert np.mean(atoms) == pytest.approx((error_of_atom * n_atoms).sum() / n_atoms.sum(), rel=1e-12)
+
+
+def test_structures_that_exceed_the_budget_come_alone() -> None:
+    n_atoms = np.array([5, 900, 5, 5, 900, 5])
+    sampler = BatchSampler(np.arange(6), 10, 0, cost=n_atoms.astype(float), n_atoms=n_atoms)
+    assert [len(share.chosen) for share in sampler] == [1] * 6
+
+
+def test_pairs_of_periodic_systems_are_estimated_by_density(structures: Structures) -> None:
+    periodic = np.flatnonzero(structures.pbc.all(axis=1))
+    assert len(periodic)
+    found = costs(structures, periodic, "pairs", 6.0)
+    volume = np.abs(np.linalg.det(structures.cell[periodic]))
+    expected = structures.sizes[periodic] ** 2 / volume * 4 / 3 * np.pi * 6.0**3
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_packed_batches_are_the_same(structures: Structures) -> None:
+    """Empty ones and those with shifts, whose memory is not shared by all rows, included."""
+    is_open = np.flatnonzero(~structures.pbc.any(axis=1))
+    for pairs in (True, False):
+        dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, pairs)
+        for index in (is_open, np.arange(len(structures)), is_open[:1]):
+            batch = dataset[index, np.ones(len(index))]
+            _, again = unpack(pack([dataset[index[::-1].copy(), np.zeros(len(index))], batch]))
+            assert again.labels.keys() == batch.labels.keys()
+            values = zip(
+                [*again.graph, *again.labels.values(), again.sample],
+                [*batch.graph, *batch.labels.values(), batch.sample],
+                strict=True,
+            )
+            for found, expected in values:
+                if isinstance(expected, torch.Tensor):
+                    assert found.dtype == expected.dtype
+                    assert torch.equal(found, expected)
+                else:
+                    assert found == expected
+
+
+def signature(batch: Any) -> tuple[list[int], float]:
+    return batch.sample.tolist(), float(batch.graph.pair_vectors.double().square().sum())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_loader_goes_on_where_it_stood(structures: Structures, num_workers: int) -> None:
+    """Whatever workers have prepared ahead; in the next epoch it begins at the beginning."""
+
+    def loader() -> Any:
+        sampler = BatchSampler(np.arange(len(structures)), 2, 5)
+        sampler.set_epoch(3)
+        return batch_loader(structures, sampler, ELEMENTS, 4.0, torch.float32, num_workers)
+
+    whole = [signature(batch) for batch in loader()]
+    broken = loader()
+    steps = iter(broken)
+    first = [signature(next(steps)) for _ in range(2)]
+    state = broken.state_dict()
+    assert state == {"epoch": 3, "position": 2, "n_batches": len(whole)}
+    rest = loader()
+    rest.load_state_dict(state)
+    assert len(rest) == len(whole)
+    assert first + [signature(batch) for batch in rest] == whole
+    rest.sampler.set_epoch(4)
+    assert len(list(rest)) == len(whole)
+    later = loader()
+    later.sampler.set_epoch(4)
+    later.load_state_dict(state)
+    assert len(list(later)) == len(whole)
+
+
+def test_processes_started_anew_share_arrays(structures: Structures, tmp_path: Path) -> None:
+    """Mapped files by name and place, also of parts of them; other arrays by shared memory."""
+    path = tmp_path / "positions"
+    padded = np.concatenate([np.full((3, 3), -1.0), structures.positions, np.full((2, 3), -1.0)])
+    path.write_bytes(b"head" * 4 + padded.tobytes())
+    whole = np.memmap(path, np.float64, "r", offset=16, shape=padded.shape)
+    mapped = replace(structures, positions=whole[3:-2])
+    reference = shared(mapped.positions)
+    assert reference == MappedFile(str(path), 16 + 72, "<f8", structures.positions.shape)
+    np.testing.assert_array_equal(unshared(reference), structures.positions)
+    assert isinstance(shared(structures.energy), torch.Tensor)
+    dataset = BatchDataset(mapped, ELEMENTS, 4.0, torch.float32)
+    order = BatchSampler(np.arange(len(structures)), 3)
+    loader = batch_loader(mapped, order, ELEMENTS, 4.0, torch.float32, num_workers=1, start_method="spawn")
+    again = BatchDataset(structures, ELEMENTS, 4.0, torch.float32)
+    expected = [signature(again[share]) for share in BatchSampler(np.arange(len(structures)), 3)]
+    assert [signature(batch) for batch in loader] == expected
+    size = len(ForkingPickler.dumps(dataset))
+    assert size < 10_000
+
+
 def order(seed: int | None, epoch: int, repeats: int = 1) -> list[int]:
     sampler = BatchSampler(np.arange(50), 8, seed)
     sampler.set_epoch(epoch)
     for _ in range(repeats):
-        shares = [share for share, _ in sampler]
+        shares = [share.chosen for share in sampler]
     return np.concatenate(shares).tolist()
 
 
@@ -146,7 +298,7 @@ def test_order_is_a_pure_function_of_seed_and_epoch() -> None:
 
 def test_without_a_seed_the_order_is_the_given_one() -> None:
     index = np.array([5, 3, 9, 1])
-    assert np.concatenate([share for share, _ in BatchSampler(index, 3)]).tolist() == [5, 3, 9, 1]
+    assert np.concatenate([share.chosen for share in BatchSampler(index, 3)]).tolist() == [5, 3, 9, 1]
 
 
 def labelled(formulas: list[dict[int, int]], energy_of: dict[int, float], noise: float = 0.0) -> Structures:

@@ -11,6 +11,7 @@ from ase.neighborlist import primitive_neighbor_list
 from hiphop_train.graph.assemble import pair_vectors
 from hiphop_train.graph.cells import complete_cells, linear_pairs
 from hiphop_train.graph.neighbours import batch_neighbours, neighbours, open_pairs
+from hiphop_train.graph.open_batches import open_pair_vectors
 
 MakeAtoms = Callable[..., Atoms]
 Pair = tuple[int, int, int, int, int]
@@ -243,9 +244,15 @@ def test_brute_force_and_linear_search_of_open_batches() -> None:
     positions = torch.from_numpy(np.concatenate(clouds))
     sizes = torch.tensor([len(cloud) for cloud in clouds])
     cell, pbc = torch.zeros(6, 3, 3, dtype=torch.float64), torch.zeros(6, 3, dtype=torch.bool)
-    brute = batch_neighbours(positions, sizes, cell, pbc, 5.0, brute_force_up_to=10**6)
-    linear = batch_neighbours(positions, sizes, cell, pbc, 5.0, brute_force_up_to=0)
-    assert as_list(linear) == as_list(brute)
+    brute = open_pairs(positions, sizes, 5.0)
+    linear = linear_pairs(positions, sizes, cell, pbc, 5.0)
+    assert as_list(linear) == as_list((*brute, torch.zeros(len(brute[0]), 3, dtype=torch.int64)))
+    for arrays in (torch.float32, torch.float64):
+        *pairs, vectors = open_pair_vectors(
+            positions.numpy(), sizes.numpy(), 5.0, torch.zeros(0, dtype=arrays).numpy().dtype
+        )
+        assert all(np.array_equal(a, b) for a, b in zip(pairs, brute, strict=True))
+        assert torch.equal(torch.from_numpy(vectors), (positions[brute[1]] - positions[brute[0]]).to(arrays))
     assert len(brute[0]) > 4000
     assert brute[0].dtype == linear[0].dtype == linear[2].dtype == torch.int64
 

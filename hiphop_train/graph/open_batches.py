@@ -1,0 +1,41 @@
+"""Pairs and their vectors for batches of small open systems, as the loader needs them: NumPy, in one pass."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def open_pair_vectors(
+    positions: NDArray[np.float64], sizes: NDArray[np.int64], cutoff: float, dtype: Any
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
+    """Find the pairs that `hiphop_train.graph.neighbours.open_pairs` finds, in the same order, with their vectors.
+
+    Vectors are kept from the search: this takes less than half of the time of a search and a gather after it.
+
+    Parameters
+    ----------
+    positions : (n_atoms, 3) Angstrom, system after system
+    sizes : (n_systems,) number of atoms of each system
+    cutoff : Angstrom
+    dtype : NumPy's floating-point type of the vectors; differences are taken in double precision and rounded
+
+    Returns
+    -------
+    pair_i, pair_j : (n_pairs,) int64
+    vectors : (n_pairs, 3) Angstrom, from i to j
+    """
+    n_atoms = len(positions)
+    partners = np.repeat(sizes, sizes)  # (n_atoms,) candidates of each atom, itself included
+    first_atom = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    first_candidate = np.cumsum(partners) - partners
+    atoms = np.arange(n_atoms)
+    pair_i = np.repeat(atoms, partners)
+    pair_j = np.arange(len(pair_i))
+    pair_j += np.repeat(first_atom - first_candidate, partners)
+    vectors = np.take(positions, pair_j, axis=0)
+    vectors -= np.repeat(positions, partners, axis=0)
+    squared = np.einsum("pk,pk->p", vectors, vectors)
+    squared[first_candidate + atoms - first_atom] = np.inf  # itself
+    inside = np.flatnonzero(squared < cutoff * cutoff)
+    return pair_i.take(inside), pair_j.take(inside), vectors.astype(dtype).take(inside, axis=0)

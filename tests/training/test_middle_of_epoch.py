@@ -1,0 +1,133 @@
+"""A training that is stopped in the middle of an epoch goes on with exactly the batches that are left."""
+
+import csv
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hiphop_train import cli
+from hiphop_train.commands import train
+from hiphop_train.training.callbacks import GracefulStop, LastCheckpoint
+from hiphop_train.training.module import PotentialModule
+from hiphop_train.types import Batch
+
+COMMON = [
+    "model=hipnn",
+    "model.n_features=4",
+    "dtype=float64",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=3",
+    "trainer.limit_train_batches=4",
+    "trainer.limit_val_batches=1",
+]
+ATOMS = ["data.batch_by=atoms", "data.bucket=4", "data.batch_size=200"]
+Step = tuple[int, list[int], float]
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+    """Epoch, structures and loss of every step; trainings end without evaluation."""
+    seen: list[Step] = []
+    original = PotentialModule.training_step
+
+    def training_step(self: PotentialModule, batch: Batch, batch_index: int) -> torch.Tensor:
+        loss = original(self, batch, batch_index)
+        seen.append((self.trainer.current_epoch, batch.sample.tolist(), float(loss.detach())))
+        return loss
+
+    monkeypatch.setattr(PotentialModule, "training_step", training_step)
+    monkeypatch.setattr(train, "finish", lambda *arguments: {})
+    return seen
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Let SIGTERM arrive at the end of a step."""
+    original = GracefulStop.on_train_batch_end
+
+    def on_train_batch_end(self: GracefulStop, trainer: Any, *arguments: Any, **more: Any) -> None:
+        if trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, trainer, *arguments, **more)
+
+    monkeypatch.setattr(GracefulStop, "on_train_batch_end", on_train_batch_end)
+    return monkeypatch
+
+
+def epochs(path: Path) -> list[str]:
+    with (path / "metrics.csv").open() as file:
+        return [row["epoch"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(
+    ("stops", "more"),
+    [
+        ([3], []),
+        ([6, 7], ["data.num_workers=2"]),
+        ([2, 4, 9], ATOMS),  # 4: between two epochs
+        ([5], ["scheduler=plateau", "data.num_workers=1"]),
+    ],
+)
+def test_steps_are_those_of_an_unbroken_training(
+    stops: list[int], more: list[str], steps: list[Step], tmp_path: Path
+) -> None:
+    common = [*COMMON, *more]
+    assert cli.run("train", [*common, f"run_dir={tmp_path / 'whole'}"]) == 0
+    whole = steps.copy()
+    assert [epoch for epoch, *_ in whole] == [0] * 4 + [1] * 4 + [2] * 4
+    steps.clear()
+    broken = tmp_path / "broken"
+    for stop in stops:
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(stop, patch)
+            assert cli.run("train", [*common, f"run_dir={broken}"]) == 128 + signal.SIGTERM
+        assert len(steps) == stop
+        assert torch.load(broken / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == stop
+    assert cli.run("train", [*common, f"run_dir={broken}"]) == 0
+    assert [step[:2] for step in steps] == [step[:2] for step in whole]
+    for found, expected in zip(steps, whole, strict=True):
+        assert found[2] == pytest.approx(expected[2], rel=1e-10)
+    assert epochs(broken) == epochs(tmp_path / "whole") == ["1", "2", "3"]
+    states = [
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "broken")
+    ]
+    assert states[0]["global_step"] == states[1]["global_step"] == 12
+    for key in ("state_dict", "current_model_state"):
+        for name, value in states[0][key].items():
+            torch.testing.assert_close(states[1][key][name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_states_within_an_epoch_are_kept_for_a_machine_that_fails(
+    steps: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved now and then without being asked: here after every step. The machine fails in the third of an epoch."""
+    original = LastCheckpoint.__init__
+    monkeypatch.setattr(LastCheckpoint, "__init__", lambda self, path: original(self, path, minutes=0.0))
+    assert cli.run("train", [*COMMON, f"run_dir={tmp_path / 'whole'}"]) == 0
+    whole = steps.copy()
+    steps.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        original_step = PotentialModule.training_step
+
+        def fail(self: PotentialModule, batch: Batch, batch_index: int) -> torch.Tensor:
+            if self.trainer.global_step == 6:
+                raise RuntimeError("power failure")
+            return original_step(self, batch, batch_index)
+
+        patch.setattr(PotentialModule, "training_step", fail)
+        with pytest.raises(RuntimeError, match="power failure"):
+            cli.run("train", [*COMMON, f"run_dir={tmp_path / 'broken'}"])
+    assert cli.run("train", [*COMMON, f"run_dir={tmp_path / 'broken'}"]) == 0
+    assert [step[:2] for step in steps] == [step[:2] for step in whole]
+
+
+def test_overfitting_takes_the_same_batches_in_all_epochs(steps: list[Step], tmp_path: Path) -> None:
+    arguments = ["debug=overfit", "model=hipnn", "model.n_features=4", "trainer.accelerator=cpu"]
+    assert cli.run("train", [*arguments, "trainer.max_epochs=3", f"run_dir={tmp_path / 'run'}"]) == 0
+    batches = [samples for _, samples, _ in steps]
+    assert len(batches) == 6
+    assert batches[0] != batches[1]
+    assert batches[0:2] == batches[2:4] == batches[4:6]
