@@ -290,4 +290,5 @@ def early_stopping(patience: PositiveInt) -> Callback:
     ----------
     patience : validations without improvement
     """
-    return EarlyStopping(monitor=MONITOR, patience=patience, check_finite=True)
+    # after validations, which an epoch that trainer.max_steps cuts short does not have
+    return EarlyStopping(monitor=MONITOR, patience=patience, check_finite=True, check_on_train_epoch_end=False)
