@@ -142,7 +142,12 @@ def main() -> int:
     output, _, _ = watched([sys.executable, "-c", OPEN, str(packed)])
     result["opening_seconds"] = round(float(output.split("seconds ")[1]), 3)
     settings = ["data=packed", f"data.path={packed}", "data.batch_size=256", "model=hipnn", "model.n_features=16"]
-    limits = ["trainer.limit_train_batches=300", "trainer.limit_val_batches=20", "trainer.max_epochs=1", "data.check=false"]
+    limits = [
+        "trainer.limit_train_batches=300",
+        "trainer.limit_val_batches=20",
+        "trainer.max_epochs=1",
+        "data.check=false",
+    ]
     limits += ["data.split.test_fraction=0.001", "data.split.val_fraction=0.001"]
     run = options.folder / "run"
     command = [sys.executable, "-m", "hiphop_train.cli", *settings, *limits, f"run_dir={run}", "resume=never"]
