@@ -82,10 +82,13 @@ def force_errors(structures: Structures, predictions: Predictions) -> NDArray[np
 
 
 def relative_energy_errors(structures: Structures, predictions: Predictions) -> NDArray[np.float64]:
-    """Errors of energy differences, kcal/mol, over all pairs i < j of conformers of one group, pooled (n_pairs,)."""
+    """Errors of energy differences, kcal/mol, pooled (n_pairs,).
+
+    They are of all pairs i < j of conformers of one group, at one level of theory.
+    """
     known = structures.has_energy
     error = (predictions.energy - structures.energy)[known] / KCAL_PER_MOL
-    group = structures.group[known]
+    group = (structures.group * len(structures.level_names) + structures.level)[known]
     found = [np.zeros(0)]
     for members in np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1]):
         first, second = np.triu_indices(len(members), k=1)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,12 @@ import pytest
 
 from hiphop_train.data.structures import Structures
 from hiphop_train.evaluation import plots
-from hiphop_train.evaluation.errors import Predictions, error_table, quantiles_by_hierarchicality
+from hiphop_train.evaluation.errors import (
+    Predictions,
+    error_table,
+    quantiles_by_hierarchicality,
+    relative_energy_errors,
+)
 from hiphop_train.evaluation.references import POOLED, REFERENCES, references
 from hiphop_train.units import KCAL_PER_MOL
 
@@ -66,6 +72,17 @@ def test_table_against_loops(labelled: tuple[Structures, Predictions]) -> None:
     assert table["forces"]["n"] == 3 * len(force)
     assert table["forces"]["mae"] == pytest.approx(np.abs(force).mean())
     assert table["forces"]["mae_meV"] == pytest.approx(1000 * np.abs(force).mean() * KCAL_PER_MOL)
+
+
+def test_levels_of_theory_are_not_compared_with_one_another(labelled: tuple[Structures, Predictions]) -> None:
+    """Another level is as good as another group."""
+    structures, predictions = labelled
+    level, group = np.array([0, 1, 0, 1, 0, 1, 0]), np.array([0, 3, 0, 4, 1, 4, 2])
+    of_levels = replace(structures, level=level, level_names=("low", "high"))
+    of_groups = replace(structures, group=group, group_names=("a", "b", "c", "d", "e"))
+    found, expected = (relative_energy_errors(each, predictions) for each in (of_levels, of_groups))
+    np.testing.assert_array_equal(np.sort(found), np.sort(expected))
+    assert 0 < len(found) < len(relative_energy_errors(structures, predictions))
 
 
 def test_quantiles_are_sorted_by_r(labelled: tuple[Structures, Predictions]) -> None:
