@@ -53,7 +53,8 @@ def make_structures(n: int, folder: Path) -> Structures:
     zeros = np.zeros(n, np.int64)
     return Structures(
         source="random", offsets=offsets, has_forces=np.ones(n, np.bool_), group=zeros, group_names=("all",),
-        subset=zeros, subset_names=("all",), level=zeros, level_names=("default",), conformation=np.arange(n), **mapped,
+        subset=zeros, subset_names=("all",), level=zeros, level_names=("default",), conformation=np.arange(n),
+        geometry=np.arange(n).astype(np.uint64), **mapped,
     )  # fmt: skip
 
 

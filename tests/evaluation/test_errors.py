@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from hiphop_train.evaluation.errors import (
     Predictions,
     error_table,
     quantiles_by_hierarchicality,
-    relative_energy_errors,
+    summarise,
+    summarise_differences,
 )
 from hiphop_train.evaluation.references import POOLED, REFERENCES, references
 from hiphop_train.units import KCAL_PER_MOL
@@ -80,9 +83,31 @@ def test_levels_of_theory_are_not_compared_with_one_another(labelled: tuple[Stru
     level, group = np.array([0, 1, 0, 1, 0, 1, 0]), np.array([0, 3, 0, 4, 1, 4, 2])
     of_levels = replace(structures, level=level, level_names=("low", "high"))
     of_groups = replace(structures, group=group, group_names=("a", "b", "c", "d", "e"))
-    found, expected = (relative_energy_errors(each, predictions) for each in (of_levels, of_groups))
-    np.testing.assert_array_equal(np.sort(found), np.sort(expected))
-    assert 0 < len(found) < len(relative_energy_errors(structures, predictions))
+    found, expected = (error_table(each, predictions)["relative_energy"] for each in (of_levels, of_groups))
+    assert found == expected
+    assert 0 < found["n"] < error_table(structures, predictions)["relative_energy"]["n"]
+
+
+@pytest.mark.parametrize("sizes", [(2,), (3,), (2, 7, 40), (5, 5)])
+def test_differences_are_summarised_as_if_they_had_been_made(sizes: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(sum(sizes))
+    groups = [np.sort(rng.normal(loc=100.0, size=size)) for size in sizes]
+    groups[-1][:2] = groups[-1][0]  # equal errors
+    made = np.concatenate([(x[None, :] - x[:, None])[np.triu_indices(len(x), k=1)] for x in groups])
+    assert summarise_differences(groups) == pytest.approx(summarise(made), rel=1e-10)
+    assert summarise_differences([]) == summarise(np.zeros(0)) == {}
+
+
+def test_differences_of_a_large_group_take_no_memory_for_pairs() -> None:
+    tracemalloc.start()
+    found = summarise_differences([np.sort(np.random.default_rng(0).normal(size=100_000))])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["n"] == 4_999_950_000
+    assert found["rmse"] == pytest.approx(math.sqrt(2), rel=0.01)
+    assert found["mae"] == pytest.approx(2 / math.sqrt(math.pi), rel=0.01)
+    assert found["median"] == pytest.approx(0.6745 * math.sqrt(2), rel=0.01)
+    assert peak < 20e6
 
 
 def test_quantiles_are_sorted_by_r(labelled: tuple[Structures, Predictions]) -> None:
