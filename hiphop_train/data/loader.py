@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hiphop_train.data.batches import BatchDataset, Share
 from hiphop_train.data.sampler import BatchSampler, Groups
-from hiphop_train.data.sharing import PackedBatches, pack, unpack
+from hiphop_train.data.sharing import PackedBatches, Packer, unpack
 from hiphop_train.data.structures import Structures
 from hiphop_train.types import Batch
 
@@ -99,7 +99,7 @@ def batch_loader(
         GroupDataset(BatchDataset(structures, elements, cutoff, dtype, pairs)),  # type: ignore[arg-type]
         sampler=Groups(sampler, GROUP if num_workers else 1),
         batch_size=None,  # the sampler yields whole batches
-        collate_fn=pack if num_workers else _as_they_are,
+        collate_fn=Packer() if num_workers else _as_they_are,
         num_workers=num_workers,
         **more,
     )

@@ -1,7 +1,9 @@
-"""What processes share: arrays by reference, not by copy, and groups of batches in one piece of memory."""
+"""What processes share: arrays by reference, not by copy, and groups of batches in buffers that are used again."""
 
 import math
 import mmap
+import os
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,54 +68,131 @@ class Place(NamedTuple):
     """How often the only row of the buffer counts, where all rows are the same memory."""
 
 
+HEAD = 64
+"""Bytes of a buffer before its contents; the first says whether a reader still looks at these."""
+
+
+class Loan:
+    """One of a worker's buffers on its way to another process, where it arrives as a `Borrowed`.
+
+    The memory itself is sent once. Fresh memory for every group of batches took longer to map than to fill.
+
+    Parameters
+    ----------
+    number : of the buffer, among those of this process
+    memory : (n_bytes,) uint8 in shared memory, with its head
+    is_known : whether it was sent before
+    """
+
+    def __init__(self, number: int, memory: Tensor, is_known: bool) -> None:
+        self.number = number
+        self.memory = memory
+        self.is_known = is_known
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _borrow, (os.getpid(), self.number, None if self.is_known else self.memory)
+
+
+class Borrowed:
+    """A worker's buffer as long as this process looks at it; then the worker may fill it anew.
+
+    Arrays made of it keep it alive.
+
+    Parameters
+    ----------
+    memory : as in `Loan`
+    """
+
+    def __init__(self, memory: Tensor) -> None:
+        self._whole = memory.numpy()
+        self._process = os.getpid()
+        self.__array_interface__ = self._whole[HEAD:].__array_interface__
+
+    def __del__(self) -> None:
+        if self._process == os.getpid():  # not in a process that was forked meanwhile
+            self._whole[0] = 0
+
+
+_known: dict[tuple[int, int], Tensor] = {}  # buffers of workers, by process and number
+
+
+def _borrow(process: int, number: int, memory: Tensor | None) -> Borrowed:
+    if memory is not None:
+        alive = {process, *(child.pid for child in active_children())}
+        for key in [key for key in _known if key[0] not in alive]:
+            del _known[key]
+        _known[process, number] = memory
+    return Borrowed(_known[process, number])
+
+
 class PackedBatches(NamedTuple):
     """Batches whose tensors lie in one buffer: one piece of shared memory goes to another process, not hundreds."""
 
-    buffer: Tensor
+    buffer: Any
+    """A `Loan`, and a `Borrowed` in the process that receives it."""
     batches: list[Any]
     """Each a graph, labels and sample, with places instead of tensors."""
 
 
-def pack(batches: list[Batch]) -> PackedBatches:
-    """Copy batches into one buffer."""
-    tensors: list[Tensor] = []
-    end = 0
+class Packer:
+    """Copies batches into buffers, in a worker."""
 
-    def place(value: Any) -> Any:
-        nonlocal end
-        if not isinstance(value, Tensor):
-            return value
-        repeats = value.dim() > 0 and value.shape[0] > 1 and value.stride(0) == 0
-        repeated = value.shape[0] if repeats else None
-        value = (value[:1] if repeats else value).contiguous()
-        tensors.append(value)
-        found = Place(end, value.dtype, tuple(value.shape), repeated)
-        end += -(-value.nbytes // 64) * 64
-        return found
+    def __init__(self) -> None:
+        self._buffers: list[Tensor] = []
 
-    packed = [
-        (
-            [place(value) for value in batch.graph],
-            {key: place(value) for key, value in batch.labels.items()},
-            place(batch.sample),
-        )
-        for batch in batches
-    ]
-    # made in shared memory at once, as torch's own collation does, it is not copied once more on its way
-    memory = torch.UntypedStorage._new_shared(max(1, end))  # type: ignore[no-untyped-call]
-    whole = torch.empty(0, dtype=torch.uint8).set_(memory)
-    buffer = whole.numpy()
-    start = 0
-    for tensor in tensors:
-        flat = tensor.numpy().reshape(-1).view(np.uint8)
-        buffer[start : start + len(flat)] = flat
-        start += -(-len(flat) // 64) * 64
-    return PackedBatches(whole, packed)
+    def __call__(self, batches: list[Batch]) -> PackedBatches:
+        """Copy batches into one buffer."""
+        tensors: list[Tensor] = []
+        end = 0
+
+        def place(value: Any) -> Any:
+            nonlocal end
+            if not isinstance(value, Tensor):
+                return value
+            repeats = value.dim() > 0 and value.shape[0] > 1 and value.stride(0) == 0
+            repeated = value.shape[0] if repeats else None
+            value = (value[:1] if repeats else value).contiguous()
+            tensors.append(value)
+            found = Place(end, value.dtype, tuple(value.shape), repeated)
+            end += -(-value.nbytes // 64) * 64
+            return found
+
+        packed = [
+            (
+                [place(value) for value in batch.graph],
+                {key: place(value) for key, value in batch.labels.items()},
+                place(batch.sample),
+            )
+            for batch in batches
+        ]
+        loan = self._lend(end)
+        buffer = loan.memory.numpy()
+        start = HEAD
+        for tensor in tensors:
+            flat = tensor.numpy().reshape(-1).view(np.uint8)
+            buffer[start : start + len(flat)] = flat
+            start += -(-len(flat) // 64) * 64
+        return PackedBatches(loan, packed)
+
+    def _lend(self, n_bytes: int) -> Loan:
+        """Return a buffer that nobody looks at, with room for so many bytes."""
+        free = [number for number, memory in enumerate(self._buffers) if not memory[0]]
+        for number in free:
+            if len(self._buffers[number]) >= HEAD + n_bytes:
+                self._buffers[number][0] = 1
+                return Loan(number, self._buffers[number], is_known=True)
+        # made in shared memory at once, as torch's own collation does, it is not copied once more on its way
+        storage = torch.UntypedStorage._new_shared(HEAD + n_bytes * 5 // 4)  # type: ignore[no-untyped-call]
+        memory = torch.empty(0, dtype=torch.uint8).set_(storage)
+        memory[0] = 1
+        number = free[0] if free else len(self._buffers)
+        self._buffers[number : number + 1] = [memory]  # in the place of one that is too small
+        return Loan(number, memory, is_known=False)
 
 
 def unpack(packed: PackedBatches) -> list[Batch]:
     """Return the batches, their tensors being views of the buffer."""
-    whole = packed.buffer.numpy()
+    whole = np.asarray(packed.buffer)
 
     def tensor(place: Any) -> Any:
         if not isinstance(place, Place):

@@ -11,10 +11,11 @@ import pytest
 import torch
 from ase import Atoms
 
+from hiphop_train.data import sharing
 from hiphop_train.data.batches import BatchDataset, check_elements
 from hiphop_train.data.loader import batch_loader
 from hiphop_train.data.sampler import BatchSampler, costs
-from hiphop_train.data.sharing import MappedFile, pack, shared, unpack, unshared
+from hiphop_train.data.sharing import MappedFile, Packer, shared, unpack, unshared
 from hiphop_train.data.statistics import fit_statistics
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError
@@ -210,7 +211,8 @@ def test_packed_batches_are_the_same(structures: Structures) -> None:
         dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, pairs)
         for index in (is_open, np.arange(len(structures)), is_open[:1]):
             batch = dataset[index, np.ones(len(index))]
-            _, again = unpack(pack([dataset[index[::-1].copy(), np.zeros(len(index))], batch]))
+            sent = ForkingPickler.dumps(Packer()([dataset[index[::-1].copy(), np.zeros(len(index))], batch]))
+            _, again = unpack(ForkingPickler.loads(sent))
             assert again.labels.keys() == batch.labels.keys()
             values = zip(
                 [*again.graph, *again.labels.values(), again.sample],
@@ -227,6 +229,26 @@ def test_packed_batches_are_the_same(structures: Structures) -> None:
 
 def signature(batch: Any) -> tuple[list[int], float]:
     return batch.sample.tolist(), float(batch.graph.pair_vectors.double().square().sum())
+
+
+def test_workers_fill_a_buffer_anew_only_when_nobody_looks_at_it(structures: Structures) -> None:
+    """Batches that are kept stay as they are; of those that are not, the memory comes again."""
+    sampler = BatchSampler(np.arange(len(structures)), 2, 0)
+    alone = batch_loader(structures, sampler, ELEMENTS, 4.0, torch.float32)
+    of_worker = batch_loader(structures, sampler, ELEMENTS, 4.0, torch.float32, num_workers=1)
+    kept = []
+    for epoch in range(12):
+        sampler.set_epoch(epoch)
+        kept += [(batch, expected) for batch, expected in zip(of_worker, alone, strict=True)][: 2 * (epoch < 2)]
+    for epoch in range(12, 40):
+        sampler.set_epoch(epoch)
+        assert sum(1 for _ in of_worker) == len(sampler)
+        next(iter(of_worker))  # an epoch that is given up
+    for batch, expected in kept:
+        assert torch.equal(batch.graph.pair_vectors, expected.graph.pair_vectors)
+        assert torch.equal(batch.labels["forces"], expected.labels["forces"])
+    worker = max(process for process, _ in sharing._known)
+    assert len([number for process, number in sharing._known if process == worker]) <= 8  # of 100 that were sent
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
