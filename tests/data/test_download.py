@@ -550,3 +550,17 @@ def test_the_command_fetches_what_is_missing(
     assert download("both", tmp_path / "root", listed, QUICK) == paths
     assert capsys.readouterr().out.count("already there") == 2
     assert len(one.seen) == len(two.seen) == 1
+
+
+def test_hints_name_what_can_be_downloaded() -> None:
+    """What a configuration says when its file is not there is a command of ours that works."""
+    from hiphop_train.config import config_directory
+
+    known = registry()
+    hints = {}
+    for file in sorted((config_directory() / "data").glob("*.yaml")):
+        hint = yaml.safe_load(file.read_text()).get("reader", {}).get("download")
+        if hint and file.stem != "methane":  # which is generated
+            hints[file.stem] = hint
+            assert hint.startswith(f"hiphop-data download {file.stem} --root {{folder}}")
+    assert hints.keys() == known.keys() - {"spice1"}
