@@ -73,7 +73,9 @@ class Peer(torch.nn.Module):
 def our_potential(peer: Peer, n_features: int) -> Potential:
     """Return our network with the peer's weights."""
     imported = convert(peer.state_dict(), CUTOFF, "eV", ELEMENTS)
-    settings = [f"model.{key}={value}" for key, value in imported.model.items() if isinstance(value, int | float | bool)]
+    settings = [
+        f"model.{key}={value}" for key, value in imported.model.items() if isinstance(value, int | float | bool)
+    ]
     settings += [f"model.elements=[{','.join(ELEMENTS)}]"]
     potential = build.make_potential(load_config("train", ["model=hiphop", *settings]).model, torch.float32)
     potential.load_state_dict({name: value.clone() for name, value in imported.weights.items()}, strict=False)
