@@ -3,7 +3,7 @@
 import io
 from typing import Any
 
-MAGIC = b"GCOL\x01\x00\x00\x00"
+MAGIC = b"GCOL\x01"
 """What a heap begins with, in the one version of the format that there is."""
 
 
@@ -16,7 +16,7 @@ class GuardedFile(io.FileIO):
 
     Loops elsewhere in libhdf5, should there be any, are not seen. A damaged length of a text makes libhdf5 ask for up
     to 4 GB before it refuses that text itself. All of it relies on h5py's driver for Python files, which hands on each
-    read of libhdf5 by itself.
+    read of libhdf5 by itself. That driver does not lock the file: one that is being written is not refused for that.
 
     Attributes
     ----------

@@ -38,6 +38,19 @@ def test_files_that_hung_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "fetch it again" in answer["detail"]
 
 
+def test_heaps_with_marks_in_reserved_bytes_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libhdf5 does not look at these bytes, and would loop."""
+    path = write_spice(tmp_path, given_to("spice"))
+    content = bytearray(path.read_bytes())
+    start = content.index(MAGIC)
+    content[start + 5] = 1
+    content[start + 504 : start + 600] = bytes(96)
+    path.write_bytes(content)
+    answer = read_elsewhere(path, monkeypatch)
+    assert answer["outcome"] == "refused", answer
+    assert f"heap of texts at byte {start} is damaged" in answer["detail"]
+
+
 def write_texts(path: Path, texts: list[str], version: str, width: int, user_block: int) -> None:
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     creation.set_sizes(8, width)
