@@ -16,7 +16,7 @@ class GuardedFile(io.FileIO):
 
     Loops elsewhere in libhdf5, should there be any, are not seen. A damaged length of a text makes libhdf5 ask for up
     to 4 GB before it refuses that text itself. All of it relies on h5py's driver for Python files, which hands on each
-    read of libhdf5 by itself. That driver does not lock the file: one that is being written is not refused for that.
+    read of libhdf5 by itself. That driver does not lock the file.
 
     Attributes
     ----------

@@ -150,6 +150,7 @@ def open_hdf5(file: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading."""
     with ExitStack() as stack:
         with hdf5_errors(file):
+            stack.enter_context(h5py.File(file, "r"))  # locks it against writing, which the next one does not
             guarded = stack.enter_context(GuardedFile(file))
             handle = stack.enter_context(h5py.File(guarded, "r"))
             _, guarded.width = handle.id.get_create_plist().get_sizes()

@@ -1,5 +1,7 @@
 """Damaged heaps of texts are refused, in time, and sound ones of any shape are read."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -97,6 +99,23 @@ def test_damaged_lengths_are_refused(tmp_path: Path, place: int, value: int, tol
     with pytest.raises(DataError, match=told) as caught, open_hdf5(path) as file, hdf5_errors(path):
         file["texts"][:]
     assert str(path) in str(caught.value)
+
+
+def test_file_that_is_being_written_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "texts.h5"
+    program = (
+        "import h5py, sys; file = h5py.File(sys.argv[1], 'w'); file['x'] = 1; file.flush(); print(flush=True); input()"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdin is not None
+        writer.stdout.readline()
+        with pytest.raises(DataError, match="unable to lock"), open_hdf5(path):
+            pass
+        writer.communicate(b"\n", timeout=30)
+    with open_hdf5(path) as file:
+        assert file["x"][()] == 1
 
 
 def test_what_is_beyond_the_end_is_zero(tmp_path: Path) -> None:
