@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -13,6 +13,7 @@ from ase.data import atomic_numbers
 from ase.symbols import Symbols
 from numpy.typing import NDArray
 
+from hiphop_train.data.heaps import GuardedFile
 from hiphop_train.data.structures import Structures, concatenate
 from hiphop_train.errors import DataError, did_you_mean
 
@@ -147,9 +148,12 @@ def hdf5_errors(file: Path) -> Iterator[None]:
 @contextmanager
 def open_hdf5(file: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading."""
-    with hdf5_errors(file):
-        handle = h5py.File(file, "r")
-    with handle:
+    with ExitStack() as stack:
+        with hdf5_errors(file):
+            stack.enter_context(h5py.File(file, "r"))  # locks it against writing, which the next one does not
+            guarded = stack.enter_context(GuardedFile(file))
+            handle = stack.enter_context(h5py.File(guarded, "r"))
+            _, guarded.width = handle.id.get_create_plist().get_sizes()
         yield handle
 
 

@@ -348,6 +348,13 @@ class Worker:
             self.process = None
 
 
+def damage_by_number(path: Path, layout: str, seed: int, number: int) -> tuple[Damage, str]:
+    """Damage a file as the campaign of a seed damages the one of that number; returns how, and what was done."""
+    rng = np.random.default_rng([seed, number])
+    damage = (truncate, flip, hole, *SPECIAL[layout] * 2)[int(rng.integers(3 + 2 * len(SPECIAL[layout])))]
+    return damage, damage(path, rng)
+
+
 def campaign(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """Damage `count` files, in all layouts in turn, and read each.
 
@@ -368,12 +375,10 @@ def campaign(folder: Path, count: int, seed: int) -> dict[str, Any]:
     damaged = folder / "damaged"
     for k in range(count):
         layout = layouts[k % len(layouts)]
-        rng = np.random.default_rng([seed, k])
-        damage = (truncate, flip, hole, *SPECIAL[layout] * 2)[int(rng.integers(3 + 2 * len(SPECIAL[layout])))]
         damaged.mkdir()
         path = damaged / originals[layout].name
         shutil.copy(originals[layout], path)
-        what = damage(path, rng)
+        damage, what = damage_by_number(path, layout, seed, k)
         answer = worker.read(layout, path)
         outcome = str(answer["outcome"])
         megabytes = max(megabytes, float(answer["megabytes"]))
