@@ -20,6 +20,7 @@ from typing import Any
 import ase.io
 import numpy as np
 import torch
+from ase.build import molecule
 from torch import Tensor
 
 from hiphop_train import build
@@ -103,19 +104,16 @@ def from_file(file: Path) -> Structures:
     return collector.finish(file.stem)
 
 
-def molecules(n_molecules: int = 32) -> Structures:
-    """Return molecules of 15 atoms in the mean, of the embedded data set."""
-    data = build.make_data(load_config("train", ["data=tiny"]).data, our_smallest(), None, 0)
-    structures = data.reader.read()
-    large = np.argsort(structures.sizes, kind="stable")[::-1]
-    n_atoms = np.cumsum(structures.sizes[large]) / np.arange(1, len(large) + 1)
-    large = large[: int(np.flatnonzero(n_atoms >= 15)[-1]) + 1]
-    return structures.take(large[:: max(1, len(large) // n_molecules)][:n_molecules])
-
-
-def our_smallest() -> Potential:
-    """Return any potential; a data module asks for its cutoff and elements only."""
-    return build.make_potential(load_config("train", ["model=hipnn", "model.n_features=4"]).model, torch.float32)
+def clusters(n: int = 32) -> Structures:
+    """Return so many geometries of methoxyethane with a water molecule, 15 atoms, random forces."""
+    rng = np.random.default_rng(0)
+    water = molecule("H2O")
+    water.translate([0.0, 0.0, 3.5])
+    whole = molecule("CH3CH2OCH3") + water
+    positions = whole.positions + 0.05 * rng.standard_normal((n, len(whole), 3))
+    collector = Collector("methoxyethane and water", 1.0, 1.0, 1.0)
+    collector.add("all", whole.numbers, positions, np.zeros(n), rng.standard_normal(positions.shape))
+    return collector.finish("all")
 
 
 def in_turns(subjects: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -205,7 +203,7 @@ def main() -> None:
     rows = []
     for n_features in options.features:
         if not options.no_training and n_features == options.features[0]:
-            rows.append(training(molecules(), n_features, options.rounds))
+            rows.append(training(clusters(), n_features, options.rounds))
         for file in options.structures:
             rows.append(inference(from_file(file), n_features, options.rounds))
     if options.output:

@@ -24,12 +24,12 @@ class Predictions:
     Attributes
     ----------
     energy : (n,) eV
-    forces : (n_atoms, 3) eV/Angstrom
+    forces : (n_atoms, 3) eV/Angstrom, in the network's floating-point type
     hierarchicality : (n,) mean over atoms of R
     """
 
     energy: NDArray[np.float64]
-    forces: NDArray[np.float64]
+    forces: NDArray[Any]
     hierarchicality: NDArray[np.float64]
 
     def cut(self, structures: Structures, start: int, stop: int) -> "Predictions":
@@ -65,7 +65,7 @@ def predict(
         graph = Graph(*moved)
         outputs = potential(graph)
         energy.append(outputs["energy"].detach().cpu().double().numpy())
-        forces.append(outputs["forces"].detach().cpu().double().numpy())
+        forces.append(outputs["forces"].detach().cpu().numpy())
         hierarchicality.append(outputs["hierarchicality"].detach().cpu().double().numpy())
         advance(graph.n_systems)
     return Predictions(np.concatenate(energy), np.concatenate(forces), np.concatenate(hierarchicality))
@@ -76,10 +76,13 @@ def energy_errors(structures: Structures, predictions: Predictions) -> NDArray[n
     return (predictions.energy - structures.energy)[structures.has_energy] / KCAL_PER_MOL
 
 
-def force_errors(structures: Structures, predictions: Predictions) -> NDArray[np.float64]:
+def force_errors(structures: Structures, predictions: Predictions) -> NDArray[Any]:
     """Errors of force components, kcal/mol/Angstrom, of structures with known forces (n_components,)."""
-    known = np.repeat(structures.has_forces, structures.sizes)
-    return (predictions.forces - structures.forces)[known].ravel() / KCAL_PER_MOL
+    error = predictions.forces - structures.forces
+    if not structures.has_forces.all():
+        error = error[np.repeat(structures.has_forces, structures.sizes)]
+    error /= KCAL_PER_MOL
+    return error.ravel()
 
 
 def relative_energy_errors(structures: Structures, predictions: Predictions) -> list[NDArray[np.float64]]:
@@ -95,15 +98,17 @@ def relative_energy_errors(structures: Structures, predictions: Predictions) -> 
     return [members for members in np.split(error[order], starts) if len(members) > 1]
 
 
-def summarise(error: NDArray[np.float64]) -> dict[str, float]:
+def summarise(error: NDArray[Any]) -> dict[str, float]:
     """Return ``n``, ``mae``, ``rmse``, ``median`` and ``max`` of the absolute error; empty without errors."""
     if not len(error):
         return {}
     size = np.abs(error)
+    pieces = np.array_split(size, 1 + len(size) // 1_000_000)  # of a large split the squares would fill the memory
+    squares = sum(float(np.square(piece, dtype=np.float64).sum()) for piece in pieces)
     return {
         "n": len(error),
-        "mae": float(size.mean()),
-        "rmse": float(np.sqrt(np.mean(error**2))),
+        "mae": float(size.mean(dtype=np.float64)),
+        "rmse": math.sqrt(squares / len(error)),
         "median": float(np.median(size)),
         "max": float(size.max()),
     }

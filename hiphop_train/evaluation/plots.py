@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,10 +11,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hiphop_train.data.structures import Structures
-from hiphop_train.evaluation.errors import Predictions
+from hiphop_train.evaluation.errors import Predictions, energy_errors, force_errors, summarise
 from hiphop_train.units import KCAL_PER_MOL
 
 INK, ACCENT = "#3b4252", "#2a6f97"
+DRAWN = 50_000
+"""Points of a set that a picture shows at most."""
 
 Evaluated = dict[str, tuple[Structures, Predictions]]
 """Name of the set -> structures with labels, and predictions."""
@@ -32,18 +35,19 @@ def parity(path: Path, evaluated: Evaluated, e0: NDArray[np.float64], elements: 
     figure = Figure(figsize=(4.2 * len(evaluated), 8.2), layout="constrained")
     axes = figure.subplots(2, len(evaluated), squeeze=False)
     for column, (name, (structures, predictions)) in enumerate(evaluated.items()):
-        known = structures.has_energy
-        base, sizes = structures.composition(elements) @ e0, structures.sizes
-        true = ((structures.energy - base) / sizes)[known] / KCAL_PER_MOL
-        predicted = ((predictions.energy - base) / sizes)[known] / KCAL_PER_MOL
-        per_structure = (predicted - true) * sizes[known]
-        _parity(axes[0, column], true, predicted, per_structure, "energy less E0", "kcal/mol/atom", "kcal/mol")
+        sizes = structures.sizes
+        known = _some(structures.has_energy)
+        base = structures.take(known).composition(elements) @ e0
+        true, predicted = (
+            (energy[known] - base) / sizes[known] / KCAL_PER_MOL for energy in (structures.energy, predictions.energy)
+        )
+        statistics = summarise(energy_errors(structures, predictions))
+        _parity(axes[0, column], true, predicted, statistics, "energy less E0", "kcal/mol/atom", "kcal/mol")
         axes[0, column].set_title(f"{name}: {len(structures):,} structures", color=INK)
-        with_forces = np.repeat(structures.has_forces, sizes)
-        true = structures.forces[with_forces].ravel() / KCAL_PER_MOL
-        predicted = predictions.forces[with_forces].ravel() / KCAL_PER_MOL
-        unit = "kcal/mol/Å"
-        _parity(axes[1, column], true, predicted, predicted - true, "force component", unit, unit)
+        known = _some(np.repeat(structures.has_forces, sizes))
+        true, predicted = (forces[known].ravel() / KCAL_PER_MOL for forces in (structures.forces, predictions.forces))
+        statistics = summarise(force_errors(structures, predictions))
+        _parity(axes[1, column], true, predicted, statistics, "force component", "kcal/mol/Å", "kcal/mol/Å")
     _save(figure, path)
 
 
@@ -71,8 +75,8 @@ def error_by_hierarchicality(path: Path, evaluated: Evaluated) -> None:
     figure = Figure(figsize=(5.5, 4.2), layout="constrained")
     axis = figure.subplots()
     for k, (name, (structures, predictions)) in enumerate(evaluated.items()):
-        known = structures.has_energy
-        error = np.abs(predictions.energy - structures.energy)[known] / KCAL_PER_MOL
+        known = _some(structures.has_energy)
+        error = np.abs(predictions.energy[known] - structures.energy[known]) / KCAL_PER_MOL
         axis.plot(predictions.hierarchicality[known], error, ".", ms=3, alpha=0.5, color=f"C{k}", label=name)
     axis.set(xlabel="R (mean over atoms)", ylabel="|energy error|, kcal/mol", xscale="log", yscale="log")
     axis.legend(frameon=False, markerscale=3)
@@ -80,11 +84,17 @@ def error_by_hierarchicality(path: Path, evaluated: Evaluated) -> None:
     _save(figure, path)
 
 
+def _some(known: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Indices of what is known, of so many at most, evenly chosen; errors are those of all."""
+    index = np.flatnonzero(known)
+    return index[:: 1 + len(index) // DRAWN]
+
+
 def _parity(
     axis: Axes,
-    true: NDArray[np.float64],
-    predicted: NDArray[np.float64],
-    error: NDArray[np.float64],
+    true: NDArray[Any],
+    predicted: NDArray[Any],
+    statistics: dict[str, float],
     what: str,
     unit: str,
     error_unit: str,
@@ -96,8 +106,7 @@ def _parity(
     axis.plot([low, high], [low, high], color=INK, lw=0.8, zorder=1)
     axis.plot(true, predicted, ".", ms=3, alpha=0.35, color=ACCENT, zorder=2, rasterized=True)
     axis.set(xlabel=f"DFT {what}, {unit}", ylabel=f"predicted, {unit}", aspect="equal")
-    mae, rmse = np.abs(error).mean(), np.sqrt(np.mean(error**2))
-    text = f"MAE {mae:.2f}\nRMSE {rmse:.2f}\n{error_unit}"
+    text = f"MAE {statistics['mae']:.2f}\nRMSE {statistics['rmse']:.2f}\n{error_unit}"
     axis.text(0.05, 0.95, text, va="top", transform=axis.transAxes, color=INK)
     _tidy(axis)
 

@@ -68,7 +68,8 @@ def fill_table(values: Tensor, slot: Tensor, n_segments: int, width: int) -> Ten
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         empty = torch.zeros((n_segments * width, values.shape[1]), dtype=values.dtype, device=values.device)
         return empty.index_copy(0, slot, values).reshape(n_segments, width, values.shape[1])
-    return _lay_out(values, slot, n_segments * width).reshape(n_segments, width, values.shape[1])
+    table: Tensor = _lay_out(values, slot, n_segments * width)
+    return table.reshape(n_segments, width, values.shape[1])
 
 
 @torch.jit.ignore  # type: ignore[untyped-decorator]
@@ -83,8 +84,7 @@ class _LayOut(Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, slot: Tensor, n_slots: int) -> Tensor:
         ctx.save_for_backward(slot)
-        table: Tensor = values.new_zeros((n_slots, values.shape[1]))
-        return table.index_copy_(0, slot, values)
+        return values.new_zeros((n_slots, values.shape[1])).index_copy_(0, slot, values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
