@@ -1,6 +1,6 @@
 """Measure loaders side by side, with and without pairs; writes benchmarks/results/loader.json.
 
-    python benchmarks/loader.py [--conformations 51200] [--rounds 7]
+    python benchmarks/loader.py [--conformations 204800] [--rounds 7]
 
 All read the same conformations of about 15 atoms in batches of 256, in turns within one run: this package's loader (one
 process; two processes with four workers each), torchani's (batches made once and kept in HDF5 files, as
@@ -167,7 +167,7 @@ def summary(seconds: list[float], n: int) -> dict[str, float]:
 def main() -> None:
     """Measure all and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--conformations", type=int, default=51_200)
+    parser.add_argument("--conformations", type=int, default=204_800)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "loader.json")
     options = parser.parse_args()

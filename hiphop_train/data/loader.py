@@ -12,7 +12,7 @@ from hiphop_train.data.sharing import PackedBatches, Packer, unpack
 from hiphop_train.data.structures import Structures
 from hiphop_train.types import Batch
 
-GROUP = 4
+GROUP = 8
 """Batches that a worker makes at a time: to send one alone took longer than to make it."""
 
 
