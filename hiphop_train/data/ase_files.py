@@ -4,7 +4,9 @@ Extended XYZ is cut into pieces here, and each is read by ASE; other formats are
 """
 
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from glob import glob
@@ -28,6 +30,8 @@ Paths = str | list[str]
 
 LONGEST_LINE = 10_000_000
 """Characters; nothing that is text has longer ones."""
+PLAIN = "species:S:1:pos:R:3"
+"""Columns of an XYZ file that does not say what they are."""
 
 
 @dataclass
@@ -190,6 +194,8 @@ def _unreadable(file: Path, what: str, error: Exception) -> DataError:
 
 def _others(file: Path, format: str) -> Iterator[tuple[int, Iterator[Atoms]]]:
     """Number and content of the pieces of a file in any format."""
+    if format == "db" and file.suffix == ".db":
+        _require_database(file)
     try:
         structures = ase.io.iread(str(file), index=":", format=format, do_not_split_by_at_sign=True)
         piece: list[Atoms] = []
@@ -204,6 +210,27 @@ def _others(file: Path, format: str) -> Iterator[tuple[int, Iterator[Atoms]]]:
         raise _unreadable(file, format, error) from error
     if piece:
         yield len(piece), iter(piece)
+
+
+def _require_database(file: Path) -> None:
+    """Raise unless a file is a database of ASE's: ASE would create its tables in any other, and in an empty file."""
+    log = file.with_name(f"{file.name}-wal")
+    # where nothing waits in a log, SQLite need not look for one, and leaves none behind
+    address = f"{file.resolve().as_uri()}?mode=ro{'' if log.exists() else '&immutable=1'}"
+    try:
+        with closing(sqlite3.connect(address, uri=True)) as connection:
+            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    except sqlite3.Error as error:
+        raise DataError(
+            f"{file} cannot be read as an SQLite database, which .db stands for with ASE: {error}; if it is another "
+            "kind of file, name it with data.format=NAME, or fetch it again"
+        ) from error
+    if "systems" not in tables:
+        shown = ", ".join(tables[:10]) + (", ..." if len(tables) > 10 else "")
+        raise DataError(
+            f"{file} is no database of ASE's: it has no table 'systems', but {shown or 'no tables at all'}; "
+            "convert it to one, or to extended XYZ, with the program that wrote it"
+        )
 
 
 def _extxyz(file: Path) -> Iterator[tuple[int, Iterator[Atoms]]]:
@@ -281,18 +308,22 @@ def _parse(file: Path, piece: list[list[str]], first: int) -> Iterator[Atoms]:
 
 def _check_columns(where: str, frame: list[str]) -> None:
     """Every atom must have the declared columns: ASE passes over what is too much, and goes without positions."""
-    found = re.search(r"(?:^|\s)Properties=(\"?)([^\s\"]+)\1", frame[1])
-    if found is None:
-        return
-    declared = found.group(2).split(":")
+    found = re.search(r"(?:^|\s)Properties\s*=\s*[\"{]?([^\s\"{}]+)", frame[1])
+    properties = PLAIN if found is None else found.group(1)
+    declared = properties.split(":")
     columns: dict[str, Any] = dict(zip(declared[::3], zip(declared[1::3], declared[2::3], strict=False), strict=False))
     if columns.get("pos") != ("R", "3"):
-        raise DataError(f"{where}: Properties={found.group(2)} declares no positions (pos:R:3)")
+        raise DataError(f"{where}: Properties={properties} declares no positions (pos:R:3)")
     width = sum(int(number) if number.isdecimal() else 0 for number in declared[2::3])
     n_atoms = int(frame[0])
-    for atom, line in enumerate(frame[2 : n_atoms + 2]):
-        if len(line.split()) != width:
-            raise DataError(
-                f"{where}: atom {atom} has {len(line.split())} columns, where Properties={found.group(2)} "
-                f"declares {width}"
-            )
+    widths = [len(line.split()) for line in frame[2 : n_atoms + 2]]
+    atom = next((atom for atom, number in enumerate(widths) if number != width), None)
+    if atom is None:
+        return
+    says = f"where Properties={properties} declares" if found else "but its second line has no Properties=, which means"
+    more = widths[0] - width
+    advice = ""
+    if more > 0 and len(set(widths)) == 1:  # all alike: columns that nobody declared, and no damage
+        name = "forces:R:3" if more == 3 and "forces" not in columns else f"NAME:R:{more}"
+        advice = f"; say in its second line what the others are, as in Properties={properties}:{name}, or delete them"
+    raise DataError(f"{where}: atom {atom} has {widths[atom]} columns, {says} {width}{advice}")
