@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
 from pydantic import Field, PositiveInt
@@ -27,21 +28,22 @@ class GracefulStop(Callback):
 
     Attributes
     ----------
-    received : number of the signal that came, or None
+    received : number of the signal that came, to whichever rank, or None
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._here = False  # whether one came to this rank: the first that follows another rank's is no second one
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals, after Lightning has set its own handlers."""
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if self.received is not None and number == signal.SIGINT:
+            if self._here and number == signal.SIGINT:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 raise KeyboardInterrupt
-            self.received = number
+            self.received, self._here = number, True
             name = signal.Signals(number).name
             print(f"\n{name}: stopping after this step; Ctrl-C once more aborts at once", file=sys.stderr, flush=True)
 
@@ -49,11 +51,13 @@ class GracefulStop(Callback):
             self._previous[number] = signal.signal(number, handle)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Stop all ranks together."""
-        stop = self.received is not None
+        """Stop all ranks together, and let each know why: one that did not would call the training completed."""
+        number = self.received or 0
         if trainer.world_size > 1:
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if stop:
+            shared = torch.tensor(number, device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(shared, reduce_op="max"))
+        if number:
+            self.received = number
             trainer.should_stop = True
 
     def release(self) -> None:

@@ -1,8 +1,11 @@
 """A training that is stopped in the middle of an epoch goes on with exactly the batches that are left."""
 
 import csv
+import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from hiphop_train import cli
 from hiphop_train.commands import train
 from hiphop_train.training.callbacks import GracefulStop, LastCheckpoint
 from hiphop_train.training.module import PotentialModule
+from hiphop_train.training.schedules import _BatchSizeRaiser
 from hiphop_train.types import Batch
 
 COMMON = [
@@ -98,6 +102,108 @@ def test_steps_are_those_of_an_unbroken_training(
     for key in ("state_dict", "current_model_state"):
         for name, value in states[0][key].items():
             torch.testing.assert_close(states[1][key][name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_raised_batch_sizes_are_those_of_an_unbroken_training(
+    steps: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No validation improves: two epochs of 16, two of 32, then the rate falls. One after a stop must not count."""
+    original = _BatchSizeRaiser.__init__
+
+    def never_improves(self: _BatchSizeRaiser, *arguments: Any) -> None:
+        original(self, *arguments)
+        self.best = 0.0
+
+    monkeypatch.setattr(_BatchSizeRaiser, "__init__", never_improves)
+    schedule = ["scheduler=raise_batch_size", "scheduler.patience=1", "scheduler.max_batch_size=32"]
+    common = [*COMMON, *schedule, "trainer.max_epochs=5"]
+    assert cli.run("train", [*common, f"run_dir={tmp_path / 'whole'}"]) == 0
+    whole = steps.copy()
+    assert [len(samples) for _, samples, _ in whole] == [16] * 8 + [32] * 12
+    steps.clear()
+    for stop in (6, 8, 9):  # 8: between the epochs where the size rises
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(stop, patch)
+            assert cli.run("train", [*common, f"run_dir={tmp_path / 'broken'}"]) == 128 + signal.SIGTERM
+    assert cli.run("train", [*common, f"run_dir={tmp_path / 'broken'}"]) == 0
+    assert [step[:2] for step in steps] == [step[:2] for step in whole]
+    for found, expected in zip(steps, whole, strict=True):
+        assert found[2] == pytest.approx(expected[2], rel=1e-10)
+    rates = []
+    for name in ("whole", "broken"):
+        with (tmp_path / name / "metrics.csv").open() as file:
+            rates.append([float(row["learning_rate"]) for row in csv.DictReader(file)])
+    assert rates[0] == rates[1]
+    assert rates[0][-1] == rates[0][0] / 2
+
+
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")  # there has been no validation yet
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # each part has a directory of its own
+def test_last_state_is_kept_where_max_steps_ends_within_an_epoch(steps: list[Step], tmp_path: Path) -> None:
+    """A longer training goes on from it, with the batches that were left."""
+    assert cli.run("train", [*COMMON, f"run_dir={tmp_path / 'whole'}"]) == 0
+    whole = steps.copy()
+    steps.clear()
+    for stop, more in ((2, []), (7, [f"resume={tmp_path / '2'}"]), (12, [f"resume={tmp_path / '7'}"])):
+        arguments = [*COMMON, f"trainer.max_steps={stop}", f"run_dir={tmp_path / str(stop)}", *more]
+        assert cli.run("train", arguments) == 0
+        last = torch.load(tmp_path / str(stop) / "checkpoints" / "last.ckpt", weights_only=True)
+        assert last["global_step"] == len(steps) == stop
+        assert last["DataModule"]["position"] == (stop % 4 or 4)
+    assert [step[:2] for step in steps] == [step[:2] for step in whole]
+
+
+STOP_ONE_RANK = """
+import json, os, signal, sys
+from hiphop_train import cli
+from hiphop_train.commands import train
+from hiphop_train.training.callbacks import GracefulStop
+
+original = GracefulStop.on_train_batch_end
+
+def on_train_batch_end(self, trainer, *arguments, **more):
+    if trainer.global_step == int(os.environ["STOP"]) and trainer.global_rank == int(os.environ["STOPPED_RANK"]):
+        os.kill(os.getpid(), signal.SIGTERM)
+    original(self, trainer, *arguments, **more)
+
+def finish(run_dir, data, summary, device):
+    (run_dir / "metrics.json").write_text(json.dumps(summary))
+    return {}
+
+GracefulStop.on_train_batch_end = on_train_batch_end
+train.finish = finish
+sys.exit(cli.run("train", sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_go_on_from_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    """Whichever rank the signal reaches, all stop and say so; the weights at the end are those without a stop."""
+    script = tmp_path / "train.py"
+    script.write_text(STOP_ONE_RANK)
+    common = [*COMMON, *ATOMS, "trainer.max_epochs=2", "trainer.devices=2", "trainer.strategy=ddp"]
+
+    def start(name: str, stop: int, rank: int) -> int:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "STOP": str(stop), "STOPPED_RANK": str(rank)}
+        command = [sys.executable, str(script), *common, f"run_dir={tmp_path / name}"]
+        return subprocess.run(command, env=environment, timeout=120).returncode
+
+    def last(name: str) -> dict[str, Any]:
+        state: dict[str, Any] = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+        return state
+
+    assert start("whole", -1, 0) == 0
+    for stop, rank in ((3, 1), (6, 0)):
+        assert start("broken", stop, rank) == 128 + signal.SIGTERM
+        assert json.loads((tmp_path / "broken" / "metrics.json").read_text())["status"] == "stopped"
+        assert last("broken")["global_step"] == stop
+    assert start("broken", -1, 0) == 0
+    whole, broken = last("whole"), last("broken")
+    assert whole["global_step"] == broken["global_step"] == 8
+    for key in ("state_dict", "current_model_state"):
+        assert whole[key].keys() == broken[key].keys()
+        for name, value in whole[key].items():
+            torch.testing.assert_close(broken[key][name], value, rtol=1e-12, atol=1e-12)
 
 
 def test_states_within_an_epoch_are_kept_for_a_machine_that_fails(
