@@ -24,7 +24,7 @@ def segment_sum(values: Tensor, index: Tensor, n_segments: int) -> Tensor:
     return torch.zeros(shape, dtype=values.dtype, device=values.device).index_add(0, index, values)
 
 
-def table_slots(index: Tensor, n_segments: int, is_sorted: bool = False) -> Tuple[Tensor, int]:
+def table_slots(index: Tensor, n_segments: int) -> Tuple[Tensor, int]:
     """Give each row a place in a table with one line per segment, as wide as the largest segment.
 
     With such a table a sum over neighbours becomes a batched matrix product.
@@ -33,7 +33,6 @@ def table_slots(index: Tensor, n_segments: int, is_sorted: bool = False) -> Tupl
     ----------
     index : (n_rows,) int64, in [0, n_segments)
     n_segments : number of lines
-    is_sorted : whether the index ascends
 
     Returns
     -------
@@ -45,7 +44,7 @@ def table_slots(index: Tensor, n_segments: int, is_sorted: bool = False) -> Tupl
     # where the rows of a segment begin among all, against where its line begins in the table
     gap = torch.arange(n_segments, device=index.device) * width - (torch.cumsum(counts, 0) - counts)
     number = torch.arange(index.shape[0], device=index.device)
-    if is_sorted:
+    if bool((index[1:] >= index[:-1]).all()):  # receivers mostly are; sorting those of a protein takes a tenth of a step
         return number + gap.index_select(0, index), width
     order = torch.argsort(index, stable=True)
     slot = torch.empty_like(index)

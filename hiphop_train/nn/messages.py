@@ -35,11 +35,11 @@ def pair_tables(pair_i: Tensor, pair_j: Tensor, n_atoms: int) -> PairTables:
 
     Parameters
     ----------
-    pair_i, pair_j : (n_pairs,) int64, receiving atom, ascending, and sending atom
+    pair_i, pair_j : (n_pairs,) int64, receiving and sending atom, in any order of the pairs
     n_atoms : number of atoms
     """
     send_slot, send_width = table_slots(pair_j, n_atoms)
-    receive_slot, receive_width = table_slots(pair_i, n_atoms, is_sorted=True)
+    receive_slot, receive_width = table_slots(pair_i, n_atoms)
     sent_to_received = torch.zeros((n_atoms * receive_width,), dtype=torch.int64, device=pair_i.device)
     sent_to_received[receive_slot] = send_slot
     received_to_sent = torch.zeros((n_atoms * send_width,), dtype=torch.int64, device=pair_i.device)

@@ -55,6 +55,18 @@ def test_lines_are_filled_from_the_left_in_order_of_the_rows() -> None:
     assert slot.tolist() == [3, 0, 4, 5]
 
 
+def test_rows_in_order_need_no_sorting() -> None:
+    """The shortcut gives the places that sorting gives."""
+    index = torch.tensor([0, 0, 2, 2, 2, 3])
+    order = torch.tensor([3, 0, 5, 1, 2, 4])
+    slot, width = table_slots(index, 5)
+    shuffled, _ = table_slots(index[order], 5)
+    assert slot.tolist() == [0, 1, 6, 7, 8, 9]
+    assert width == 3
+    assert sorted(shuffled.tolist()) == slot.tolist()
+    assert torch.equal(torch.div(shuffled, width, rounding_mode="floor"), index[order])
+
+
 def test_table_holds_each_row_once_and_zeros_elsewhere(case: tuple[torch.Tensor, int]) -> None:
     index, n_segments = case
     values = torch.randn(len(index), 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
