@@ -44,7 +44,7 @@ def table_slots(index: Tensor, n_segments: int) -> Tuple[Tensor, int]:
     # where the rows of a segment begin among all, against where its line begins in the table
     gap = torch.arange(n_segments, device=index.device) * width - (torch.cumsum(counts, 0) - counts)
     number = torch.arange(index.shape[0], device=index.device)
-    if bool((index[1:] >= index[:-1]).all()):  # receivers mostly are; sorting those of a protein takes a tenth of a step
+    if bool((index[1:] >= index[:-1]).all()):  # receivers are; sorting takes its time
         return number + gap.index_select(0, index), width
     order = torch.argsort(index, stable=True)
     slot = torch.empty_like(index)
