@@ -10,13 +10,12 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, one_hot
 
-from hiphop_train.graph.segments import fill_table
 from hiphop_train.models.base import Representation
+from hiphop_train.nn.blocks import in_blocks
 from hiphop_train.nn.invariants import Invariants, InvariantSet
-from hiphop_train.nn.messages import PairTables, pair_tables, receive, send
+from hiphop_train.nn.messages import Pairs, convolve, distances, in_order_of_atoms, lay_out_pairs
 from hiphop_train.nn.residual import AtomLayer, Residual
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
-from hiphop_train.nn.tensors import irreducible_tensors
 from hiphop_train.types import Graph
 
 
@@ -51,6 +50,7 @@ class Interaction(nn.Module):
     n_max : highest order of the invariants
     invariants : which of them, see `nn.invariants`
     group_norm : whether each invariant is normalised over an atom's features
+    first : whether its features are the species, one-hot
     """
 
     def __init__(
@@ -65,8 +65,10 @@ class Interaction(nn.Module):
         n_max: int,
         invariants: InvariantSet,
         group_norm: bool,
+        first: bool,
     ) -> None:
         super().__init__()
+        self.first = first
         self.invariants = Invariants(invariants, l_max, n_max)
         n_invariants = self.invariants.n_invariants
         self.sensitivity = InverseGaussianSensitivity(n_sensitivities, soft_min, soft_max, cutoff)
@@ -79,28 +81,36 @@ class Interaction(nn.Module):
         nn.init.xavier_normal_(self.self_interaction.weight)
         nn.init.normal_(self.mixing, std=(2.0 / (n_out * (n_invariants + n_out))) ** 0.5)
 
-    def forward(self, features: Tensor, distance: Tensor, tensors: Tensor, tables: PairTables) -> Tensor:
+    def forward(self, features: Tensor, pairs: Pairs) -> Tensor:
         """Interact.
 
         Parameters
         ----------
         features : (n_atoms, n_in)
-        distance : (n_pairs,) Angstrom
-        tensors : (n_atoms, receive_width, (l_max + 1)^2), irreducible tensors of the pairs by receiving atom
-        tables : from `pair_tables`
+        pairs : from `lay_out_pairs`
 
         Returns
         -------
         features : (n_atoms, n_out)
         """
-        sources = torch.tensordot(features, self.weight, dims=1)  # (n_atoms, n_sensitivities, n_out)
-        messages = send(self.sensitivity(distance), sources, tables)
-        environment = receive(tensors, messages)  # (n_atoms, n_components, n_out)
-        scalars = self.invariants(environment.transpose(0, 1).contiguous())
-        normal = self.norm(scalars.transpose(0, 1))  # (n_atoms, n_invariants, n_out)
-        mixed = normal.flatten(1) @ self.mixing.flatten(0, 1)
+        sensitivity = self.sensitivity(distances(pairs, self.first))
+        environment = convolve(sensitivity, features, self.weight, pairs, self.first)
+        scripting = torch.jit.is_scripting()  # type: ignore[attr-defined]
+        scalars = self.normal_invariants(environment) if scripting else self.in_blocks(environment)
+        mixed = in_order_of_atoms(scalars.flatten(1) @ self.mixing.flatten(0, 1), pairs)
         result: Tensor = self.residual(mixed + self.self_interaction(features), features)
         return result
+
+    def normal_invariants(self, environment: Tensor) -> Tensor:
+        """Turn environments (n_atoms, (l_max + 1)^2, n_out) into invariants (n_atoms, n_invariants, n_out)."""
+        scalars = self.invariants(environment.transpose(0, 1))
+        normal: Tensor = self.norm(scalars.transpose(0, 1))
+        return normal
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def in_blocks(self, environment: Tensor) -> Tensor:
+        """Do as `normal_invariants` for some atoms at a time, which stay in the processor's cache."""
+        return in_blocks(self.normal_invariants, [environment], 256, list(self.norm.parameters()))
 
 
 class HIPHOP(Representation):
@@ -141,11 +151,10 @@ class HIPHOP(Representation):
         super().__init__(elements, cutoff, [n_types] + [n_features] * n_interactions)
         self.n_types = n_types
         self.l_max = l_max
+        self.n_sensitivities = n_sensitivities
+        common = (n_features, n_sensitivities, soft_min, soft_max, cutoff, l_max, n_max, invariants, group_norm)
         self.interactions = nn.ModuleList(
-            Interaction(
-                n_in, n_features, n_sensitivities, soft_min, soft_max, cutoff, l_max, n_max, invariants, group_norm
-            )
-            for n_in in self.feature_sizes[:-1]
+            Interaction(n_in, *common, first=level == 0) for level, n_in in enumerate(self.feature_sizes[:-1])
         )
         self.atom_layers = nn.ModuleList(
             nn.Sequential(*(AtomLayer(n_features) for _ in range(n_atom_layers))) for _ in range(n_interactions)
@@ -153,13 +162,10 @@ class HIPHOP(Representation):
 
     def forward(self, graph: Graph) -> List[Tensor]:
         """Return one-hot species and the features after each interaction block."""
-        tables = pair_tables(graph.pair_i, graph.pair_j, graph.species.shape[0])
-        distance = torch.linalg.norm(graph.pair_vectors, dim=1)
-        components = irreducible_tensors(graph.pair_vectors / distance[:, None], self.l_max)
-        tensors = fill_table(components, tables.receive_slot, tables.n_atoms, tables.receive_width)
-        features = one_hot(graph.species, self.n_types).to(distance.dtype)
+        pairs = lay_out_pairs(graph, self.n_types, self.l_max, self.n_sensitivities)
+        features = one_hot(graph.species, self.n_types).to(graph.pair_vectors.dtype)
         levels = [features]
         for interaction, atom_layers in zip(self.interactions, self.atom_layers):
-            features = atom_layers(interaction(features, distance, tensors, tables))
+            features = atom_layers(interaction(features, pairs))
             levels.append(features)
         return levels

@@ -10,9 +10,8 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from hiphop_train.graph.segments import fill_table
 from hiphop_train.models.base import Representation
-from hiphop_train.nn.messages import PairTables, pair_tables, receive, send
+from hiphop_train.nn.messages import Pairs, convolve, distances, in_order_of_atoms, lay_out_pairs
 from hiphop_train.nn.residual import AtomLayer, Residual
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
 from hiphop_train.types import Graph
@@ -25,12 +24,21 @@ class Interaction(nn.Module):
     ----------
     n_in, n_out : width of the features before and after
     n_sensitivities, soft_min, soft_max, cutoff : see `InverseGaussianSensitivity`
+    first : whether its features are the species, one-hot
     """
 
     def __init__(
-        self, n_in: int, n_out: int, n_sensitivities: int, soft_min: float, soft_max: float, cutoff: float
+        self,
+        n_in: int,
+        n_out: int,
+        n_sensitivities: int,
+        soft_min: float,
+        soft_max: float,
+        cutoff: float,
+        first: bool,
     ) -> None:
         super().__init__()
+        self.first = first
         self.sensitivity = InverseGaussianSensitivity(n_sensitivities, soft_min, soft_max, cutoff)
         self.weight = nn.Parameter(torch.empty(n_in, n_sensitivities, n_out))  # V
         self.self_interaction = nn.Linear(n_in, n_out)  # W, b
@@ -38,24 +46,22 @@ class Interaction(nn.Module):
         nn.init.normal_(self.weight, std=(2.0 / (n_in * (n_out + n_sensitivities))) ** 0.5)
         nn.init.xavier_normal_(self.self_interaction.weight)
 
-    def forward(self, features: Tensor, distance: Tensor, present: Tensor, tables: PairTables) -> Tensor:
+    def forward(self, features: Tensor, pairs: Pairs) -> Tensor:
         """Interact.
 
         Parameters
         ----------
         features : (n_atoms, n_in)
-        distance : (n_pairs,) Angstrom
-        present : (n_atoms, receive_width, 1), 1 where a pair stands in the table
-        tables : from `pair_tables`
+        pairs : from `lay_out_pairs`
 
         Returns
         -------
         features : (n_atoms, n_out)
         """
-        sources = torch.tensordot(features, self.weight, dims=1)  # (n_atoms, n_sensitivities, n_out)
-        messages = send(self.sensitivity(distance), sources, tables)
-        environment = receive(present, messages).squeeze(1)  # (n_atoms, n_out)
-        result: Tensor = self.residual(environment + self.self_interaction(features), features)
+        sensitivity = self.sensitivity(distances(pairs, self.first))
+        environment = convolve(sensitivity, features, self.weight, pairs, self.first)
+        summed = in_order_of_atoms(environment.squeeze(1), pairs)  # (n_atoms, n_out)
+        result: Tensor = self.residual(summed + self.self_interaction(features), features)
         return result
 
 
@@ -87,9 +93,10 @@ class HIPNN(Representation):
         n_types = len(elements)
         super().__init__(elements, cutoff, [n_types] + [n_features] * n_interactions)
         self.n_types = n_types
+        self.n_sensitivities = n_sensitivities
         self.interactions = nn.ModuleList(
-            Interaction(n_in, n_features, n_sensitivities, soft_min, soft_max, cutoff)
-            for n_in in self.feature_sizes[:-1]
+            Interaction(n_in, n_features, n_sensitivities, soft_min, soft_max, cutoff, first=level == 0)
+            for level, n_in in enumerate(self.feature_sizes[:-1])
         )
         self.atom_layers = nn.ModuleList(
             nn.Sequential(*(AtomLayer(n_features) for _ in range(n_atom_layers))) for _ in range(n_interactions)
@@ -97,14 +104,10 @@ class HIPNN(Representation):
 
     def forward(self, graph: Graph) -> List[Tensor]:
         """Return one-hot species and the features after each interaction block."""
-        tables = pair_tables(graph.pair_i, graph.pair_j, graph.species.shape[0])
-        distance = torch.linalg.norm(graph.pair_vectors, dim=1)
-        present = fill_table(
-            torch.ones_like(distance)[:, None], tables.receive_slot, tables.n_atoms, tables.receive_width
-        )
-        features = one_hot(graph.species, self.n_types).to(distance.dtype)
+        pairs = lay_out_pairs(graph, self.n_types, 0, self.n_sensitivities)
+        features = one_hot(graph.species, self.n_types).to(graph.pair_vectors.dtype)
         levels = [features]
         for interaction, atom_layers in zip(self.interactions, self.atom_layers):
-            features = atom_layers(interaction(features, distance, present, tables))
+            features = atom_layers(interaction(features, pairs))
             levels.append(features)
         return levels

@@ -10,12 +10,10 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from hiphop_train.graph.segments import fill_table
 from hiphop_train.models.base import Representation
-from hiphop_train.nn.messages import PairTables, pair_tables, receive, send
+from hiphop_train.nn.messages import Pairs, convolve, distances, in_order_of_atoms, lay_out_pairs
 from hiphop_train.nn.residual import AtomLayer, Residual
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
-from hiphop_train.nn.tensors import irreducible_tensors
 from hiphop_train.types import Graph
 
 
@@ -30,6 +28,7 @@ class Interaction(nn.Module):
     n_sensitivities, soft_min, soft_max, cutoff : see `InverseGaussianSensitivity`
     l_max : highest rank of the tensors, 1 or 2
     cusp : added under the root of the norms, whose slope is infinite at zero
+    first : whether its features are the species, one-hot
     """
 
     def __init__(
@@ -42,9 +41,11 @@ class Interaction(nn.Module):
         cutoff: float,
         l_max: int,
         cusp: float,
+        first: bool,
     ) -> None:
         super().__init__()
         self.l_max = l_max
+        self.first = first
         self.cusp = cusp
         self.sensitivity = InverseGaussianSensitivity(n_sensitivities, soft_min, soft_max, cutoff)
         self.weight = nn.Parameter(torch.empty(n_in, n_sensitivities, n_out))  # V
@@ -54,30 +55,27 @@ class Interaction(nn.Module):
         nn.init.normal_(self.weight, std=(2.0 / (n_in * (n_out + n_sensitivities))) ** 0.5)
         nn.init.xavier_normal_(self.self_interaction.weight)
 
-    def forward(self, features: Tensor, distance: Tensor, tensors: Tensor, tables: PairTables) -> Tensor:
+    def forward(self, features: Tensor, pairs: Pairs) -> Tensor:
         """Interact.
 
         Parameters
         ----------
         features : (n_atoms, n_in)
-        distance : (n_pairs,) Angstrom
-        tensors : (n_atoms, receive_width, (l_max + 1)^2), irreducible tensors of the pairs by receiving atom
-        tables : from `pair_tables`
+        pairs : from `lay_out_pairs`
 
         Returns
         -------
         features : (n_atoms, n_out)
         """
-        sources = torch.tensordot(features, self.weight, dims=1)  # (n_atoms, n_sensitivities, n_out)
-        messages = send(self.sensitivity(distance), sources, tables)
-        environment = receive(tensors, messages)  # (n_atoms, n_components, n_out)
-        middle = environment[:, 0] + self.self_interaction(features)
+        sensitivity = self.sensitivity(distances(pairs, self.first))
+        environment = convolve(sensitivity, features, self.weight, pairs, self.first)
         vector = environment[:, 1:4].square().sum(1)
-        middle = middle + self.norm_scale[0] * torch.sqrt(vector + self.cusp)
+        heard = environment[:, 0] + self.norm_scale[0] * torch.sqrt(vector + self.cusp)
         if self.l_max == 2:
             free = environment[:, 4:9]  # xx xy xz yy yz; zz = -xx - yy, so that |Q|^2 is
             quadrupole = 2.0 * (free.square().sum(1) + free[:, 0] * free[:, 3])
-            middle = middle + self.norm_scale[1] * torch.sqrt(quadrupole + self.cusp)
+            heard = heard + self.norm_scale[1] * torch.sqrt(quadrupole + self.cusp)
+        middle = in_order_of_atoms(heard, pairs) + self.self_interaction(features)
         result: Tensor = self.residual(middle, features)
         return result
 
@@ -114,10 +112,11 @@ class HIPNNTS(Representation):
         n_types = len(elements)
         super().__init__(elements, cutoff, [n_types] + [n_features] * n_interactions)
         self.n_types = n_types
+        self.n_sensitivities = n_sensitivities
         self.l_max = l_max
         self.interactions = nn.ModuleList(
-            Interaction(n_in, n_features, n_sensitivities, soft_min, soft_max, cutoff, l_max, cusp)
-            for n_in in self.feature_sizes[:-1]
+            Interaction(n_in, n_features, n_sensitivities, soft_min, soft_max, cutoff, l_max, cusp, first=level == 0)
+            for level, n_in in enumerate(self.feature_sizes[:-1])
         )
         self.atom_layers = nn.ModuleList(
             nn.Sequential(*(AtomLayer(n_features) for _ in range(n_atom_layers))) for _ in range(n_interactions)
@@ -125,13 +124,10 @@ class HIPNNTS(Representation):
 
     def forward(self, graph: Graph) -> List[Tensor]:
         """Return one-hot species and the features after each interaction block."""
-        tables = pair_tables(graph.pair_i, graph.pair_j, graph.species.shape[0])
-        distance = torch.linalg.norm(graph.pair_vectors, dim=1)
-        components = irreducible_tensors(graph.pair_vectors / distance[:, None], self.l_max)
-        tensors = fill_table(components, tables.receive_slot, tables.n_atoms, tables.receive_width)
-        features = one_hot(graph.species, self.n_types).to(distance.dtype)
+        pairs = lay_out_pairs(graph, self.n_types, self.l_max, self.n_sensitivities)
+        features = one_hot(graph.species, self.n_types).to(graph.pair_vectors.dtype)
         levels = [features]
         for interaction, atom_layers in zip(self.interactions, self.atom_layers):
-            features = atom_layers(interaction(features, distance, tensors, tables))
+            features = atom_layers(interaction(features, pairs))
             levels.append(features)
         return levels

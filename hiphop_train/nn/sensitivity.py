@@ -1,12 +1,18 @@
 """Sensitivity functions: how strongly an atom hears another, by distance."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from hiphop_train.errors import ConfigError
+from hiphop_train.nn.blocks import blocks
 from hiphop_train.nn.gaussians import gaussian
+
+PAIRS = 8192
+"""Taken at a time, so that they stay in a processor's cache."""
 
 
 def squared_cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
@@ -54,5 +60,54 @@ class InverseGaussianSensitivity(nn.Module):
         -------
         sensitivity : (n_pairs, n_sensitivities)
         """
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self.evaluate(distance)
+        sensitivity: Tensor = self.evaluate_in_blocks(distance)
+        return sensitivity
+
+    def evaluate(self, distance: Tensor) -> Tensor:
+        """Evaluate all functions at once."""
         offset = (1.0 / distance[:, None] - 1.0 / self.centre) * self.inverse_width
         return gaussian(0.5 * offset.square()) * squared_cosine_cutoff(distance, self.cutoff)[:, None]
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def evaluate_in_blocks(self, distance: Tensor) -> Tensor:
+        """Evaluate for some pairs at a time where the weights are frozen, with a cheaper derivative."""
+        if self.centre.requires_grad or self.inverse_width.requires_grad:
+            return self.evaluate(distance)
+        sensitivity: Tensor = _OfFrozen.apply(distance, self)  # type: ignore[no-untyped-call]
+        return sensitivity
+
+
+class _OfFrozen(Function):
+    """Sensitivities as functions of the distance alone.
+
+    With G the gradient that arrives and P = G s, the derivative is a product of P with three columns,
+    sum_nu P_nu (1/r - 1/mu_nu) / (sigma_nu^-2 r^2) - (pi / r_c) tan(pi r / 2 r_c) sum_nu P_nu.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, distance: Tensor, functions: InverseGaussianSensitivity) -> Tensor:
+        sensitivity = distance.new_empty((len(distance), len(functions.centre)))
+        for rows in blocks(len(distance), PAIRS):
+            sensitivity[rows] = functions.evaluate(distance[rows])
+        ctx.save_for_backward(distance, sensitivity)
+        ctx.functions = functions
+        return sensitivity
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        distance, sensitivity = ctx.saved_tensors
+        functions: InverseGaussianSensitivity = ctx.functions
+        if torch.is_grad_enabled():  # to be differentiated again
+            again = functions.evaluate(distance)
+            return torch.autograd.grad(again, distance, gradient, create_graph=True)[0], None
+        square = functions.inverse_width.square()
+        columns = torch.stack([square, square / functions.centre, torch.ones_like(square)], dim=1)
+        of_distance = torch.empty_like(distance)
+        for rows in blocks(len(distance), PAIRS):
+            r = distance[rows]
+            by_inverse, by_centre, by_cutoff = ((gradient[rows] * sensitivity[rows]) @ columns).unbind(1)
+            slope = math.pi / functions.cutoff * torch.tan(0.5 * math.pi / functions.cutoff * r)
+            of_distance[rows] = (by_inverse / r - by_centre) / r.square() - slope * by_cutoff
+        return of_distance, None

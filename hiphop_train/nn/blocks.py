@@ -1,0 +1,81 @@
+"""Evaluation of what is done row by row, some rows at a time, so that what lies between never fills much memory."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+Inputs = Sequence[Tensor]
+
+
+def in_blocks(function: Callable[..., Tensor], inputs: Inputs, size: int, parameters: Inputs = ()) -> Tensor:
+    """Call a function that treats each row by itself on blocks of rows.
+
+    Values in between are made again for the derivatives instead of being kept.
+
+    Parameters
+    ----------
+    function : of tensors (n_rows, ...), to a tensor (n_rows, ...)
+    inputs : its arguments
+    size : rows at a time; as few as fit into two blocks are left to autograd
+    parameters : what else the result depends on and may be differentiated by
+
+    Returns
+    -------
+    values : (n_rows, ...), as often differentiable as the function
+    """
+    if len(inputs[0]) <= 2 * size:
+        return function(*inputs)
+    values: Tensor = _InBlocks.apply(function, size, len(inputs), *inputs, *parameters)  # type: ignore[no-untyped-call]
+    return values
+
+
+class _InBlocks(Function):
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], size: int, n_inputs: int, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        ctx.function, ctx.size, ctx.n_inputs = function, size, n_inputs
+        inputs = tensors[:n_inputs]
+        values: Tensor | None = None
+        for rows in blocks(len(inputs[0]), size):
+            block = function(*(tensor[rows] for tensor in inputs))
+            if values is None:
+                values = block.new_empty((len(inputs[0]), *block.shape[1:]))
+            values[rows] = block
+        assert values is not None
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        again = torch.is_grad_enabled()  # whether the derivative will be differentiated
+        inputs, parameters = ctx.saved_tensors[: ctx.n_inputs], ctx.saved_tensors[ctx.n_inputs :]
+        needed = ctx.needs_input_grad[3:]
+        n_wanted_inputs = sum(needed[: ctx.n_inputs])
+        sums: list[Tensor] = []
+        parts: list[list[Tensor]] = []
+        results = [torch.empty_like(tensor) for tensor, need in zip(inputs, needed) if need and not again]
+        for rows in blocks(len(inputs[0]), ctx.size):
+            with torch.enable_grad():
+                block = [tensor[rows] for tensor in inputs]
+                if not again:
+                    block = [tensor.detach().requires_grad_(need) for tensor, need in zip(block, needed)]
+                values = ctx.function(*block)
+            wanted = [tensor for tensor, need in zip([*block, *parameters], needed) if need]
+            found = torch.autograd.grad(values, wanted, gradient[rows], create_graph=again, materialize_grads=True)
+            of_parameters = list(found[n_wanted_inputs:])
+            sums = [total + value for total, value in zip(sums, of_parameters)] if sums else of_parameters
+            if again:
+                parts.append(list(found[:n_wanted_inputs]))
+            for result, value in zip(results, found):
+                result[rows] = value
+        if again:
+            results = [torch.cat(column) for column in zip(*parts)]
+        joined = iter([*results, *sums])
+        return (None, None, None, *(next(joined) if need else None for need in needed))
+
+
+def blocks(n_rows: int, size: int) -> list[slice]:
+    """Slices of so many rows each."""
+    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]

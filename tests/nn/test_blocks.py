@@ -1,0 +1,47 @@
+"""Row by row in blocks gives the values and derivatives of the whole."""
+
+import torch
+from torch import Tensor
+
+from hiphop_train.nn.blocks import in_blocks
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    tensor = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return tensor.requires_grad_()
+
+
+def test_values_and_derivatives() -> None:
+    """Of inputs and parameters, once and twice; the last block is a smaller one."""
+    rows, more, parameter = random(7, 3), random(7, seed=1), random(3, 2, seed=2)
+
+    def function(rows: Tensor, more: Tensor) -> Tensor:
+        return torch.sin(rows @ parameter) * more[:, None].square()
+
+    def blocked(rows: Tensor, more: Tensor, parameter: Tensor) -> Tensor:
+        return in_blocks(function, [rows, more], 3, [parameter])
+
+    torch.testing.assert_close(blocked(rows, more, parameter), function(rows, more), rtol=1e-14, atol=1e-14)
+    assert torch.autograd.gradcheck(blocked, (rows, more, parameter))
+    assert torch.autograd.gradgradcheck(blocked, (rows, more, parameter))
+
+
+def test_blocks_are_as_small_as_asked() -> None:
+    sizes = []
+
+    def function(rows: Tensor) -> Tensor:
+        sizes.append(len(rows))
+        return rows.square()
+
+    in_blocks(function, [random(7)], 3).sum().backward()
+    assert sizes == [3, 3, 1] * 2  # once more for the derivative
+    sizes.clear()
+    in_blocks(function, [random(6)], 3)
+    assert sizes == [6]
+
+
+def test_only_what_is_needed_is_differentiated() -> None:
+    rows, parameter = random(7, 3), random(3).detach()
+    in_blocks(lambda rows: rows * parameter, [rows], 2, [parameter]).sum().backward()
+    assert rows.grad is not None
+    torch.testing.assert_close(rows.grad, parameter.expand(7, 3))
