@@ -1,15 +1,17 @@
 """The invariants of HIP-HOP-NN: which contractions of an atom's tensors its features are made of, and their values."""
 
 from functools import cache
-from typing import List, Literal, Tuple
+from typing import List, Literal, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from hiphop_train.errors import ConfigError
+from hiphop_train.nn.compiled import evaluate_compiled
 from hiphop_train.nn.contraction_programs import contraction_program
 from hiphop_train.nn.contractions import Contraction, parse
 from hiphop_train.nn.invariant_search import flexible_invariants
+from hiphop_train.nn.kernels import Kernels, compile_program
 from hiphop_train.nn.polynomials import Program, evaluate, interpret
 
 InvariantSet = Literal["published", "flexible"]
@@ -78,6 +80,7 @@ class Invariants(nn.Module):
         self.key = (invariants, l_max, n_max)
         program = invariant_program(*self.key)
         self.n_invariants = len(program.outputs)
+        self.kernels: Optional[Kernels] = None
         self.outputs: List[int] = program.outputs
         self.steps: List[Tuple[int, int, int, float]] = [(*step,) for step in program.steps]
 
@@ -100,4 +103,13 @@ class Invariants(nn.Module):
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def evaluate(self, components: Tensor) -> Tensor:
         """Do as `forward` does, with derivatives by programs of their own, which TorchScript cannot hold."""
-        return evaluate(invariant_program(*self.key), components)
+        kernels = self.kernels
+        if kernels is not None and components.is_cpu and components.dtype == kernels.dtype:
+            return evaluate_compiled(kernels, components)
+        return evaluate(invariant_program(*self.key), components.contiguous())
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def compile_program(self, dtype: torch.dtype) -> bool:
+        """Compile for this machine; returns whether that was new, see `nn.kernels.compile_program`."""
+        self.kernels, is_new = compile_program(invariant_program(*self.key), dtype)
+        return is_new
