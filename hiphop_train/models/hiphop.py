@@ -8,12 +8,13 @@ from typing import List, Literal
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, one_hot
+from torch.nn.functional import one_hot
 
 from hiphop_train.graph.segments import fill_table
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.invariants import Invariants, InvariantSet
 from hiphop_train.nn.messages import PairTables, pair_tables, receive, send
+from hiphop_train.nn.normalisation import Normalisation
 from hiphop_train.nn.residual import AtomLayer, Residual
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
 from hiphop_train.nn.tensors import irreducible_tensors
@@ -30,12 +31,13 @@ class GroupNorm(nn.Module):
 
     def __init__(self, n_invariants: int, n_features: int) -> None:
         super().__init__()
+        self.normalise = Normalisation()
         self.weight = nn.Parameter(torch.ones(n_invariants, n_features))
         self.bias = nn.Parameter(torch.zeros(n_invariants, n_features))
 
     def forward(self, invariants: Tensor) -> Tensor:
         """Normalise (n_atoms, n_invariants, n_features)."""
-        return torch.addcmul(self.bias, layer_norm(invariants, invariants.shape[2:]), self.weight)
+        return torch.addcmul(self.bias, self.normalise(invariants), self.weight)
 
 
 class Interaction(nn.Module):
@@ -96,7 +98,7 @@ class Interaction(nn.Module):
         sources = torch.tensordot(features, self.weight, dims=1)  # (n_atoms, n_sensitivities, n_out)
         messages = send(self.sensitivity(distance), sources, tables)
         environment = receive(tensors, messages)  # (n_atoms, n_components, n_out)
-        scalars = self.invariants(environment.transpose(0, 1).contiguous())
+        scalars = self.invariants(environment.transpose(0, 1))
         normal = self.norm(scalars.transpose(0, 1))  # (n_atoms, n_invariants, n_out)
         mixed = normal.flatten(1) @ self.mixing.flatten(0, 1)
         result: Tensor = self.residual(mixed + self.self_interaction(features), features)

@@ -4,15 +4,16 @@ from functools import cache
 from typing import List, Literal, Optional, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiphop_train.errors import ConfigError
 from hiphop_train.nn.compiled import evaluate_compiled
 from hiphop_train.nn.contraction_programs import contraction_program
 from hiphop_train.nn.contractions import Contraction, parse
 from hiphop_train.nn.invariant_search import flexible_invariants
-from hiphop_train.nn.kernels import Kernels, compile_program
+from hiphop_train.nn.kernels import Compilable, Kernels, compile_kernels
 from hiphop_train.nn.polynomials import Program, evaluate, interpret
+from hiphop_train.nn.program_source import source
 
 InvariantSet = Literal["published", "flexible"]
 
@@ -67,7 +68,7 @@ def invariant_program(invariants: InvariantSet, l_max: int, n_max: int) -> Progr
     return contraction_program(invariant_contractions(invariants, l_max, n_max), l_max)
 
 
-class Invariants(nn.Module):
+class Invariants(Compilable):
     """Evaluate the invariants of a set; nothing is learned.
 
     Parameters
@@ -89,14 +90,14 @@ class Invariants(nn.Module):
 
         Parameters
         ----------
-        components : ((l_max + 1)^2, ...), free components of the tensors, see `nn.tensors`
+        components : ((l_max + 1)^2, ...), free components of the tensors, see `nn.tensors`; with any strides
 
         Returns
         -------
         invariants : (n_invariants, ...)
         """
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return interpret(components, self.steps, self.outputs)
+            return interpret(components.contiguous(), self.steps, self.outputs)
         values: Tensor = self.evaluate(components)
         return values
 
@@ -109,7 +110,8 @@ class Invariants(nn.Module):
         return evaluate(invariant_program(*self.key), components.contiguous())
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def compile_program(self, dtype: torch.dtype) -> bool:
-        """Compile for this machine; returns whether that was new, see `nn.kernels.compile_program`."""
-        self.kernels, is_new = compile_program(invariant_program(*self.key), dtype)
+    def compile_for(self, dtype: torch.dtype) -> bool:
+        """Compile the program of the set."""
+        program = invariant_program(*self.key)
+        self.kernels, is_new = compile_kernels(source(program), dtype, program.n_inputs, self.n_invariants)
         return is_new
