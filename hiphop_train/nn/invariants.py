@@ -1,7 +1,7 @@
 """The invariants of HIP-HOP-NN: which contractions of an atom's tensors its features are made of, and their values."""
 
 from functools import cache
-from typing import List, Literal, Optional, Tuple
+from typing import List, Literal, Tuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from hiphop_train.nn.compiled import evaluate_compiled
 from hiphop_train.nn.contraction_programs import contraction_program
 from hiphop_train.nn.contractions import Contraction, parse
 from hiphop_train.nn.invariant_search import flexible_invariants
-from hiphop_train.nn.kernels import Compilable, Kernels, compile_kernels
+from hiphop_train.nn.kernels import Compilable, compile_kernels
 from hiphop_train.nn.polynomials import Program, evaluate, interpret
 from hiphop_train.nn.program_source import source
 
@@ -81,7 +81,6 @@ class Invariants(Compilable):
         self.key = (invariants, l_max, n_max)
         program = invariant_program(*self.key)
         self.n_invariants = len(program.outputs)
-        self.kernels: Optional[Kernels] = None
         self.outputs: List[int] = program.outputs
         self.steps: List[Tuple[int, int, int, float]] = [(*step,) for step in program.steps]
 
@@ -104,9 +103,8 @@ class Invariants(Compilable):
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def evaluate(self, components: Tensor) -> Tensor:
         """Do as `forward` does, with derivatives by programs of their own, which TorchScript cannot hold."""
-        kernels = self.kernels
-        if kernels is not None and components.is_cpu and components.dtype == kernels.dtype:
-            return evaluate_compiled(kernels, components)
+        if self.kernels is not None and self.kernels.serve(components):
+            return evaluate_compiled(self.kernels, components)
         return evaluate(invariant_program(*self.key), components.contiguous())
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]

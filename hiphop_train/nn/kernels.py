@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Optional, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +33,6 @@ typedef struct { real *data; int64_t plane, row; } tensor;  /* strides of (n_pla
 
 class CompilationError(Exception):
     """Says in one line why nothing can be compiled here."""
-
-
-class Compilable(nn.Module, ABC):
-    """A module that can be compiled for the machine at hand; its state and, up to rounding, its values stay."""
-
-    @abstractmethod
-    def compile_for(self, dtype: torch.dtype) -> bool:
-        """Compile for a floating-point type; returns whether that was new, or raises `CompilationError`."""
 
 
 class _Tensor(ctypes.Structure):
@@ -64,6 +57,10 @@ class Kernels:
     n_inputs: int
     n_outputs: int
 
+    def serve(self, tensor: Tensor) -> bool:
+        """Whether the library is made for a tensor."""
+        return tensor.is_cpu and tensor.dtype == self.dtype
+
     def evaluate(self, inputs: Tensor) -> Tensor:
         """Evaluate the function: (n_outputs, ...) from (n_inputs, ...)."""
         return self._call("evaluate", [inputs], [self.n_outputs])[0]
@@ -83,7 +80,7 @@ class Kernels:
         _, n_rows, n_columns = tables[0].shape
         # row by row, which is the order in which a network makes and takes them
         results = [tables[0].new_empty((n_rows, size, n_columns)).transpose(0, 1) for size in sizes]
-        assert all(table.dtype == self.dtype and table.is_cpu for table in tables)
+        assert all(map(self.serve, tables))
         described = [
             (_Tensor * len(some))(*(_Tensor(t.data_ptr(), t.stride(0), t.stride(1)) for t in some))
             for some in (tables, results)
@@ -91,6 +88,23 @@ class Kernels:
         extent = (ctypes.c_int64(n_rows), ctypes.c_int64(n_columns), torch.get_num_threads())
         getattr(_loaded(self.library), function)(*described, *extent)
         return [result.reshape((len(result), *shape)) for result in results]
+
+
+class Compilable(nn.Module, ABC):
+    """A module that can be compiled for the machine at hand; its state and, up to rounding, its values stay.
+
+    Attributes
+    ----------
+    kernels : what was compiled, None before
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = cast(Optional[Kernels], None)  # TorchScript wants no annotation here
+
+    @abstractmethod
+    def compile_for(self, dtype: torch.dtype) -> bool:
+        """Compile for a floating-point type; returns whether that was new, or raises `CompilationError`."""
 
 
 def _as_table(tensor: Tensor) -> Tensor:
@@ -102,6 +116,16 @@ def _as_table(tensor: Tensor) -> Tensor:
 @cache
 def _loaded(library: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
+
+
+def _is_sound(library: Path) -> bool:
+    if not library.is_file():
+        return False
+    try:
+        _loaded(library)
+    except OSError:  # damaged, or for another system: it is made anew
+        return False
+    return True
 
 
 def compile_kernels(source: str, dtype: torch.dtype, n_inputs: int, n_outputs: int) -> tuple[Kernels, bool]:
@@ -130,8 +154,8 @@ def compile_kernels(source: str, dtype: torch.dtype, n_inputs: int, n_outputs: i
     name = sha256("\0".join([text, *compiler, *FLAGS, macros]).encode()).hexdigest()[:24]
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hiphop-train" / "kernels"
     library = folder / f"{name}.so"
-    is_new = not library.is_file()
     try:
+        is_new = not _is_sound(library)
         if is_new:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as scratch:  # other processes see whole files only
@@ -139,7 +163,7 @@ def compile_kernels(source: str, dtype: torch.dtype, n_inputs: int, n_outputs: i
                 file.write_text(text)
                 _output_of([*compiler, *FLAGS, "-o", str(made), str(file)])
                 made.replace(library)
-        _loaded(library)
+            _loaded(library)
     except OSError as error:
         raise CompilationError(f"{library} cannot be made or loaded: {error}") from error
     return Kernels(library, dtype, n_inputs, n_outputs), is_new

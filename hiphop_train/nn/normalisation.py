@@ -4,7 +4,7 @@ Of x along the last axis, with mean m and r = 1 / sqrt(mean (x - m)^2 + eps): y 
 seeds g become r (g - mean g - y mean(g y)). Autograd's derivative of that is thirty operations on whole tensors.
 """
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import layer_norm
 
 from hiphop_train.nn.compiled import evaluate_compiled
-from hiphop_train.nn.kernels import Compilable, Kernels, compile_kernels
+from hiphop_train.nn.kernels import Compilable, compile_kernels
 
 EPSILON = 1e-5
 
@@ -79,10 +79,6 @@ void gradient_of_gradient(const tensor *given, const tensor *asked, int64_t n_ro
 class Normalisation(Compilable):
     """Give each row mean 0 and variance 1; nothing is learned."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernels: Optional[Kernels] = None
-
     def forward(self, values: Tensor) -> Tensor:
         """Normalise (..., n_features) along the last axis."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
@@ -93,9 +89,9 @@ class Normalisation(Compilable):
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def evaluate(self, values: Tensor) -> Tensor:
         """Do as `forward` does, with derivatives of their own, which TorchScript cannot hold."""
-        kernels = self.kernels
-        if kernels is not None and values.is_cpu and values.dtype == kernels.dtype:
-            return evaluate_compiled(kernels, values.reshape(1, -1, values.shape[-1])).reshape(values.shape)
+        if self.kernels is not None and self.kernels.serve(values):
+            rows = values.reshape(1, -1, values.shape[-1])
+            return evaluate_compiled(self.kernels, rows).reshape(values.shape)
         normal: Tensor = _Normalise.apply(values)  # type: ignore[no-untyped-call]
         return normal
 
