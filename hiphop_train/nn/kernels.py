@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Optional, cast
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -100,11 +100,15 @@ class Compilable(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernels = cast(Optional[Kernels], None)  # TorchScript wants no annotation here
+        self.kernels = _none_yet()  # TorchScript warns of annotations here
 
     @abstractmethod
     def compile_for(self, dtype: torch.dtype) -> bool:
         """Compile for a floating-point type; returns whether that was new, or raises `CompilationError`."""
+
+
+def _none_yet() -> Optional[Kernels]:
+    return None
 
 
 def _as_table(tensor: Tensor) -> Tensor:
