@@ -1,8 +1,6 @@
 """trainer.compile: the same steps with and without, in any order of batch sizes, one compilation, clear refusals."""
 
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -161,19 +159,12 @@ def test_runs_go_on_with_and_without(tmp_path: Path, capfd: pytest.CaptureFixtur
         torch.testing.assert_close(states[1][name], value, rtol=1e-9, atol=1e-11, msg=name)
 
 
-def test_refusal_leaves_nothing_behind(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "hiphop_train.cli",
-        "debug=fast",
-        "trainer.accelerator=cpu",
-        "trainer.compile=true",
-    ]
-    environment = {**os.environ, "PATH": str(tmp_path), "CC": ""}
-    done = subprocess.run(
-        [*command, f"run_dir={tmp_path / 'run'}"], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "trainer.compile=true: no C compiler found" in done.stderr
+def test_refusal_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    command = ["debug=fast", "trainer.accelerator=cpu", "trainer.compile=true", f"run_dir={tmp_path / 'run'}"]
+    assert cli.run("train", command) == 2
+    assert "trainer.compile=true: no C compiler found" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
