@@ -12,6 +12,7 @@ from ase import Atoms
 from torch import Tensor
 
 from hiphop_train import checkpoint, cli
+from hiphop_train.commands.run_directory import run_name
 from hiphop_train.compilation import compile_potential
 from hiphop_train.config import load_config
 from hiphop_train.errors import ConfigError
@@ -131,6 +132,11 @@ def test_wrong_settings(override: str, parts: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("train", [override])
     assert all(part in str(caught.value) for part in parts)
+
+
+def test_setting_does_not_define_a_run() -> None:
+    names = {run_name(load_config("train", [f"trainer.compile={choice}"])) for choice in ("auto", "true", "false")}
+    assert len(names) == 1
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # each part has a directory of its own
