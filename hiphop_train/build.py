@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from hiphop_train.compilation import Choice
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.reader import Reader
 from hiphop_train.errors import ConfigError, HipHopError
@@ -38,6 +39,9 @@ DATA_VARIABLES = (
     "charged",
 )
 """Keys of the data section that only serve to be set on the command line and read by others of its keys."""
+
+OWN_KEYS: dict[str, dict[str, Any]] = {"trainer": {"compile": Choice}}
+"""Keys of sections whose class is not ours that we read ourselves, with their types."""
 
 HANDED_OVER: dict[str, tuple[str, ...]] = {
     "model.readout": ("feature_sizes", "elements"),
@@ -114,6 +118,9 @@ def make_parts(section: DictConfig | None, name: str, **handed_over: Any) -> lis
 def make_trainer(trainer: DictConfig, callbacks: list[Callback], loggers: list[Logger], run_dir: Path) -> Trainer:
     """Build Lightning's trainer."""
     section = trainer.copy()
+    with open_dict(section):
+        for key in OWN_KEYS["trainer"]:
+            section.pop(key, None)
     if section.accelerator == "auto" and not torch.cuda.is_available():
         section.accelerator = "cpu"  # Apple's MPS, which Lightning would take, has no float64
     made: Trainer = _instantiate(

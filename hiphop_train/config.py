@@ -22,7 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from hiphop_train import checkpoint
-from hiphop_train.build import DATA_VARIABLES, HANDED_OVER
+from hiphop_train.build import DATA_VARIABLES, HANDED_OVER, OWN_KEYS
 from hiphop_train.errors import ConfigError, did_you_mean
 
 Command = Literal["train", "eval", "export", "data"]
@@ -174,6 +174,8 @@ def _parameters(built: Any, path: str) -> dict[str, inspect.Parameter]:
     parent = path.rpartition(".")[0]
     handed_over = HANDED_OVER.get(path, ()) + (HANDED_OVER[parent] if parent == "logger" else ())
     parameters = {n: p for n, p in inspect.signature(built).parameters.items() if n not in handed_over}
+    for name in OWN_KEYS.get(path, {}):
+        parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
     if path == "model":
         parameters["readout"] = inspect.Parameter("readout", inspect.Parameter.KEYWORD_ONLY)
     return parameters
@@ -194,6 +196,7 @@ def _check_section(path: str, section: dict[str, Any], source: Source) -> None:
         raise _at(f"{path}._target_", source, f"'{target}' cannot be imported: {error}") from error
     parameters = _parameters(built, path)
     hints = get_type_hints(built.__init__ if inspect.isclass(built) else built, include_extras=True)
+    own = OWN_KEYS.get(path, {})
     ours = target.startswith("hiphop_train.")
     variables = DATA_VARIABLES if path == "data" else ()
     for key, value in section.items():
@@ -203,6 +206,8 @@ def _check_section(path: str, section: dict[str, Any], source: Source) -> None:
             raise _unknown(f"{path}.{key}", parameters, source)
         if isinstance(value, dict) and "_target_" in value:
             _check_section(f"{path}.{key}", value, source)
+        elif key in own:
+            _check_value(f"{path}.{key}", value, own[key], source, strict=True)
         elif key in hints:
             _check_value(f"{path}.{key}", value, hints[key], source, strict=ours)
     for name, parameter in parameters.items():

@@ -21,6 +21,7 @@ INCIDENTAL = {
     "data.pack",
     "data.packed",
     "trainer.accelerator",
+    "trainer.compile",
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",

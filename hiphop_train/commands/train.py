@@ -13,6 +13,7 @@ from hiphop_train import build, checkpoint
 from hiphop_train.commands import run_directory
 from hiphop_train.commands.finish import finish
 from hiphop_train.commands.progress import progress
+from hiphop_train.compilation import compile_potential
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
@@ -76,10 +77,11 @@ def train(config: DictConfig) -> TrainResult:
     )
     stop, clock = callbacks.GracefulStop(), callbacks.Clock()
     trainer = _make_trainer(config, run, module, [clock, stop])
+    compiled = compile_potential(potential, config.trainer.get("compile", "auto"), dtype, trainer.strategy.root_device)
     if trainer.is_global_zero:
         run_directory.make(run, config)
         store_splits(run.path / "splits.npz", data.splits, data.checksum)
-        _introduce(config, run, potential, data, statistics)
+        _introduce(config, run, potential, data, statistics, compiled)
     start_from = None if run.start_from is None else str(run.start_from)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=start_from, weights_only=True)
@@ -117,6 +119,7 @@ def _introduce(
     potential: Potential,
     data: DataModule,
     statistics: Statistics | None,
+    compiled: str,
 ) -> None:
     """Say what is about to happen."""
     parts = ", ".join(f"{name} {len(index):,}" for name, index in data.splits.items())
@@ -141,6 +144,7 @@ def _introduce(
                 f"           the training compositions determine only {statistics.rank} of {len(potential.elements)} "
                 "values; the smallest ones that fit were taken, so energies hold for compositions like these only"
             )
+    print(f"compile    {compiled}")
     if run.start_from is not None:
         print(f"goes on    from {run.start_from}")
     print(f"output     {run.path}", flush=True)

@@ -8,12 +8,13 @@ from typing import List, Literal
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, one_hot
+from torch.nn.functional import one_hot
 
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.blocks import in_blocks
 from hiphop_train.nn.invariants import Invariants, InvariantSet
 from hiphop_train.nn.messages import Pairs, convolve, distances, in_order_of_atoms, lay_out_pairs
+from hiphop_train.nn.normalisation import Normalisation
 from hiphop_train.nn.residual import AtomLayer, Residual
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
 from hiphop_train.types import Graph
@@ -29,12 +30,13 @@ class GroupNorm(nn.Module):
 
     def __init__(self, n_invariants: int, n_features: int) -> None:
         super().__init__()
+        self.normalise = Normalisation()
         self.weight = nn.Parameter(torch.ones(n_invariants, n_features))
         self.bias = nn.Parameter(torch.zeros(n_invariants, n_features))
 
     def forward(self, invariants: Tensor) -> Tensor:
         """Normalise (n_atoms, n_invariants, n_features)."""
-        return torch.addcmul(self.bias, layer_norm(invariants, invariants.shape[2:]), self.weight)
+        return torch.addcmul(self.bias, self.normalise(invariants), self.weight)
 
 
 class Interaction(nn.Module):
@@ -109,8 +111,9 @@ class Interaction(nn.Module):
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def in_blocks(self, environment: Tensor) -> Tensor:
-        """Do as `normal_invariants` for some atoms at a time, which stay in the processor's cache."""
-        return in_blocks(self.normal_invariants, [environment], 256, list(self.norm.parameters()))
+        """Do as `normal_invariants` for some atoms at a time, fewer where the processor's cache matters."""
+        n_atoms = 256 if self.invariants.kernels is None else 1024
+        return in_blocks(self.normal_invariants, [environment], n_atoms, list(self.norm.parameters()))
 
 
 class HIPHOP(Representation):

@@ -4,13 +4,16 @@ from functools import cache
 from typing import List, Literal, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiphop_train.errors import ConfigError
+from hiphop_train.nn.compiled import evaluate_compiled
 from hiphop_train.nn.contraction_programs import contraction_program
 from hiphop_train.nn.contractions import Contraction, parse
 from hiphop_train.nn.invariant_search import flexible_invariants
+from hiphop_train.nn.kernels import Compilable, compile_kernels
 from hiphop_train.nn.polynomials import Program, evaluate, interpret
+from hiphop_train.nn.program_source import source
 
 InvariantSet = Literal["published", "flexible"]
 
@@ -65,7 +68,7 @@ def invariant_program(invariants: InvariantSet, l_max: int, n_max: int) -> Progr
     return contraction_program(invariant_contractions(invariants, l_max, n_max), l_max)
 
 
-class Invariants(nn.Module):
+class Invariants(Compilable):
     """Evaluate the invariants of a set; nothing is learned.
 
     Parameters
@@ -86,18 +89,27 @@ class Invariants(nn.Module):
 
         Parameters
         ----------
-        components : ((l_max + 1)^2, ...), free components of the tensors, see `nn.tensors`
+        components : ((l_max + 1)^2, ...), free components of the tensors, see `nn.tensors`; with any strides
 
         Returns
         -------
         invariants : (n_invariants, ...)
         """
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return interpret(components, self.steps, self.outputs)
+            return interpret(components.contiguous(), self.steps, self.outputs)
         values: Tensor = self.evaluate(components)
         return values
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def evaluate(self, components: Tensor) -> Tensor:
         """Do as `forward` does, with derivatives by programs of their own, which TorchScript cannot hold."""
-        return evaluate(invariant_program(*self.key), components)
+        if self.kernels is not None and self.kernels.serve(components):
+            return evaluate_compiled(self.kernels, components)
+        return evaluate(invariant_program(*self.key), components.contiguous())
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def compile_for(self, dtype: torch.dtype) -> bool:
+        """Compile the program of the set."""
+        program = invariant_program(*self.key)
+        self.kernels, is_new = compile_kernels(source(program), dtype, program.n_inputs, self.n_invariants)
+        return is_new
