@@ -64,7 +64,7 @@ def lay_out(index: Tensor, n_segments: int, places: int = 4096, window: int = 40
     if bool((index[1:] >= index[:-1]).all()):  # receivers are; sorting takes its time
         slot = rank + gap.index_select(0, index)
     else:
-        order = torch.argsort(index, stable=True)
+        order = torch.argsort(index.to(torch.int32), stable=True)  # in half the time
         slot = torch.empty_like(index)
         slot[order] = rank + gap.index_select(0, index.index_select(0, order))
     return Table(slot, n_slots, line, segment_line, blocks)
@@ -145,7 +145,11 @@ def multiply_rows(left: Tensor, right: Tensor, blocks: Blocks, out: Tensor, add:
     for line, n_lines, slot, width in blocks:
         places = slice(slot, slot + n_lines * width)
         target = out[places].view(n_lines, width, n)
-        target.baddbmm_(left[places].view(n_lines, width, k), right[line : line + n_lines], beta=float(add))
+        a, b = left[places].view(n_lines, width, k), right[line : line + n_lines]
+        if add:
+            target.baddbmm_(a, b)
+        else:
+            torch.bmm(a, b, out=target)
     return out
 
 

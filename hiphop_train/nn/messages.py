@@ -34,7 +34,7 @@ FEATURES_AT_A_TIME = 32
 class Pairs(NamedTuple):
     """The pairs, laid out for all interaction layers of a model.
 
-    Where no pair stands, tensors are zero, and distances beyond any cutoff, so that sensitivities are zero too.
+    Where no pair stands, distances lie beyond any cutoff, so that sensitivities are zero, and so are received tensors.
     """
 
     sent: Table
@@ -75,10 +75,7 @@ def lay_out_pairs(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) 
     unit = graph.pair_vectors / distance
     sent = lay_out(pair_j, n_atoms)
     received = lay_out(pair_i, n_atoms)
-    sent_to_received = torch.zeros((received.n_slots,), dtype=torch.int64, device=pair_i.device)
-    sent_to_received[received.slot] = sent.slot
-    received_to_sent = torch.zeros((sent.n_slots,), dtype=torch.int64, device=pair_i.device)
-    received_to_sent[sent.slot] = received.slot
+    received_tensors = fill_tensors(unit, received, l_max)
     by_species: Optional[Table] = None
     species_distance = distance[:0, 0]
     species_tensors = species_distance
@@ -88,7 +85,7 @@ def lay_out_pairs(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) 
     if pair_i.shape[0] * (n_sensitivities + n_components) > n_atoms * n_types * n_components * n_sensitivities:
         table = lay_out(pair_i * n_types + graph.species.index_select(0, pair_j), n_atoms * n_types)
         species_distance = fill(distance, table, 1e4).squeeze(1)
-        species_tensors = fill_tensors(unit, table, l_max)
+        species_tensors = exchange(received_tensors, places(received, table), places(table, received))
         types = torch.arange(n_types, device=pair_i.device)
         species_line = table.segment_line.index_select(0, (received.line[:, None] * n_types + types).flatten())
         by_species = table
@@ -96,15 +93,22 @@ def lay_out_pairs(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) 
         sent=sent,
         sent_distance=fill(distance, sent, 1e4).squeeze(1),
         received=received,
-        received_tensors=fill_tensors(unit, received, l_max),
-        sent_to_received=sent_to_received,
-        received_to_sent=received_to_sent,
+        received_tensors=received_tensors,
+        sent_to_received=places(sent, received),
+        received_to_sent=places(received, sent),
         n_types=n_types,
         by_species=by_species,
         species_distance=species_distance,
         species_tensors=species_tensors,
         species_line=species_line,
     )
+
+
+def places(given: Table, asked: Table) -> Tensor:
+    """Place in one table of what stands at each place of another (n_slots,) int64; 0 where nothing does."""
+    found = torch.zeros((asked.n_slots,), dtype=torch.int64, device=asked.slot.device)
+    found[asked.slot] = given.slot
+    return found
 
 
 def fill_tensors(unit: Tensor, table: Table, l_max: int) -> Tensor:
