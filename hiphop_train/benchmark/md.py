@@ -1,0 +1,194 @@
+"""Steps of dynamics: energy and forces, the neighbour search included and excluded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hiphop_train.benchmark import systems
+from hiphop_train.benchmark.link import DoesNotFit, Failed, Link
+from hiphop_train.benchmark.rounds import NOT_FITTING, Turns, in_turns, ratio, scaling
+
+OURS = "ours"
+VARIANTS = {"excluded": "takes_pairs", "included": "finds_pairs"}
+"""Whether the neighbour search is part of the step -> what a program says of itself when it can do so."""
+
+EQUAL = {"float32": 5e-4, "float64": 1e-8}
+"""Largest difference of forces, over the largest force, that two programs with the same weights may have."""
+
+
+@dataclass
+class Field:
+    """All that are timed.
+
+    Attributes
+    ----------
+    links : name -> process, ours first
+    elements : name -> symbols that it knows
+    same_weights : names of the programs that have our weights
+    folder : for files between the processes
+    dtype : of the networks
+    """
+
+    links: dict[str, Link]
+    elements: dict[str, list[str]]
+    same_weights: set[str]
+    folder: Path
+    dtype: str
+
+    def variants(self, name: str) -> list[str]:
+        """Ways to time a program: with its neighbour search, without."""
+        return [variant for variant, able in VARIANTS.items() if self.links[name].description[able]]
+
+
+def turns_needed(field: Field, rounds: int) -> int:
+    """Turns that a structure takes, for progress."""
+    return sum(len(field.variants(name)) for name in field.links) * (rounds + 1)
+
+
+def measure(
+    field: Field, system: systems.System, rounds: int, too_small: set[str], advance: Callable[[int], None]
+) -> dict[str, Any]:
+    """Time all programs on one structure.
+
+    Parameters
+    ----------
+    field : who is timed
+    system : structure
+    rounds : turns of each
+    too_small : names of those whose memory a smaller structure has filled; they are not tried again, and more are added
+    advance : progress
+
+    Returns
+    -------
+    row : ``programs`` -> name -> variant -> times; ``ratios`` -> name -> variant -> over ours;
+        ``difference_of_forces`` -> name
+    """
+    problems: dict[str, str] = dict.fromkeys(too_small, NOT_FITTING)
+    for name, link in field.links.items():
+        if name not in problems and (problem := _load(field, link, system)):
+            problems[name] = problem
+    differences = {name: _difference(field, name, problems) for name in field.links if name in field.same_weights}
+    subjects = {
+        (name, variant): (link, variant)
+        for name, link in field.links.items()
+        if name not in problems
+        for variant in field.variants(name)
+    }
+    labels = {f"{name} {variant}": (name, variant) for name, variant in subjects}
+    turns = in_turns({label: subjects[key] for label, key in labels.items()}, rounds, advance)
+    by_key = {key: turns[label] for label, key in labels.items()}
+    for name, problem in problems.items():
+        for variant in field.variants(name):
+            by_key[name, variant] = Turns(problem=problem)
+    too_small |= {name for (name, _), turn in by_key.items() if turn.problem == NOT_FITTING}
+    return _row(field, system, by_key, {name: value for name, value in differences.items() if value is not None})
+
+
+def _load(field: Field, link: Link, system: systems.System) -> str:
+    """Give a program its structure; returns what went wrong."""
+    file = field.folder / "work.npz"
+    cutoff = link.description["cutoff"] if link.description["takes_pairs"] else None
+    systems.work_of(system, cutoff).save(file)
+    try:
+        link.ask(do="load", file=str(file), training=False)
+    except DoesNotFit:
+        return NOT_FITTING
+    except Failed as error:
+        return f"failed: {error}"
+    finally:
+        file.unlink()
+    return ""
+
+
+def outputs(field: Field, name: str) -> dict[str, Any]:
+    """Energies and forces of what a program has loaded."""
+    file = field.folder / f"{name}.npz"
+    field.links[name].ask(do="outputs", file=str(file))
+    with np.load(file) as arrays:
+        found = {key: arrays[key] for key in ("energy", "forces")}
+    file.unlink()
+    return found
+
+
+def _difference(field: Field, name: str, problems: dict[str, str]) -> float | None:
+    """Largest difference of forces from ours over the largest force; None where it cannot be had."""
+    if name in problems or OURS in problems:
+        return None
+    try:
+        theirs, ours = outputs(field, name)["forces"], outputs(field, OURS)["forces"]
+    except DoesNotFit:
+        return None  # which its time will say
+    except Failed as error:
+        problems[name] = f"failed: {error}"
+        return None
+    return float(f"{np.abs(theirs - ours).max() / max(np.abs(ours).max(), 1e-30):.3g}")
+
+
+def _row(
+    field: Field,
+    system: systems.System,
+    turns: dict[tuple[str, str], Turns],
+    differences: dict[str, float],
+) -> dict[str, Any]:
+    programs: dict[str, dict[str, Any]] = {name: {} for name in field.links}
+    ratios: dict[str, dict[str, Any]] = {}
+    for (name, variant), turn in turns.items():
+        plain = turn.plain()
+        if not turn.problem:
+            plain["microseconds_per_atom"] = float(f"{1000 * plain['median'] / len(system):.4g}")
+            plain["peak_bytes_per_atom"] = round(plain["peak_bytes"] / len(system))
+        programs[name][variant] = plain
+        if name != OURS:
+            unequal = name in differences and not differences[name] <= EQUAL[field.dtype]
+            found = None if unequal else ratio(turn, turns[OURS, variant]) if (OURS, variant) in turns else None
+            if found is not None:
+                ratios.setdefault(name, {})[variant] = found
+    return {
+        "system": system.name,
+        "atoms": len(system),
+        "is_water": system.is_water,
+        "programs": programs,
+        "ratios": ratios,
+        "difference_of_forces": differences,
+    }
+
+
+def fits(rows: list[dict[str, Any]], names: list[str]) -> dict[str, dict[str, Any]]:
+    """How times grow with the number of atoms, by program and variant: over boxes of water where there are two."""
+    waters = [row for row in rows if row["is_water"]]
+    chosen = waters if len({row["atoms"] for row in waters}) > 1 else rows
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        for variant in VARIANTS:
+            points = [
+                (row["atoms"], row["programs"][name][variant]["median"])
+                for row in chosen
+                if "median" in row["programs"][name].get(variant, {})
+            ]
+            fit = scaling([atoms for atoms, _ in points], [time for _, time in points])
+            if fit is not None:
+                over = "water" if chosen is waters else "all structures"
+                found.setdefault(name, {})[variant] = {**fit, "over": over}
+    return found
+
+
+def breakdown(link: Link, rounds: int) -> dict[str, Any]:
+    """Parts of a step of ours on the structure that is loaded (see `stages`)."""
+    link.ask(do="special", what="md")
+    return stages([link.ask(do="special", what="md") for _ in range(rounds)])
+
+
+def stages(measured: list[dict[str, float]]) -> dict[str, Any]:
+    """Medians of the parts of a step in milliseconds and per cent of their sum, beside the whole measured at once."""
+    medians = {name: float(np.median([times[name] for times in measured])) for name in measured[0]}
+    whole = medians.pop("whole")
+    total = sum(medians.values())
+    return {
+        "milliseconds": {name: float(f"{value:.4g}") for name, value in medians.items()},
+        "per_cent": {name: round(100 * value / total, 1) for name, value in medians.items()},
+        "sum": float(f"{total:.4g}"),
+        "whole_step": float(f"{whole:.4g}"),
+    }

@@ -1,0 +1,136 @@
+"""The results for people: tables."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hiphop_train.benchmark.md import OURS, VARIANTS
+
+SEARCH = {"excluded": "pairs given", "included": "with search"}
+
+
+def print_all(results: dict[str, Any]) -> None:
+    """Print whatever has been measured."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
+    if "md" in results:
+        console.print(_md(results["md"]))
+        _print_fits(console, results["scaling"])
+    if "training" in results:
+        console.print(_training(results["training"]))
+        whole = results["training"]["throughput"]
+        console.print(
+            f"training as hiphop-train does it, loader included: "
+            f"{_range(whole['conformations_per_second'])} conformations/s, {_range(whole['atoms_per_second'])} atoms/s"
+        )
+    for name, parts in results.get("breakdown", {}).items():
+        console.print(_breakdown(name, parts))
+
+
+def _md(rows: list[dict[str, Any]]) -> Table:
+    table = Table(
+        title="step of dynamics: energy and forces",
+        title_justify="left",
+        caption="median (lowest - highest) of the rounds; ratio: time over ours in the same round; peak: memory of the "
+        "process above that before its first structure",
+    )
+    for column in ("system", "atoms", "program", ""):
+        table.add_column(column, justify="right" if column == "atoms" else "left")
+    for column in ("ms", "µs/atom", "peak MB", "kB/atom", "ratio to ours", "largest difference of forces"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        for name, variants in row["programs"].items():
+            for variant in VARIANTS:
+                if variant in variants:
+                    table.add_row(*_md_cells(row, name, variant))
+        table.add_section()
+    return table
+
+
+def _md_cells(row: dict[str, Any], name: str, variant: str) -> list[str]:
+    found = row["programs"][name][variant]
+    cells = [row["system"], f"{row['atoms']:,}", name, SEARCH[variant]]
+    if "problem" in found:
+        return [*cells, found["problem"]]
+    ratio = row["ratios"].get(name, {}).get(variant)
+    difference = row["difference_of_forces"].get(name)
+    if ratio is None and difference is not None:
+        shown = "none: outputs differ"
+    else:
+        shown = "" if name == OURS or ratio is None else _range(ratio)
+    return [
+        *cells,
+        _range(found),
+        f"{found['microseconds_per_atom']:,.1f}",
+        f"{found['peak_bytes'] / 1e6:,.0f}",
+        f"{found['peak_bytes_per_atom'] / 1e3:,.1f}",
+        shown,
+        "" if difference is None else f"{difference:.1e}",
+    ]
+
+
+def _print_fits(console: Console, fits: dict[str, Any]) -> None:
+    for name, variants in fits.items():
+        for variant, fit in variants.items():
+            error = "" if fit["standard_error"] is None else f" ± {fit['standard_error']:.3f}"
+            console.print(
+                f"{name}, {SEARCH[variant]}: time grows as atoms^{fit['exponent']:.3f}{error} ({fit['points']} sizes, "
+                f"{fit['over']}); per atom {fit['largest']:,} atoms take {fit['per_atom_largest_over_smallest']:.3f} "
+                f"times as long as {fit['smallest']:,}"
+            )
+
+
+def _training(results: dict[str, Any]) -> Table:
+    batch = results["batch"]
+    table = Table(
+        title=f"training step on {batch['structures']:,} structures, {batch['atoms']:,} atoms ({batch['source']})",
+        title_justify="left",
+        caption="pairs given; energies, forces, mean square errors, gradient, Adam",
+    )
+    table.add_column("program")
+    for column in ("ms", "conformations/s", "atoms/s", "peak MB", "ratio to ours", "largest difference of forces"):
+        table.add_column(column, justify="right")
+    for name, found in results["programs"].items():
+        if "problem" in found:
+            table.add_row(name, found["problem"])
+            continue
+        ratio, difference = results["ratios"].get(name), results["difference_of_forces"].get(name)
+        if ratio is None and difference is not None:
+            shown = "none: outputs differ"
+        else:
+            shown = "" if ratio is None else _range(ratio)
+        table.add_row(
+            name,
+            _range(found),
+            f"{found['conformations_per_second']:,.1f}",
+            f"{found['atoms_per_second']:,.0f}",
+            f"{found['peak_bytes'] / 1e6:,.0f}",
+            shown,
+            "" if difference is None else f"{difference:.1e}",
+        )
+    return table
+
+
+def _breakdown(name: str, parts: dict[str, Any]) -> Table:
+    table = Table(
+        title=f"where time goes: {name}",
+        title_justify="left",
+        caption=f"medians; the parts add up to {parts['sum']:,.4g} ms, the whole step at once took "
+        f"{parts['whole_step']:,.4g} ms",
+    )
+    table.add_column("part")
+    table.add_column("ms", justify="right")
+    table.add_column("%", justify="right")
+    for part, value in parts["milliseconds"].items():
+        table.add_row(part, f"{value:,.2f}", f"{parts['per_cent'][part]:.1f}")
+    return table
+
+
+def _range(found: dict[str, Any]) -> str:
+    return f"{_number(found['median'])} ({_number(found['lowest'])} - {_number(found['highest'])})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 20 else f"{value:.2f}"
