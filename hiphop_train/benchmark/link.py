@@ -16,11 +16,11 @@ OURS = ("ours", "exported")
 """Programs whose process imports this package."""
 
 
-class DoesNotFit(Exception):  # noqa: N818 (a result, no mistake)
+class DoesNotFit(HipHopError):  # noqa: N818 (a result, no mistake)
     """The work takes more memory than there is."""
 
 
-class CannotImport(Exception):  # noqa: N818
+class CannotImport(HipHopError):  # noqa: N818
     """The program is not installed, or does not import, in its environment."""
 
 
@@ -69,6 +69,12 @@ class Link:
         self.description = self._exchange(self.start)
         return self.description
 
+    def settle(self, file: Path) -> None:
+        """Work once on something small, so that what compilers and libraries take is not counted as its memory."""
+        self.ask(do="load", file=str(file), training=False)
+        self.ask(do="run", what="excluded" if self.description["takes_pairs"] else "included", count=3)
+        self.ask(do="settle")
+
     def ask(self, **request: Any) -> dict[str, Any]:
         """Let the program do something.
 
@@ -111,7 +117,7 @@ class Link:
         """Say why the process is no more."""
         assert self.process is not None
         code = self.process.wait()
-        self.process = None
+        self.close()
         said = self.log.read_text(errors="replace")
         last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
         if code == -signal.SIGKILL or "bad_alloc" in said or "allocate memory" in said:

@@ -64,11 +64,12 @@ def measure(
     Returns
     -------
     row : ``programs`` -> name -> variant -> times; ``ratios`` -> name -> variant -> over ours;
-        ``difference_of_forces`` -> name
+        ``difference_of_forces`` -> name; ``pairs`` -> name, ordered pairs inside of its cutoff
     """
     problems: dict[str, str] = dict.fromkeys(too_small, NOT_FITTING)
+    n_pairs: dict[str, int] = {}
     for name, link in field.links.items():
-        if name not in problems and (problem := _load(field, link, system)):
+        if name not in problems and (problem := _load(field, link, system, n_pairs)):
             problems[name] = problem
     differences = {name: _difference(field, name, problems) for name in field.links if name in field.same_weights}
     subjects = {
@@ -84,14 +85,19 @@ def measure(
         for variant in field.variants(name):
             by_key[name, variant] = Turns(problem=problem)
     too_small |= {name for (name, _), turn in by_key.items() if turn.problem == NOT_FITTING}
-    return _row(field, system, by_key, {name: value for name, value in differences.items() if value is not None})
+    known = {name: value for name, value in differences.items() if value is not None}
+    return {**_row(field, system, by_key, known), "pairs": n_pairs}
 
 
-def _load(field: Field, link: Link, system: systems.System) -> str:
-    """Give a program its structure; returns what went wrong."""
+def _load(field: Field, link: Link, system: systems.System, n_pairs: dict[str, int]) -> str:
+    """Give a program its structure, and count its pairs; returns what went wrong."""
     file = field.folder / "work.npz"
     cutoff = link.description["cutoff"] if link.description["takes_pairs"] else None
-    systems.work_of(system, cutoff).save(file)
+    work = systems.work_of(system, cutoff)
+    if cutoff is not None:
+        n_pairs[link.name] = len(work.pair_i)
+    work.save(file)
+    del work
     try:
         link.ask(do="load", file=str(file), training=False)
     except DoesNotFit:

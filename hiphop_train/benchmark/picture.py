@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from hiphop_train.benchmark.md import OURS
 
@@ -56,6 +57,10 @@ def _points(rows: list[dict[str, Any]], name: str, key: str, factor: float) -> l
 def _label(axis: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Write names at the ends of lines, apart from each other."""
     axis.set(xscale="log", yscale="log")
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        each.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"))
+        each.set_minor_locator(NullLocator())
     if not ends:
         return
     low, high = axis.get_xlim()

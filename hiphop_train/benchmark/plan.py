@@ -177,9 +177,12 @@ def open_field(settings: Mapping[str, Any], ours: Ours, peers: Mapping[str, Peer
             field.same_weights.add(name)
         told = {**start, "settings": {**common, **peers[name].settings(), **more}}
         field.links[name] = Link(name, peers[name].script, peers[name].python, told, folder)
+    small = folder / "small.npz"
     try:
         for name, link in field.links.items():
             _open(name, link, peers)
+            systems.work_of(systems.settling(ours.elements), link.description["cutoff"]).save(small)
+            link.settle(small)
             if name in field.same_weights and isinstance(peers[name], Hippynn):
                 _share_weights(link, ours, folder)
     except BaseException:

@@ -20,13 +20,14 @@ def print_all(results: dict[str, Any]) -> None:
         _print_fits(console, results["scaling"])
     if "training" in results:
         console.print(_training(results["training"]))
+    if "throughput" in results.get("training", {}):
         whole = results["training"]["throughput"]
         console.print(
             f"training as hiphop-train does it, loader included: "
             f"{_range(whole['conformations_per_second'])} conformations/s, {_range(whole['atoms_per_second'])} atoms/s"
         )
-    for name, parts in results.get("breakdown", {}).items():
-        console.print(_breakdown(name, parts))
+    if "breakdown" in results:
+        console.print(_breakdown(results["breakdown"]))
 
 
 def _md(rows: list[dict[str, Any]]) -> Table:
@@ -113,18 +114,27 @@ def _training(results: dict[str, Any]) -> Table:
     return table
 
 
-def _breakdown(name: str, parts: dict[str, Any]) -> Table:
+def _breakdown(found: dict[str, Any]) -> Table:
     table = Table(
-        title=f"where time goes: {name}",
+        title="where time goes: ms (per cent of the sum)",
         title_justify="left",
-        caption=f"medians; the parts add up to {parts['sum']:,.4g} ms, the whole step at once took "
-        f"{parts['whole_step']:,.4g} ms",
+        caption="medians of the rounds; parts are measured one by one, a whole step at once in the same round",
     )
     table.add_column("part")
-    table.add_column("ms", justify="right")
-    table.add_column("%", justify="right")
-    for part, value in parts["milliseconds"].items():
-        table.add_row(part, f"{value:,.2f}", f"{parts['per_cent'][part]:.1f}")
+    for name in found:
+        table.add_column(name, justify="right")
+    parts = list(dict.fromkeys(part for column in found.values() for part in column["milliseconds"]))
+    for part in parts:
+        cells = [
+            f"{column['milliseconds'][part]:,.2f} ({column['per_cent'][part]:.1f})"
+            if part in column["milliseconds"]
+            else ""
+            for column in found.values()
+        ]
+        table.add_row(part, *cells)
+    table.add_section()
+    table.add_row("sum of the parts", *(f"{column['sum']:,.2f}" for column in found.values()))
+    table.add_row("whole step", *(f"{column['whole_step']:,.2f}" for column in found.values()))
     return table
 
 

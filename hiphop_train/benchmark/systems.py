@@ -115,6 +115,14 @@ def water(n_atoms: int, seed: int) -> System:
     return System("water", numbers, positions.reshape(-1, 3), cell, np.ones(3, np.bool_), is_water=True)
 
 
+def settling(elements: list[str]) -> System:
+    """A few atoms in a zigzag, with which programs get ready."""
+    n = 8
+    numbers = np.array([atomic_numbers[elements[k % len(elements)]] for k in range(n)], np.int64)
+    positions = np.stack([1.1 * np.arange(n), 0.7 * (np.arange(n) % 2), 0.1 * np.arange(n) ** 1.5], axis=1)
+    return System("a small chain", numbers, positions, np.zeros((3, 3)), np.zeros(3, np.bool_))
+
+
 def lattice(n: int) -> tuple[int, int, int]:
     """Return the sites along each edge of a nearly cubic lattice of at least `n` sites, as few as can be."""
     edge = max(1, round(n ** (1 / 3)))

@@ -42,13 +42,13 @@ def network_of(model: Mapping[str, Any]) -> tuple[str, dict[str, Any], bool]:
     }
     if kind == "hiphop.HIPHOP" and model["invariants"] == "published":
         more = {key: model[key] for key in INVARIANTS}
-        return "HipHopNNModule", {theirs: model[key] for key, theirs in names.items()} | more, True
+        return "hiphop.HipHopNNModule", {theirs: model[key] for key, theirs in names.items()} | more, True
     if kind == "hipnn.HIPNN":
-        return "Hipnn", {theirs: model[key] for key, theirs in names.items()}, True
+        return "hipnn.Hipnn", {theirs: model[key] for key, theirs in names.items()}, True
     if kind == "hipnn_ts.HIPNNTS":
-        name = {1: "HipnnVec", 2: "HipnnQuad"}[model["l_max"]]
+        name = {1: "hipnn.HipnnVec", 2: "hipnn.HipnnQuad"}[model["l_max"]]
         return name, {theirs: model[key] for key, theirs in names.items()} | {"cusp_reg": model["cusp"]}, True
-    return "HipHopNNModule", {**PUBLISHED, **INVARIANTS}, False
+    return "hiphop.HipHopNNModule", {**PUBLISHED, **INVARIANTS}, False
 
 
 def for_hippynn(

@@ -44,7 +44,7 @@ def bench(config: DictConfig) -> dict[str, Any]:
             field = plan.open_field(settings, ours, peers, device, folder)
         stack.callback(plan.close, field)
         results = {
-            "title": f"{ours.name}, {ours.dtype}",
+            "title": _title(ours),
             "model": ours.model or str(ours.file),
             "checkpoint": settings["checkpoint"],
             "machine": _machine(field),
@@ -72,15 +72,18 @@ def _measure(
         with progress("dynamics", len(found) * md.turns_needed(field, rounds)) as advance:
             for system in found:
                 rows.append(md.measure(field, system, rounds, too_small, advance))
-                if breaks_down and md.OURS not in too_small:
-                    parts[f"dynamics, {system.name}, {len(system):,} atoms"] = md.breakdown(own, rounds)
+                if breaks_down and "median" in rows[-1]["programs"][md.OURS]["included"]:
+                    parts[f"{system.name}, {len(system):,} atoms"] = md.breakdown(own, rounds)
         results |= {"md": rows, "scaling": md.fits(rows, list(field.links))}
     if batch is not None:
         with progress("training", (len(field.links) + 1) * (rounds + 1)) as advance:
             steps = training.measure(field, batch, rounds, advance)
+            works = "median" in steps["programs"][md.OURS]
             if "training" in measure:
-                results["training"] = {**steps, "throughput": training.throughput(own, rounds, advance)}
-            if breaks_down:
+                results["training"] = steps
+                if works:
+                    steps["throughput"] = training.throughput(own, rounds, advance)
+            if breaks_down and works:
                 parts["training"] = training.breakdown(own, rounds)
     return results | ({"breakdown": parts} if parts else {})
 
@@ -115,6 +118,11 @@ def _output(settings: dict[str, Any], name: str) -> Path:
     if not output.parent.is_dir():
         raise ConfigError(f"output={output}: the folder {output.parent} does not exist; make it, or choose another")
     return output
+
+
+def _title(ours: plan.Ours) -> str:
+    width = (ours.model or {}).get("n_features")
+    return ", ".join([ours.name, *([f"{width} features"] if width else []), ours.dtype])
 
 
 def _machine(field: md.Field) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 # mypy: allow-untyped-calls
 
+import importlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ class Network(nn.Module):
 
     Parameters
     ----------
-    settings : ``network`` (name of the class), ``arguments`` (its own), ``kernels``, ``atomic_numbers``
+    settings : ``network`` (module and class), ``arguments`` (its own), ``kernels``, ``atomic_numbers``
     dtype : floating-point type; hippynn makes its constants in the default one at import
     """
 
@@ -30,13 +31,11 @@ class Network(nn.Module):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # beta state
                 import hippynn
-                import hippynn.networks.hiphop
 
                 hippynn.custom_kernels.set_custom_kernels(settings["kernels"])
                 hippynn.settings.WARN_LOW_DISTANCES = False
-                made = getattr(hippynn.networks, settings["network"], None) or getattr(
-                    hippynn.networks.hiphop, settings["network"]
-                )
+                module, name = settings["network"].split(".")
+                made = getattr(importlib.import_module(f"hippynn.networks.{module}"), name)
                 self.network = made(possible_species=[0, *settings["atomic_numbers"]], **settings["arguments"])
                 self.energy = hippynn.layers.targets.HEnergy(self.network.feature_sizes)
         finally:

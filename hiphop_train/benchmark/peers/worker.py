@@ -97,10 +97,8 @@ class Worker:
         self.targets: tuple[Any, Any] | None = None
         self.optimizer: Any = None
         self.set_training(False)
-        give_back()
-        self.base = status("VmRSS")  # before the first structure
-        if request["memory"]:
-            limit_memory(request["memory"])
+        self.memory: int | None = request["memory"]
+        self.settle(request)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do what is asked."""
@@ -109,6 +107,7 @@ class Worker:
             "load": self.load,
             "run": self.run,
             "outputs": self.outputs,
+            "settle": self.settle,
             "special": self.subject.special,
         }
         return actions[request["do"]](request)
@@ -127,6 +126,14 @@ class Worker:
             "torch": self.torch.__version__,
             "threads": self.torch.get_num_threads(),
         }
+
+    def settle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take the memory of now as that before all work."""
+        give_back()
+        self.base = status("VmRSS")
+        if self.memory:
+            limit_memory(self.memory)
+        return {}
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take a structure, or a batch to train on."""
