@@ -1,5 +1,6 @@
 """The picture: time and memory against the number of atoms, both axes logarithmic, a line for each program."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,22 @@ def _label(axis: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     low, high = axis.get_xlim()
     axis.set_xlim(low, high * (high / low) ** 0.28)
     bottom, top = axis.get_ylim()
-    step = (top / bottom) ** 0.055
-    last = 0.0
-    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
-        height = max(y, last * step)
-        last = height
-        axis.annotate(
-            name,
-            (x, y),
-            (x * (high / low) ** 0.03, height),
-            color=colour,
-            va="center",
-            fontsize=9,
-            annotation_clip=False,
-        )
+    gap = 0.055 * math.log(top / bottom)
+    ends.sort(key=lambda end: end[1])
+    heights = apart([math.log(y) for _, y, _, _ in ends], gap)
+    for (x, y, name, colour), height in zip(ends, heights, strict=True):
+        place = (x * (high / low) ** 0.03, math.exp(height))
+        axis.annotate(name, (x, y), place, color=colour, va="center", fontsize=9, annotation_clip=False)
+
+
+def apart(heights: list[float], gap: float) -> list[float]:
+    """Move ascending heights as little as can be so that neighbours are `gap` apart: clusters spread about their mean."""
+    clusters: list[tuple[float, int]] = []  # mean, and number of members
+    for height in heights:
+        mean, size = height, 1
+        while clusters and mean - (size - 1) * gap / 2 < clusters[-1][0] + clusters[-1][1] * gap / 2 + gap / 2:
+            before, members = clusters.pop()
+            mean = (before * members + mean * size) / (members + size)
+            size += members
+        clusters.append((mean, size))
+    return [mean + (k - (size - 1) / 2) * gap for mean, size in clusters for k in range(size)]

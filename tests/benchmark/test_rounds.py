@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hiphop_train.benchmark import md, rounds, systems
+from hiphop_train.benchmark import md, picture, rounds, systems
 from hiphop_train.benchmark.link import DoesNotFit, Failed
 from hiphop_train.benchmark.rounds import NOT_FITTING, Turns
 
@@ -132,3 +132,10 @@ def test_fits_are_over_water_where_there_is_some() -> None:
     rows = [row(10, 99.0, False), row(30, 1.0, True), row(60, 2.0, True)]
     assert md.fits(rows, ["ours"])["ours"]["excluded"]["exponent"] == pytest.approx(1.0)
     assert md.fits(rows[:2], ["ours"])["ours"]["excluded"]["over"] == "all structures"
+
+
+def test_labels_move_apart() -> None:
+    moved = picture.apart([0.0, 0.1, 5.0], 1.0)
+    assert moved == pytest.approx([-0.45, 0.55, 5.0])
+    assert picture.apart([0.0, 0.0, 1.2, 1.2], 1.0) == pytest.approx([-0.9, 0.1, 1.1, 2.1])
+    assert picture.apart([3.0], 1.0) == [3.0]
