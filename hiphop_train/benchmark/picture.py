@@ -76,7 +76,7 @@ def _label(axis: Axes, ends: list[tuple[float, float, str, str]]) -> None:
 
 
 def apart(heights: list[float], gap: float) -> list[float]:
-    """Move ascending heights as little as can be so that neighbours are `gap` apart: clusters spread about their mean."""
+    """Move ascending heights so that neighbours are `gap` apart; those too close spread about their mean."""
     clusters: list[tuple[float, int]] = []  # mean, and number of members
     for height in heights:
         mean, size = height, 1
