@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hiphop_train.benchmark import systems
 from hiphop_train.benchmark.link import DoesNotFit, Failed, Link
@@ -16,7 +18,7 @@ VARIANTS = {"excluded": "takes_pairs", "included": "finds_pairs"}
 """Whether the neighbour search is part of the step -> what a program says of itself when it can do so."""
 
 EQUAL = {"float32": 5e-4, "float64": 1e-8}
-"""Largest difference of forces, over the largest force, that two programs with the same weights may have."""
+"""What two programs with the same weights may differ by: in forces, over the largest one; in energies, eV per atom."""
 
 
 @dataclass
@@ -26,17 +28,19 @@ class Field:
     Attributes
     ----------
     links : name -> process, ours first
-    elements : name -> symbols that it knows
     same_weights : names of the programs that have our weights
     folder : for files between the processes
     dtype : of the networks
+    e0 : (119,) eV by atomic number, of ours
+    without_e0 : names of those with our weights whose energies are less E0
     """
 
     links: dict[str, Link]
-    elements: dict[str, list[str]]
     same_weights: set[str]
     folder: Path
     dtype: str
+    e0: NDArray[np.float64] = dataclass_field(default_factory=lambda: np.zeros(119))
+    without_e0: set[str] = dataclass_field(default_factory=set)
 
     def variants(self, name: str) -> list[str]:
         """Ways to time a program: with its neighbour search, without."""
@@ -64,14 +68,19 @@ def measure(
     Returns
     -------
     row : ``programs`` -> name -> variant -> times; ``ratios`` -> name -> variant -> over ours;
-        ``difference_of_forces`` -> name; ``pairs`` -> name, ordered pairs inside of its cutoff
+        ``differences`` -> name (see `differences`); ``pairs`` -> name, ordered pairs inside of its cutoff
     """
     problems: dict[str, str] = dict.fromkeys(too_small, NOT_FITTING)
     n_pairs: dict[str, int] = {}
     for name, link in field.links.items():
         if name not in problems and (problem := _load(field, link, system, n_pairs)):
             problems[name] = problem
-    differences = {name: _difference(field, name, problems) for name in field.links if name in field.same_weights}
+    atoms = np.zeros(len(system), np.int64)
+    found = {
+        name: differences(field, name, problems, system.numbers, atoms)
+        for name in field.links
+        if name in field.same_weights
+    }
     subjects = {
         (name, variant): (link, variant)
         for name, link in field.links.items()
@@ -85,7 +94,7 @@ def measure(
         for variant in field.variants(name):
             by_key[name, variant] = Turns(problem=problem)
     too_small |= {name for (name, _), turn in by_key.items() if turn.problem == NOT_FITTING}
-    known = {name: value for name, value in differences.items() if value is not None}
+    known = {name: value for name, value in found.items() if value}
     return {**_row(field, system, by_key, known), "pairs": n_pairs}
 
 
@@ -119,25 +128,52 @@ def outputs(field: Field, name: str) -> dict[str, Any]:
     return found
 
 
-def _difference(field: Field, name: str, problems: dict[str, str]) -> float | None:
-    """Largest difference of forces from ours over the largest force; None where it cannot be had."""
+def differences(
+    field: Field,
+    name: str,
+    problems: dict[str, str],
+    numbers: NDArray[np.integer[Any]],
+    system: NDArray[np.int64],
+) -> dict[str, float]:
+    """Compare a program's outputs with ours, of what both have loaded.
+
+    Parameters
+    ----------
+    field : who is timed
+    name : of the program
+    problems : of those that have not loaded it; more are added
+    numbers, system : (n_atoms,) atomic numbers, and to which structure each atom belongs
+
+    Returns
+    -------
+    found : ``forces``, the largest difference over the largest force, and ``energy``, the largest difference in eV per
+        atom; empty where there are no outputs
+    """
     if name in problems or OURS in problems:
-        return None
+        return {}
     try:
-        theirs, ours = outputs(field, name)["forces"], outputs(field, OURS)["forces"]
+        theirs, ours = outputs(field, name), outputs(field, OURS)
     except DoesNotFit:
-        return None  # which its time will say
+        return {}  # which its time will say
     except Failed as error:
         problems[name] = f"failed: {error}"
-        return None
-    return float(f"{np.abs(theirs - ours).max() / max(np.abs(ours).max(), 1e-30):.3g}")
+        return {}
+    shift = np.bincount(system, field.e0[numbers]) if name in field.without_e0 else 0.0
+    energy = np.abs(theirs["energy"] + shift - ours["energy"]) / np.bincount(system)
+    forces = np.abs(theirs["forces"] - ours["forces"]).max() / max(np.abs(ours["forces"]).max(), 1e-30)
+    return {"forces": float(f"{forces:.3g}"), "energy": float(f"{energy.max():.3g}")}
+
+
+def are_equal(field: Field, found: dict[str, float] | None) -> bool:
+    """Whether outputs are as equal as they must be; those that were not compared need not be."""
+    return all(value <= EQUAL[field.dtype] for value in (found or {}).values())
 
 
 def _row(
     field: Field,
     system: systems.System,
     turns: dict[tuple[str, str], Turns],
-    differences: dict[str, float],
+    found: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
     programs: dict[str, dict[str, Any]] = {name: {} for name in field.links}
     ratios: dict[str, dict[str, Any]] = {}
@@ -148,17 +184,16 @@ def _row(
             plain["peak_bytes_per_atom"] = round(plain["peak_bytes"] / len(system))
         programs[name][variant] = plain
         if name != OURS:
-            unequal = name in differences and not differences[name] <= EQUAL[field.dtype]
-            found = None if unequal else ratio(turn, turns[OURS, variant]) if (OURS, variant) in turns else None
-            if found is not None:
-                ratios.setdefault(name, {})[variant] = found
+            ours = turns.get((OURS, variant))
+            if ours is not None and are_equal(field, found.get(name)) and (over := ratio(turn, ours)) is not None:
+                ratios.setdefault(name, {})[variant] = over
     return {
         "system": system.name,
         "atoms": len(system),
         "is_water": system.is_water,
         "programs": programs,
         "ratios": ratios,
-        "difference_of_forces": differences,
+        "differences": found,
     }
 
 

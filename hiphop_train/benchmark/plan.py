@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,14 @@ def batch_of(settings: Mapping[str, Any], ours: Ours) -> Structures:
     return module.structures.take(batch.sample.numpy())
 
 
-def open_field(settings: Mapping[str, Any], ours: Ours, peers: Mapping[str, Peer], device: str, folder: Path) -> Field:
+def open_field(
+    settings: Mapping[str, Any],
+    ours: Ours,
+    peers: Mapping[str, Peer],
+    device: str,
+    folder: Path,
+    advance: Callable[[int], None],
+) -> Field:
     """Start all processes; raises `ConfigError` where a program is not installed. The caller closes them.
 
     Parameters
@@ -148,6 +155,7 @@ def open_field(settings: Mapping[str, Any], ours: Ours, peers: Mapping[str, Peer
     peers : name -> what is set of it
     device : ``cpu`` or ``cuda``
     folder : for files between the processes
+    advance : called with 1 for each that is ready
     """
     numbers = [atomic_numbers[symbol] for symbol in ours.elements]
     limit = settings["memory_limit"]
@@ -160,23 +168,13 @@ def open_field(settings: Mapping[str, Any], ours: Ours, peers: Mapping[str, Peer
         "memory": memory if device == "cpu" else None,
     }
     common: dict[str, Any] = {"elements": ours.elements, "atomic_numbers": numbers}
-    field = Field({}, {}, set(), folder, ours.dtype)
-    field.links[OURS] = _our_link(settings, ours, {**start, "settings": common}, folder)
+    field = Field({}, set(), folder, ours.dtype)
+    if ours.potential is not None:
+        field.e0[numbers] = ours.potential.e0[0].cpu().numpy()
+    field.links[OURS] = _our_link(settings, ours, {**start, "settings": dict(common)}, folder)
     for name in settings["against"]:
-        more: dict[str, Any] = {}
-        if isinstance(peers[name], Hippynn):
-            assert ours.model is not None
-            network, arguments, same = weights.network_of(ours.model)
-            more = {"network": network, "arguments": arguments, "weights": None}
-            if same:
-                field.same_weights.add(name)
-        if isinstance(peers[name], Exported):
-            assert ours.potential is not None
-            more = {"file": str(folder / "exported.pt")}
-            export(ours.potential, folder / "exported.pt", {})
-            field.same_weights.add(name)
-        told = {**start, "settings": {**common, **peers[name].settings(), **more}}
-        field.links[name] = Link(name, peers[name].script, peers[name].python, told, folder)
+        told = {**common, **peers[name].settings(), **_shared(name, peers[name], ours, field)}
+        field.links[name] = Link(name, peers[name].script, peers[name].python, {**start, "settings": told}, folder)
     small = folder / "small.npz"
     try:
         for name, link in field.links.items():
@@ -185,10 +183,29 @@ def open_field(settings: Mapping[str, Any], ours: Ours, peers: Mapping[str, Peer
             link.settle(small)
             if name in field.same_weights and isinstance(peers[name], Hippynn):
                 _share_weights(link, ours, folder)
+            advance(1)
     except BaseException:
         close(field)
         raise
     return field
+
+
+def _shared(name: str, peer: Peer, ours: Ours, field: Field) -> dict[str, Any]:
+    """Return what a program gets of our potential, and note in the field whether its outputs must be ours."""
+    if isinstance(peer, Hippynn):
+        assert ours.model is not None
+        network, arguments, same = weights.network_of(ours.model)
+        if same:
+            field.same_weights.add(name)
+            field.without_e0.add(name)
+        return {"network": network, "arguments": arguments, "weights": None}
+    if isinstance(peer, Exported):
+        assert ours.potential is not None
+        file = field.folder / "exported.pt"
+        export(ours.potential, file, {})
+        field.same_weights.add(name)
+        return {"file": str(file)}
+    return {}
 
 
 def close(field: Field) -> None:

@@ -56,7 +56,7 @@ def _md_cells(row: dict[str, Any], name: str, variant: str) -> list[str]:
     if "problem" in found:
         return [*cells, found["problem"]]
     ratio = row["ratios"].get(name, {}).get(variant)
-    difference = row["difference_of_forces"].get(name)
+    difference = row["differences"].get(name, {}).get("forces")
     if ratio is None and difference is not None:
         shown = "none: outputs differ"
     else:
@@ -97,7 +97,7 @@ def _training(results: dict[str, Any]) -> Table:
         if "problem" in found:
             table.add_row(name, found["problem"])
             continue
-        ratio, difference = results["ratios"].get(name), results["difference_of_forces"].get(name)
+        ratio, difference = results["ratios"].get(name), results["differences"].get(name, {}).get("forces")
         if ratio is None and difference is not None:
             shown = "none: outputs differ"
         else:

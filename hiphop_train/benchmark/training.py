@@ -7,7 +7,7 @@ import numpy as np
 
 from hiphop_train.benchmark import systems
 from hiphop_train.benchmark.link import DoesNotFit, Failed, Link
-from hiphop_train.benchmark.md import EQUAL, OURS, Field, outputs, stages
+from hiphop_train.benchmark.md import OURS, Field, are_equal, differences, stages
 from hiphop_train.benchmark.rounds import NOT_FITTING, Turns, in_turns, ratio, spread
 from hiphop_train.data.structures import Structures
 
@@ -24,14 +24,12 @@ def measure(field: Field, batch: Structures, rounds: int, advance: Callable[[int
     """
     names = [name for name, link in field.links.items() if link.description["trains"]]
     problems = {name: _load(field, field.links[name], batch) for name in names}
-    differences = {}
-    for name in names:
-        if name in field.same_weights and not problems[name] and not problems[OURS]:
-            theirs, ours = (outputs(field, who)["forces"] for who in (name, OURS))
-            differences[name] = float(f"{np.abs(theirs - ours).max() / np.abs(ours).max():.3g}")
-    subjects = {name: (field.links[name], "training") for name in names if not problems[name]}
+    bad = {name: problem for name, problem in problems.items() if problem}
+    system = np.repeat(np.arange(len(batch)), batch.sizes)
+    found = {name: differences(field, name, bad, batch.numbers, system) for name in names if name in field.same_weights}
+    subjects = {name: (field.links[name], "training") for name in names if name not in bad}
     turns = in_turns(subjects, rounds, advance)
-    turns |= {name: Turns(problem=problem) for name, problem in problems.items() if problem}
+    turns |= {name: Turns(problem=problem) for name, problem in bad.items()}
     programs, ratios = {}, {}
     for name in names:
         plain = turns[name].plain()
@@ -40,14 +38,14 @@ def measure(field: Field, batch: Structures, rounds: int, advance: Callable[[int
             plain["conformations_per_second"] = float(f"{steps * len(batch):.4g}")
             plain["atoms_per_second"] = float(f"{steps * len(batch.numbers):.4g}")
         programs[name] = plain
-        unequal = name in differences and not differences[name] <= EQUAL[field.dtype]
-        if name != OURS and not unequal and (found := ratio(turns[name], turns[OURS])) is not None:
-            ratios[name] = found
+        equal = are_equal(field, found.get(name))
+        if name != OURS and equal and (over := ratio(turns[name], turns[OURS])) is not None:
+            ratios[name] = over
     return {
         "batch": {"structures": len(batch), "atoms": len(batch.numbers), "source": batch.source},
         "programs": programs,
         "ratios": ratios,
-        "difference_of_forces": differences,
+        "differences": {name: value for name, value in found.items() if value},
     }
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import tempfile
 from contextlib import ExitStack
@@ -22,6 +23,9 @@ from hiphop_train.errors import ConfigError
 from hiphop_train.evaluation.report import write_json
 from hiphop_train.evaluation.timing import processor
 
+TELLING = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "MKL_", "KMP_", "GOMP_", "NUMBA_", "THP_", "TORCH_")
+"""Beginnings of the names of variables that times depend on."""
+
 
 def bench(config: DictConfig) -> dict[str, Any]:
     """Time what the configuration asks for; returns what the JSON file holds, beside which there is a picture."""
@@ -40,8 +44,8 @@ def bench(config: DictConfig) -> dict[str, Any]:
     device = ("cuda" if torch.cuda.is_available() else "cpu") if settings["device"] == "auto" else settings["device"]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hiphop-bench-")))
-        with progress("starting", 1):
-            field = plan.open_field(settings, ours, peers, device, folder)
+        with progress("starting", 1 + len(settings["against"])) as advance:
+            field = plan.open_field(settings, ours, peers, device, folder, advance)
         stack.callback(plan.close, field)
         results = {
             "title": _title(ours),
@@ -132,6 +136,7 @@ def _machine(field: md.Field) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "hiphop_train": hiphop_train.__version__,
+        "environment": {key: value for key, value in sorted(os.environ.items()) if key.startswith(TELLING)},
     }
 
 

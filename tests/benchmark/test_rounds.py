@@ -16,14 +16,16 @@ class FakeLink:
 
     script = "fake"
 
-    def __init__(self, name: str, times: list[float], diary: list[str], forces: float = 1.0) -> None:
-        self.name, self.times, self.diary, self.forces = name, times, diary, forces
+    def __init__(
+        self, name: str, times: list[float], diary: list[str], forces: float = 1.0, energy: float = 0.0
+    ) -> None:
+        self.name, self.times, self.diary, self.forces, self.energy = name, times, diary, forces, energy
         self.description: dict[str, Any] = {"takes_pairs": True, "finds_pairs": False, "cutoff": 4.0, "trains": True}
         self.error: Exception | None = None
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
         if do == "outputs":
-            np.savez(request["file"], energy=np.zeros(1), forces=self.forces * np.ones((6, 3)))
+            np.savez(request["file"], energy=np.array([self.energy]), forces=self.forces * np.ones((6, 3)))
         if do != "run":
             return {}
         self.diary.append(self.name)
@@ -89,24 +91,32 @@ def test_standard_error_is_that_of_a_straight_line() -> None:
     assert fit["standard_error"] == pytest.approx(expected.stderr)
 
 
-def field(tmp_path: Path, forces: float) -> md.Field:
+def field(tmp_path: Path, forces: float, energy: float = 0.0) -> md.Field:
     diary: list[str] = []
-    links: Any = {"ours": FakeLink("ours", [400.0], diary), "peer": FakeLink("peer", [800.0], diary, forces)}
-    return md.Field(links, {}, {"peer"}, tmp_path, "float32")
+    links: Any = {"ours": FakeLink("ours", [400.0], diary), "peer": FakeLink("peer", [800.0], diary, forces, energy)}
+    return md.Field(links, {"peer"}, tmp_path, "float32")
 
 
 def test_equal_outputs_give_a_ratio(tmp_path: Path) -> None:
     row = md.measure(field(tmp_path, 1.0001), systems.water(6, 0), 2, set(), lambda n: None)
-    assert row["difference_of_forces"] == {"peer": pytest.approx(1e-4)}
+    assert row["differences"] == {"peer": {"forces": pytest.approx(1e-4), "energy": 0.0}}
     assert row["ratios"]["peer"]["excluded"]["median"] == 2.0
     assert row["pairs"]["peer"] > 0
 
 
-@pytest.mark.parametrize("forces", [1.01, float("nan")])
-def test_other_outputs_give_none(tmp_path: Path, forces: float) -> None:
-    row = md.measure(field(tmp_path, forces), systems.water(6, 0), 2, set(), lambda n: None)
+@pytest.mark.parametrize(("forces", "energy"), [(1.01, 0.0), (float("nan"), 0.0), (1.0, 0.006)])
+def test_other_outputs_give_none(tmp_path: Path, forces: float, energy: float) -> None:
+    row = md.measure(field(tmp_path, forces, energy), systems.water(6, 0), 2, set(), lambda n: None)
     assert "peer" not in row["ratios"]
     assert row["programs"]["peer"]["excluded"]["median"] == 800.0
+
+
+def test_e0_is_added_where_energies_are_less_it(tmp_path: Path) -> None:
+    programs = field(tmp_path, 1.0, energy=-2.0)
+    programs.e0[[1, 8]] = 0.25, 0.5
+    programs.without_e0.add("peer")  # -2 + 2 (2 x 0.25 + 0.5) = 0
+    row = md.measure(programs, systems.water(6, 0), 1, set(), lambda n: None)
+    assert row["differences"]["peer"]["energy"] == 0.0
 
 
 def test_what_did_not_fit_is_not_tried_with_more(tmp_path: Path) -> None:
