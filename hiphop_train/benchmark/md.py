@@ -198,21 +198,30 @@ def _row(
 
 
 def fits(rows: list[dict[str, Any]], names: list[str]) -> dict[str, dict[str, Any]]:
-    """How times grow with the number of atoms, by program and variant: over boxes of water where there are two."""
+    """How times and memory grow with the number of atoms, by program and variant; over water where it has two sizes."""
     waters = [row for row in rows if row["is_water"]]
     chosen = waters if len({row["atoms"] for row in waters}) > 1 else rows
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         for variant in VARIANTS:
             points = [
-                (row["atoms"], row["programs"][name][variant]["median"])
+                (row["atoms"], row["programs"][name][variant])
                 for row in chosen
                 if "median" in row["programs"][name].get(variant, {})
             ]
-            fit = scaling([atoms for atoms, _ in points], [time for _, time in points])
+            fit = scaling([atoms for atoms, _ in points], [times["median"] for _, times in points])
             if fit is not None:
                 over = "water" if chosen is waters else "all structures"
-                found.setdefault(name, {})[variant] = {**fit, "over": over}
+                memory = [times["peak_bytes_per_atom"] for _, times in points]
+                found.setdefault(name, {})[variant] = {
+                    **fit,
+                    "over": over,
+                    "peak_bytes_per_atom": {
+                        "lowest": min(memory),
+                        "highest": max(memory),
+                        "of_the_largest": memory[-1],
+                    },
+                }
     return found
 
 

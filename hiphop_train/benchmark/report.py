@@ -75,11 +75,13 @@ def _md_cells(row: dict[str, Any], name: str, variant: str) -> list[str]:
 def _print_fits(console: Console, fits: dict[str, Any]) -> None:
     for name, variants in fits.items():
         for variant, fit in variants.items():
+            memory = fit["peak_bytes_per_atom"]
             error = "" if fit["standard_error"] is None else f" ± {fit['standard_error']:.3f}"
             console.print(
                 f"{name}, {SEARCH[variant]}: time grows as atoms^{fit['exponent']:.3f}{error} ({fit['points']} sizes, "
                 f"{fit['over']}); per atom {fit['largest']:,} atoms take {fit['per_atom_largest_over_smallest']:.3f} "
-                f"times as long as {fit['smallest']:,}"
+                f"times as long as {fit['smallest']:,}; peak memory {memory['of_the_largest'] / 1e3:,.0f} kB/atom "
+                f"({memory['lowest'] / 1e3:,.0f} - {memory['highest'] / 1e3:,.0f})"
             )
 
 

@@ -137,10 +137,13 @@ def test_parts_add_up() -> None:
 
 def test_fits_are_over_water_where_there_is_some() -> None:
     def row(atoms: int, time: float, is_water: bool) -> dict[str, Any]:
-        return {"atoms": atoms, "is_water": is_water, "programs": {"ours": {"excluded": {"median": time}}}}
+        times = {"median": time, "peak_bytes_per_atom": 1000 - atoms}
+        return {"atoms": atoms, "is_water": is_water, "programs": {"ours": {"excluded": times}}}
 
     rows = [row(10, 99.0, False), row(30, 1.0, True), row(60, 2.0, True)]
-    assert md.fits(rows, ["ours"])["ours"]["excluded"]["exponent"] == pytest.approx(1.0)
+    fit = md.fits(rows, ["ours"])["ours"]["excluded"]
+    assert fit["exponent"] == pytest.approx(1.0)
+    assert fit["peak_bytes_per_atom"] == {"lowest": 940, "highest": 970, "of_the_largest": 940}
     assert md.fits(rows[:2], ["ours"])["ours"]["excluded"]["over"] == "all structures"
 
 
