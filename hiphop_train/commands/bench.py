@@ -47,49 +47,64 @@ def bench(config: DictConfig) -> dict[str, Any]:
         with progress("starting", 1 + len(settings["against"])) as advance:
             field = plan.open_field(settings, ours, peers, device, folder, advance)
         stack.callback(plan.close, field)
-        results = {
+        results: dict[str, Any] = {
             "title": _title(ours),
+            "complete": False,
             "model": ours.model or str(ours.file),
             "checkpoint": settings["checkpoint"],
             "machine": _machine(field),
             "settings": {key: settings[key] for key in ("rounds", "threads", "dtype", "seed", "batch_size")},
             "programs": {name: link.description for name, link in field.links.items()},
             "same_weights": sorted(field.same_weights),
-            **_measure(settings, field, found, batch),
         }
+        _measure_md(settings, field, found, results, output)
+        if batch is not None:
+            _measure_training(settings, field, batch, results)
+    results["complete"] = True
     report.print_all(results)
     _write(output, results)
+    print(f"results    {output}")
+    if "md" in results:
+        picture.draw(output.with_suffix(".png"), results["md"], results["title"])
+        print(f"picture    {output.with_suffix('.png')}")
     return results
 
 
-def _measure(
-    settings: dict[str, Any], field: md.Field, found: list[systems.System], batch: Structures | None
-) -> dict[str, Any]:
-    rounds, measure = settings["rounds"], settings["measure"]
-    results: dict[str, Any] = {}
-    parts: dict[str, Any] = {}
-    own = field.links[md.OURS]
-    breaks_down = "breakdown" in measure and own.script == "ours"
-    if found:
-        rows: list[dict[str, Any]] = []
-        too_small: set[str] = set()
-        with progress("dynamics", len(found) * md.turns_needed(field, rounds)) as advance:
-            for system in found:
-                rows.append(md.measure(field, system, rounds, too_small, advance))
-                if breaks_down and "median" in rows[-1]["programs"][md.OURS]["included"]:
-                    parts[f"{system.name}, {len(system):,} atoms"] = md.breakdown(own, rounds)
-        results |= {"md": rows, "scaling": md.fits(rows, list(field.links))}
-    if batch is not None:
-        with progress("training", (len(field.links) + 1) * (rounds + 1)) as advance:
-            steps = training.measure(field, batch, rounds, advance)
-            works = "median" in steps["programs"][md.OURS]
-            if "training" in measure:
-                results["training"] = steps
-                if works:
-                    steps["throughput"] = training.throughput(own, rounds, advance)
-            if breaks_down and works:
-                parts["training"] = training.breakdown(own, rounds)
-    return results | ({"breakdown": parts} if parts else {})
+def _measure_md(
+    settings: dict[str, Any], field: md.Field, found: list[systems.System], results: dict[str, Any], output: Path
+) -> None:
+    """Time dynamics; what there is after each structure is written, so that a break does not lose it."""
+    if not found:
+        return
+    rounds, own = settings["rounds"], field.links[md.OURS]
+    rows: list[dict[str, Any]] = []
+    too_small: set[str] = set()
+    with progress("dynamics", len(found) * md.turns_needed(field, rounds)) as advance:
+        for system in found:
+            rows.append(md.measure(field, system, rounds, too_small, advance))
+            if _breaks_down(settings, field) and "median" in rows[-1]["programs"][md.OURS]["included"]:
+                name = f"{system.name}, {len(system):,} atoms"
+                results.setdefault("breakdown", {})[name] = md.breakdown(own, rounds)
+            results |= {"md": rows, "scaling": md.fits(rows, list(field.links))}
+            _write(output, results)
+
+
+def _measure_training(settings: dict[str, Any], field: md.Field, batch: Structures, results: dict[str, Any]) -> None:
+    rounds, own = settings["rounds"], field.links[md.OURS]
+    with progress("training", (len(field.links) + 1) * (rounds + 1)) as advance:
+        steps = training.measure(field, batch, rounds, advance)
+        works = "median" in steps["programs"][md.OURS]
+        if "training" in settings["measure"]:
+            results["training"] = steps
+            if works:
+                steps["throughput"] = training.throughput(own, rounds, advance)
+        if _breaks_down(settings, field) and works:
+            results.setdefault("breakdown", {})["training"] = training.breakdown(own, rounds)
+
+
+def _breaks_down(settings: dict[str, Any], field: md.Field) -> bool:
+    """Whether parts of steps are wanted, and can be had: an exported file is one whole."""
+    return "breakdown" in settings["measure"] and field.links[md.OURS].script == "ours"
 
 
 def _check_exported(settings: dict[str, Any], ours: plan.Ours, peers: dict[str, Peer]) -> None:
@@ -114,13 +129,18 @@ def _output(settings: dict[str, Any], name: str) -> Path:
     if settings["output"] is None:
         plain = json.dumps({key: value for key, value in settings.items() if key != "output"}, sort_keys=True)
         output = Path("bench") / f"{name}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}.json"
-        output.parent.mkdir(exist_ok=True)
         return output
     output = Path(settings["output"]).expanduser()
     if output.suffix != ".json":
         raise ConfigError(f"output={output}: the results are JSON; give output={output.with_suffix('.json')}")
     if not output.parent.is_dir():
         raise ConfigError(f"output={output}: the folder {output.parent} does not exist; make it, or choose another")
+    try:
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise ConfigError(
+            f"output={output}: {output.parent} cannot be written ({error.strerror}); choose another: output=FILE.json"
+        ) from error
     return output
 
 
@@ -142,10 +162,7 @@ def _machine(field: md.Field) -> dict[str, Any]:
 
 def _write(output: Path, results: dict[str, Any]) -> None:
     try:
+        output.parent.mkdir(exist_ok=True)
         write_json(output, results)
-        print(f"results    {output}")
-        if "md" in results:
-            picture.draw(output.with_suffix(".png"), results["md"], results["title"])
-            print(f"picture    {output.with_suffix('.png')}")
     except OSError as error:
         raise ConfigError(f"{output} cannot be written ({error.strerror}); choose another: output=FILE.json") from error

@@ -9,7 +9,7 @@ import pytest
 from ase.build import molecule
 from ase.io import write
 
-from hiphop_train.benchmark import rounds
+from hiphop_train.benchmark import md, rounds, systems
 from tests.commands.conftest import Run
 
 TINY = ["model.n_features=8", "model.n_sensitivities=6", "rounds=2", "threads=1", "device=cpu", "batch_size=3"]
@@ -34,6 +34,7 @@ def test_beside_hippynn_and_the_exported_file(run: Run, tmp_path: Path, ethanol:
     code, out, err = run("bench", *TINY, *arguments, "peers.hippynn.kernels=pytorch", f"output={output}")
     assert code == 0, err
     found: dict[str, Any] = json.loads(output.read_text())
+    assert found["complete"] is True
     assert found["same_weights"] == ["exported", "hippynn"]
     assert [(row["system"], row["atoms"]) for row in found["md"]] == [("ethanol", 9), ("water", 24), ("water", 96)]
     for row in found["md"]:
@@ -128,6 +129,7 @@ def test_what_does_not_fit_in_memory_is_said_so(run: Run, tmp_path: Path) -> Non
         (["measure=[md]"], 2, "structures=[FILES] or water=[N_ATOMS]"),
         (["output=nowhere/out.json"], 2, "the folder nowhere does not exist"),
         (["output=out.txt"], 2, "give output=out.json"),
+        (["output=/proc/out.json"], 2, "/proc cannot be written"),
         (["checkpoint=nowhere"], 4, "nowhere does not exist"),
         (["checkpoint={trained}", "model.n_features=16"], 2, "come from the checkpoint"),
         (["checkpoint={trained}", "dtype=float64"], 2, "come from the checkpoint"),
@@ -146,7 +148,23 @@ def test_bad_input_is_refused(
     found, _, err = run("bench", *(argument.format(trained=trained, ethanol=ethanol) for argument in arguments))
     assert part in err
     assert found == code
-    assert not (tmp_path / "bench").exists() or not list((tmp_path / "bench").iterdir())
+    assert not (tmp_path / "bench").exists()
+
+
+def test_break_leaves_what_was_measured(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, output = md.measure, tmp_path / "out.json"
+
+    def stop_at_24(field: md.Field, system: systems.System, *more: Any) -> dict[str, Any]:
+        if len(system) == 24:
+            raise KeyboardInterrupt
+        return measure(field, system, *more)
+
+    monkeypatch.setattr(md, "measure", stop_at_24)
+    code, _, _ = run("bench", *TINY, "water=[6,24]", "measure=[md]", f"output={output}")
+    assert code == 130
+    found = json.loads(output.read_text())
+    assert [row["atoms"] for row in found["md"]] == [6]
+    assert found["complete"] is False
 
 
 def test_program_that_is_not_installed(run: Run, tmp_path: Path) -> None:
