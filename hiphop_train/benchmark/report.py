@@ -9,6 +9,9 @@ from hiphop_train.benchmark.md import OURS, VARIANTS
 
 SEARCH = {"excluded": "pairs given", "included": "with search"}
 
+SCATTER = 1.5
+"""From this ratio of the longest to the shortest round on, it is said that the machine was busy."""
+
 
 def print_all(results: dict[str, Any]) -> None:
     """Print whatever has been measured."""
@@ -28,6 +31,18 @@ def print_all(results: dict[str, Any]) -> None:
         )
     if "breakdown" in results:
         console.print(_breakdown(results["breakdown"]))
+    if (scatter := largest_scatter(results)) > SCATTER:
+        console.print(
+            f"rounds of the same work differ by up to a factor of {scatter:.1f}: the machine was doing other things; "
+            "these times and ratios are not to be relied on"
+        )
+
+
+def largest_scatter(results: dict[str, Any]) -> float:
+    """Return the longest round over the shortest, of whichever work they differ most in."""
+    found = [times for row in results.get("md", []) for both in row["programs"].values() for times in both.values()]
+    found += results.get("training", {}).get("programs", {}).values()
+    return max((times["highest"] / times["lowest"] for times in found if "lowest" in times), default=1.0)
 
 
 def _md(rows: list[dict[str, Any]]) -> Table:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hiphop_train.benchmark import md, picture, rounds, systems
+from hiphop_train.benchmark import md, picture, report, rounds, systems
 from hiphop_train.benchmark.link import DoesNotFit, Failed
 from hiphop_train.benchmark.rounds import NOT_FITTING, Turns
 
@@ -126,6 +126,16 @@ def test_what_did_not_fit_is_not_tried_with_more(tmp_path: Path) -> None:
     assert row["programs"]["peer"]["excluded"] == {"problem": NOT_FITTING}
     assert "peer" not in programs.links["ours"].diary  # type: ignore[attr-defined]
     assert row["programs"]["ours"]["excluded"]["median"] == 400.0
+
+
+def test_busy_machine_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = [md.measure(field(tmp_path, 1.0), systems.water(6, 0), 2, set(), lambda n: None)]
+    report.print_all({"md": rows, "scaling": {}})
+    assert "the machine was doing other things" not in capsys.readouterr().out
+    rows[0]["programs"]["peer"]["excluded"]["highest"] = 1600.0
+    assert report.largest_scatter({"md": rows}) == 2.0
+    report.print_all({"md": rows, "scaling": {}})
+    assert "factor of 2.0: the machine was doing other things" in capsys.readouterr().out
 
 
 def test_parts_add_up() -> None:
