@@ -80,9 +80,9 @@ def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype, n_
     return Potential([network], representation.elements, representation.cutoff, n_levels)
 
 
-def make_data(data: DictConfig, potential: Potential, dtype: torch.dtype, seed: int) -> DataModule:
+def make_data(data: Mapping[str, Any] | DictConfig, potential: Potential, dtype: torch.dtype, seed: int) -> DataModule:
     """Build the data module for a potential."""
-    section = data.copy()
+    section = data.copy() if isinstance(data, DictConfig) else OmegaConf.create(dict(data))
     OmegaConf.resolve(section)
     with open_dict(section):
         for key in DATA_VARIABLES:
@@ -101,7 +101,7 @@ def make_reader(section: DictConfig) -> Reader:
     return reader
 
 
-def make_part(section: DictConfig, name: str, **handed_over: Any) -> Any:
+def make_part(section: Mapping[str, Any] | DictConfig, name: str, **handed_over: Any) -> Any:
     """Build a loss, an optimizer or a schedule."""
     return _instantiate(section, name, **handed_over)
 
@@ -146,7 +146,7 @@ def _needed(section: DictConfig, name: str, **offered: Any) -> dict[str, Any]:
     return {key: value for key, value in offered.items() if key in parameters}
 
 
-def _instantiate(section: DictConfig, name: str, **handed_over: Any) -> Any:
+def _instantiate(section: Mapping[str, Any] | DictConfig, name: str, **handed_over: Any) -> Any:
     try:
         return instantiate(section, _convert_="all", **handed_over)
     except InstantiationException as error:

@@ -12,12 +12,13 @@ from typing import Any, Literal
 from hiphop_train import __version__
 from hiphop_train.errors import ConfigError, HipHopError
 
-Command = Literal["train", "eval", "export"]
+Command = Literal["train", "eval", "export", "bench"]
 
 DESCRIPTIONS = {
     "train": "Train a potential on energies and forces; evaluate it and export it.",
     "eval": "Errors of a trained potential on its test splits or on another data set.",
     "export": "Write a trained potential as one TorchScript file that runs without this package.",
+    "bench": "Time and memory of a potential: steps of dynamics, training, and where both go; beside other programs.",
 }
 EXAMPLES = {
     "train": [
@@ -33,6 +34,13 @@ EXAMPLES = {
         ("hiphop-eval checkpoint=RUN data=comp6 data.root=FOLDER", "the COMP6 benchmark"),
     ],
     "export": [("hiphop-export checkpoint=RUN output=FILE.pt", "")],
+    "bench": [
+        ("hiphop-bench model.n_features=128 water=[3000,12000,48000]", "how time and memory grow"),
+        ("hiphop-bench checkpoint=RUN structures=[FILE.pdb] measure=[md]", "a trained potential on your structure"),
+        ("hiphop-bench checkpoint=RUN water=[3000] against=[exported]", "and beside its exported file"),
+        ("hiphop-bench against=[hippynn,torchani] structures=[FILE.pdb]", "the same work by other programs, in turns"),
+        ("hiphop-bench data=tiny measure=[training,breakdown]", "training, its loader included"),
+    ],
 }
 MULTIRUN = ("-m", "--multirun")
 WITH_VALUE = ("-c", "--cfg", "-i", "--info", "-p", "--package")
@@ -54,6 +62,11 @@ def eval_main() -> None:
 def export_main() -> None:
     """Run hiphop-export."""
     sys.exit(run("export", sys.argv[1:]))
+
+
+def bench_main() -> None:
+    """Run hiphop-bench."""
+    sys.exit(run("bench", sys.argv[1:]))
 
 
 def run(command: Command, arguments: list[str]) -> int:
@@ -124,6 +137,11 @@ def _call(command: Command, config: Any) -> int:
         from hiphop_train.commands.evaluate import evaluate
 
         evaluate(config)
+        return 0
+    if command == "bench":
+        from hiphop_train.commands.bench import bench
+
+        bench(config)
         return 0
     from hiphop_train.commands.export import export_file
 

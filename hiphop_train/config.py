@@ -18,14 +18,14 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from hiphop_train import checkpoint
 from hiphop_train.build import DATA_VARIABLES, HANDED_OVER, OWN_KEYS
 from hiphop_train.errors import ConfigError, did_you_mean
 
-Command = Literal["train", "eval", "export", "data"]
+Command = Literal["train", "eval", "export", "bench", "data"]
 
 _SECTION = dict[str, Any]
 ROOT: dict[Command, dict[str, Any]] = {
@@ -46,6 +46,22 @@ ROOT: dict[Command, dict[str, Any]] = {
         "device": Literal["auto", "cpu", "cuda"],
     },
     "export": {"checkpoint": str, "output": str | None},
+    "bench": {
+        **dict.fromkeys(["model", "loss", "optimizer", "peers"], _SECTION),
+        "data": _SECTION | None,
+        "checkpoint": str | None,
+        **dict.fromkeys(["structures", "against"], list[str]),
+        "water": list[int],
+        "measure": list[Literal["md", "training", "breakdown"]],
+        "batch_size": PositiveInt,
+        "rounds": PositiveInt,
+        "threads": PositiveInt | None,
+        "dtype": Literal["float32", "float64"],
+        "device": Literal["auto", "cpu", "cuda"],
+        "memory_limit": PositiveFloat | PositiveInt | None,
+        "output": str | None,
+        "seed": NonNegativeInt,
+    },
     "data": {"data": _SECTION | None},
 }
 """Keys at the top of each command's configuration, with their types."""
@@ -112,7 +128,17 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def take_model(config: DictConfig, overrides: list[str]) -> None:
-    """Put the model of `init_weights`, where it is set, into its section; one that was asked for must be the same."""
+    """Put the model of `init_weights`, where it is set, into its section; one that was asked for must be the same.
+
+    That of a `checkpoint`, where there is a choice of models beside it, cannot be another.
+    """
+    if config.get("checkpoint") is not None and "model" in config:
+        asking = [o for o in overrides if re.match(r"[+~]*(model|dtype)\b", o)]
+        if asking:
+            raise ConfigError(
+                f"override '{asking[0]}': model and dtype come from the checkpoint, {config.checkpoint}; leave out "
+                f"{', '.join(asking)}, or checkpoint"
+            )
     if config.get("init_weights") is None:
         return
     file, _ = checkpoint.find_checkpoint(str(config.init_weights), "init_weights")
@@ -120,7 +146,7 @@ def take_model(config: DictConfig, overrides: list[str]) -> None:
     keys = [override.lstrip("+~").split("=", 1)[0].replace("/", ".") for override in overrides]
     asking = [key for key in keys if key.split(".")[0] in ("model", "experiment")]
     if asking:
-        theirs, ours = _completed(stored), _completed(OmegaConf.to_container(config.model, resolve=True))
+        theirs, ours = completed(stored), completed(OmegaConf.to_container(config.model, resolve=True))
         different = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
         if different:
             lines = [f"  model.{key}: {theirs.get(key)!r} there, {ours.get(key)!r} asked for" for key in different]
@@ -132,8 +158,8 @@ def take_model(config: DictConfig, overrides: list[str]) -> None:
         config.model = stored
 
 
-def _completed(model: Any) -> dict[str, Any]:
-    """Return a model section with the defaults of its target."""
+def completed(model: Any) -> dict[str, Any]:
+    """Return a plain model section with the defaults of its target."""
     parameters = _parameters(get_object(model["_target_"]), "model").values()
     defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     return {**defaults, **model}
@@ -183,7 +209,7 @@ def _parameters(built: Any, path: str) -> dict[str, inspect.Parameter]:
 
 def _check_section(path: str, section: dict[str, Any], source: Source) -> None:
     if "_target_" not in section:
-        if path not in ("callbacks", "logger"):
+        if path not in ("callbacks", "logger", "peers"):
             raise ConfigError(f"{path} has no _target_: it names no class to build ({source.of(path) or 'config'})")
         for name, part in section.items():
             if part is not None:
@@ -304,7 +330,14 @@ def _refused_override(message: str, command: Command, overrides: list[str]) -> D
     if not found:
         raise ConfigError(message.splitlines()[0])
     path = found.group(1).split("@")[0].replace("/", ".")
-    if command != "train" and path.split(".")[0] in ("model", "dtype", "loss", "optimizer", "scheduler", "trainer"):
+    if command not in ("train", "bench") and path.split(".")[0] in (
+        "model",
+        "dtype",
+        "loss",
+        "optimizer",
+        "scheduler",
+        "trainer",
+    ):
         raise ConfigError(f"'{path}' cannot be set here: model and training come from the checkpoint")
     refused = [o for o in overrides if o.lstrip("+~").split("=", 1)[0].replace("/", ".") == path]
     if not refused:

@@ -12,7 +12,7 @@ def start(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=100)
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "export"])
+@pytest.mark.parametrize("command", ["train", "eval", "export", "bench"])
 def test_help_is_quick_and_complete(command: str) -> None:
     times = []
     for _ in range(3):

@@ -1,7 +1,6 @@
 """hiphop-compare: finished runs side by side, errors against what they cost."""
 
 import json
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from hiphop_train.errors import CheckpointError, ConfigError, DataError, HipHopE
 from hiphop_train.evaluation import comparison, report
 from hiphop_train.evaluation.comparison import Row
 from hiphop_train.evaluation.pareto import pareto
-from hiphop_train.evaluation.timing import ROUNDS, microseconds_per_atom
+from hiphop_train.evaluation.timing import ROUNDS, microseconds_per_atom, processor
 
 N_STRUCTURES = 64
 """Structures of the batch that is timed."""
@@ -177,7 +176,7 @@ def _time(groups: list[list[Run]], rows: list[Row]) -> dict[str, Any]:
         "threads": 1,
         "rounds": ROUNDS,
         "batches": [{"structures": len(s), "atoms": len(s.numbers), "source": s.source} for s in chosen.values()],
-        "processor": _processor(),
+        "processor": processor(),
         "torch": str(torch.__version__),
     }
 
@@ -201,13 +200,6 @@ def _structures(runs: list[Run]) -> Structures:
         f"nothing can be timed without the data of these runs. {problem}\n"
         "  paths in a run's config.yaml are from where it was started: start hiphop-compare there too"
     )
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _captions(rows: list[Row], timing: dict[str, Any]) -> list[str]:

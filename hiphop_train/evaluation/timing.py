@@ -1,8 +1,10 @@
 """Time of an evaluation, of several potentials side by side on the same structures."""
 
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +15,14 @@ from hiphop_train.data.structures import Structures
 from hiphop_train.potential import Potential
 
 ROUNDS = 15
+
+
+def processor() -> str:
+    """Name of this machine's processor."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Time and memory of a potential, by itself and beside other programs."""

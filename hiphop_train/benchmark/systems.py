@@ -1,0 +1,227 @@
+"""What is timed: structures from files, boxes of water, molecules to train on."""
+
+# mypy: allow-untyped-calls
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import molecule
+from ase.data import atomic_masses, atomic_numbers
+from ase.io import read
+from numpy.typing import NDArray
+
+from hiphop_train.benchmark.peers.protocol import Work
+from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.errors import ConfigError, DataError
+from hiphop_train.graph.neighbours import batch_neighbours
+
+VOLUME = (atomic_masses[8] + 2 * atomic_masses[1]) / 0.602214076
+"""Cubic Angstrom of a water molecule at 1 g/cm3: molar mass (g/mol) over Avogadro's number times 10^-24."""
+
+BOND, ANGLE = 0.9572, math.radians(104.52)
+"""Of a water molecule, Angstrom and radian."""
+
+SHORTEST = 1.5
+"""Atoms of two molecules of water are no closer, Angstrom."""
+
+LATTICE_JITTER = 0.1
+"""Standard deviation of a molecule's place, Angstrom."""
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """One structure to time.
+
+    Attributes
+    ----------
+    name : of the file, or ``water``
+    numbers : (n_atoms,) atomic numbers
+    positions : (n_atoms, 3) Angstrom
+    cell : (3, 3) Angstrom, rows are lattice vectors, zero where open
+    pbc : (3,) bool
+    is_water : whether it was made here, at the same density as all others that were
+    """
+
+    name: str
+    numbers: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    cell: NDArray[np.float64]
+    pbc: NDArray[np.bool_]
+    is_water: bool = False
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def from_file(file: Path) -> System:
+    """Read the first structure of a file of any of ASE's formats (PDB files may end with an empty one)."""
+    if not file.is_file():
+        raise ConfigError(f"structures: {file} does not exist")
+    try:
+        atoms = read(file, index=0)
+    except Exception as error:  # ASE's readers raise whatever comes
+        raise DataError(f"structures: {file} cannot be read by ASE: {type(error).__name__}: {error}") from error
+    if not isinstance(atoms, Atoms) or len(atoms) == 0:
+        raise DataError(f"structures: {file} holds no atoms")
+    cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
+    if atoms.pbc.any() and np.linalg.matrix_rank(cell) < atoms.pbc.sum():
+        raise DataError(f"structures: {file} is periodic, but its cell has no volume: {cell.tolist()}")
+    return System(file.stem, atoms.numbers.astype(np.int64), atoms.positions.astype(np.float64), cell, atoms.pbc.copy())
+
+
+def check_water(n_atoms: int) -> None:
+    """Raise `ConfigError` where no whole number of molecules has so many atoms."""
+    if n_atoms < 3 or n_atoms % 3:
+        nearest = 3 * max(1, round(n_atoms / 3))
+        raise ConfigError(
+            f"water: {n_atoms} atoms are no whole number of molecules; nearest: {nearest} (positive multiples of 3)"
+        )
+
+
+def water(n_atoms: int, seed: int) -> System:
+    """Make a periodic box of water of 1 g/cm3: a jittered lattice of molecules in random orientations.
+
+    Every size has exactly the same density, and the box is nearly a cube. Atoms of two molecules come no closer than
+    `SHORTEST`: molecules that do are turned anew. It is no equilibrated liquid, but its atoms have as many neighbours.
+
+    Parameters
+    ----------
+    n_atoms : a multiple of 3
+    seed : of places and orientations
+    """
+    check_water(n_atoms)
+    n = n_atoms // 3
+    rng = np.random.default_rng([seed, n])
+    shape = lattice(n)
+    spacing = (n * VOLUME / math.prod(shape)) ** (1 / 3)  # Angstrom
+    sites = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1).reshape(-1, 3)
+    empty = rng.choice(len(sites), len(sites) - n, replace=False)
+    centres = spacing * (np.delete(sites, empty, axis=0) + 0.5)
+    centres += np.clip(LATTICE_JITTER * rng.standard_normal(centres.shape), -0.2, 0.2)
+    cell = np.diag(spacing * np.array(shape))
+    positions = centres[:, None] + oriented(n, rng)  # (n, 3, 3)
+    for _ in range(1000):
+        colliding = collisions(positions, cell)
+        if len(colliding) == 0:
+            break
+        positions[colliding] = centres[colliding, None] + oriented(len(colliding), rng)
+    else:
+        raise AssertionError(f"water: no arrangement of {n} molecules was found")
+    numbers = np.tile([8, 1, 1], n).astype(np.int64)
+    return System("water", numbers, positions.reshape(-1, 3), cell, np.ones(3, np.bool_), is_water=True)
+
+
+def settling(elements: list[str]) -> System:
+    """A few atoms in a zigzag, with which programs get ready."""
+    n = 8
+    numbers = np.array([atomic_numbers[elements[k % len(elements)]] for k in range(n)], np.int64)
+    positions = np.stack([1.1 * np.arange(n), 0.7 * (np.arange(n) % 2), 0.1 * np.arange(n) ** 1.5], axis=1)
+    return System("a small chain", numbers, positions, np.zeros((3, 3)), np.zeros(3, np.bool_))
+
+
+def lattice(n: int) -> tuple[int, int, int]:
+    """Return the sites along each edge of a nearly cubic lattice of at least `n` sites, as few as can be."""
+    edge = max(1, round(n ** (1 / 3)))
+    around = range(max(1, edge - 1), edge + 3)
+    shapes = [(a, b, c) for a in around for b in around if b >= a for c in around if c >= b and a * b * c >= n]
+    return min(shapes, key=lambda shape: (math.prod(shape), shape[2] - shape[0]))
+
+
+def oriented(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Molecules of water (n, 3, 3), O H H about the centre of O and the H's midpoint, in random orientations."""
+    half = 0.5 * ANGLE
+    flat = BOND * np.array([[0, 0, 0], [math.sin(half), 0, math.cos(half)], [-math.sin(half), 0, math.cos(half)]])
+    flat[:, 2] -= 0.25 * BOND * math.cos(half)
+    quaternion = rng.standard_normal((n, 4))
+    w, x, y, z = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)).T
+    rotation = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )  # (3, 3, n)
+    turned: NDArray[np.float64] = np.einsum("xkn,ak->nax", rotation, flat)
+    return turned
+
+
+def collisions(positions: NDArray[np.float64], cell: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices of molecules, every second of two, that come too close to another or to an image of themselves."""
+    flat = positions.reshape(-1, 3)
+    pair_i, pair_j, shift = pairs_of(flat, cell[None], np.ones((1, 3), np.bool_), [len(flat)], SHORTEST)
+    foreign = (pair_i // 3 != pair_j // 3) | shift.any(axis=1)
+    pair_i, pair_j = pair_i[foreign] // 3, pair_j[foreign] // 3
+    chosen: NDArray[np.int64] = np.unique(np.maximum(pair_i, pair_j))
+    return chosen
+
+
+def pairs_of(
+    positions: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    sizes: list[int],
+    cutoff: float,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Find all pairs in a batch, as `batch_neighbours` does, in arrays."""
+    found = batch_neighbours(
+        torch.from_numpy(positions), torch.tensor(sizes), torch.from_numpy(cell), torch.from_numpy(pbc), cutoff
+    )
+    return found[0].numpy(), found[1].numpy(), found[2].numpy()
+
+
+def work_of(system: System, cutoff: float | None) -> Work:
+    """Return a structure with its pairs; without, where no cutoff is given."""
+    none = np.zeros(0, np.int64)
+    pairs = (none, none, none.reshape(0, 3))
+    cell, pbc = system.cell[None], system.pbc[None]
+    if cutoff is not None:
+        pairs = pairs_of(system.positions, cell, pbc, [len(system)], cutoff)
+    atoms = np.zeros(len(system), np.int64)
+    labels = (np.zeros(1), np.zeros((len(system), 3)))
+    return Work(system.numbers, system.positions, cell, pbc, atoms, *pairs, *labels)
+
+
+def batch_of(structures: Structures, cutoff: float) -> Work:
+    """Return a batch of all structures with labels; those that are missing are zero, and energies are less their mean.
+
+    Energies in eV are large where E0 is not taken off; a mean square of them would drown all else in float32.
+    """
+    sizes = structures.sizes
+    positions = structures.positions.astype(np.float64)
+    pairs = pairs_of(positions, structures.cell, structures.pbc, sizes.tolist(), cutoff)
+    energy = np.nan_to_num(structures.energy)
+    return Work(
+        structures.numbers.astype(np.int64), positions, structures.cell, structures.pbc,
+        np.repeat(np.arange(len(structures)), sizes), *pairs, energy - energy.mean(),
+        np.nan_to_num(structures.forces).astype(np.float64),
+    )  # fmt: skip
+
+
+def clusters(n: int, seed: int) -> Structures:
+    """Return so many geometries of methoxyethane with a water molecule, 15 atoms, energies 0 and random forces."""
+    rng = np.random.default_rng(seed)
+    drop = molecule("H2O")
+    drop.translate([0.0, 0.0, 3.5])
+    whole = molecule("CH3CH2OCH3") + drop
+    positions = whole.positions + 0.05 * rng.standard_normal((n, len(whole), 3))
+    collector = Collector("methoxyethane and water", 1.0, 1.0, 1.0)
+    collector.add("all", whole.numbers, positions, np.zeros(n), rng.standard_normal(positions.shape))
+    return collector.finish("all")
+
+
+def check_elements(system: System, elements: list[str], whose: str) -> None:
+    """Raise `ConfigError` where a structure has an element that a program does not know."""
+    from ase.data import chemical_symbols
+
+    known = [atomic_numbers[symbol] for symbol in elements if symbol in atomic_numbers]
+    strange = sorted(set(system.numbers.tolist()) - set(known))
+    if strange:
+        names = ", ".join(chemical_symbols[number] for number in strange)
+        raise ConfigError(
+            f"{system.name} holds {names}, which {whose} does not know; it knows {', '.join(elements)}"
+            + (f": 'model.elements=[{','.join([*elements, *names.split(', ')])}]'" if whose == "the model" else "")
+        )
