@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from hiphop_train import __version__
 from hiphop_train.errors import ConfigError, HipHopError
+from hiphop_train.memory import keep_freed_memory
 
 Command = Literal["train", "eval", "export", "bench"]
 
@@ -129,6 +130,7 @@ def _run_sweep(arguments: list[str]) -> int:
 
 def _call(command: Command, config: Any) -> int:
     _quieten()
+    keep_freed_memory()
     if command == "train":
         from hiphop_train.commands.train import train
 

@@ -23,6 +23,7 @@ from pydantic.errors import PydanticUserError
 
 from hiphop_train import checkpoint
 from hiphop_train.build import DATA_VARIABLES, HANDED_OVER, OWN_KEYS
+from hiphop_train.compilation import Choice
 from hiphop_train.errors import ConfigError, did_you_mean
 
 Command = Literal["train", "eval", "export", "bench", "data"]
@@ -58,6 +59,7 @@ ROOT: dict[Command, dict[str, Any]] = {
         "threads": PositiveInt | None,
         "dtype": Literal["float32", "float64"],
         "device": Literal["auto", "cpu", "cuda"],
+        "compile": Choice,
         "memory_limit": PositiveFloat | PositiveInt | None,
         "output": str | None,
         "seed": NonNegativeInt,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hiphop_train.errors import HipHopError
+from hiphop_train.memory import ENVIRONMENT
 
 SCRIPT = Path(__file__).parent / "peers" / "worker.py"
 OURS = ("ours", "exported")
@@ -52,7 +53,7 @@ class Link:
     def open(self) -> dict[str, Any]:
         """Start the process; returns what the program says of itself."""
         ours = self.script in OURS
-        environment = dict(os.environ)
+        environment = {**ENVIRONMENT, **os.environ}  # all programs alike; what the user sets goes first
         if self.python is not None:
             environment.pop("PYTHONPATH", None)  # of our environment
         if threads := self.start["threads"]:

@@ -227,7 +227,8 @@ def _our_link(settings: Mapping[str, Any], ours: Ours, start: dict[str, Any], fo
     }
     torch.save(content, stored)
     training = {key: settings[key] for key in ("data", "loss", "optimizer", "batch_size", "seed")}
-    start["settings"] |= {"potential": str(stored), "model": ours.model, "training": training}
+    told = {"potential": str(stored), "model": ours.model, "training": training, "compile": settings["compile"]}
+    start["settings"] |= told
     return Link(OURS, "ours", None, start, folder)
 
 

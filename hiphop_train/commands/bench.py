@@ -22,6 +22,7 @@ from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError
 from hiphop_train.evaluation.report import write_json
 from hiphop_train.evaluation.timing import processor
+from hiphop_train.memory import ENVIRONMENT
 
 TELLING = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "MKL_", "KMP_", "GOMP_", "NUMBA_", "THP_", "TORCH_")
 """Beginnings of the names of variables that times depend on."""
@@ -156,7 +157,7 @@ def _machine(field: md.Field) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "hiphop_train": hiphop_train.__version__,
-        "environment": {key: value for key, value in sorted(os.environ.items()) if key.startswith(TELLING)},
+        "environment": {k: v for k, v in sorted({**ENVIRONMENT, **os.environ}.items()) if k.startswith(TELLING)},
     }
 
 

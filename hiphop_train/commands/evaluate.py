@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hiphop_train import build, checkpoint
 from hiphop_train.commands.progress import progress
+from hiphop_train.compilation import compile_potential
 from hiphop_train.data.comp6 import COMP6Reader
 from hiphop_train.data.module import DataModule
 from hiphop_train.errors import CheckpointError, ConfigError, did_you_mean
@@ -43,6 +44,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: no CUDA device is to be seen; use device=cpu or device=auto")
 
+    compile_potential(loaded.potential.requires_grad_(False), "auto", dtype, torch.device(device))
     index = np.concatenate(list(sets.values()))
     structures = data.structures.take(index)
     with progress(f"evaluating on {device}", len(structures)) as advance:

@@ -3,19 +3,23 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from ase.data import atomic_numbers
 
 import hiphop_train
 from hiphop_train import checkpoint
 from hiphop_train.build import DTYPES
 from hiphop_train.commands.progress import progress
+from hiphop_train.compilation import Choice, compile_potential
 from hiphop_train.data.module import DataModule
 from hiphop_train.evaluation import plots, report
 from hiphop_train.evaluation.errors import error_table, predict
 from hiphop_train.export.torchscript import export
 
 
-def finish(run_dir: Path, data: DataModule, summary: dict[str, Any], device: str) -> dict[str, Any]:
+def finish(
+    run_dir: Path, data: DataModule, summary: dict[str, Any], device: str, choice: Choice = "auto"
+) -> dict[str, Any]:
     """Evaluate the best checkpoint on all test splits, draw, export, and write metrics.json.
 
     Parameters
@@ -24,6 +28,7 @@ def finish(run_dir: Path, data: DataModule, summary: dict[str, Any], device: str
     data : of the training
     summary : what metrics.json says beside the errors
     device : that the training ran on
+    choice : whether to compile, see `compile_potential`
 
     Returns
     -------
@@ -31,6 +36,7 @@ def finish(run_dir: Path, data: DataModule, summary: dict[str, Any], device: str
     """
     loaded = checkpoint.load(str(run_dir))
     dtype = DTYPES[loaded.record["config"]["dtype"]]
+    compile_potential(loaded.potential.requires_grad_(False), choice, dtype, torch.device(device))
     splits = [*data.test_names, "val"] if not data.test_names else data.test_names
     evaluated: plots.Evaluated = {}
     with progress("testing", sum(len(data.splits[name]) for name in splits)) as advance:

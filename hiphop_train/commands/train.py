@@ -13,7 +13,7 @@ from hiphop_train import build, checkpoint
 from hiphop_train.commands import run_directory
 from hiphop_train.commands.finish import finish
 from hiphop_train.commands.progress import progress
-from hiphop_train.compilation import compile_potential
+from hiphop_train.compilation import Choice, compile_potential
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
@@ -77,7 +77,7 @@ def train(config: DictConfig) -> TrainResult:
     )
     stop, clock = callbacks.GracefulStop(), callbacks.Clock()
     trainer = _make_trainer(config, run, module, [clock, stop])
-    compiled = compile_potential(potential, config.trainer.get("compile", "auto"), dtype, trainer.strategy.root_device)
+    compiled = compile_potential(potential, _choice(config), dtype, trainer.strategy.root_device)
     if trainer.is_global_zero:
         run_directory.make(run, config)
         store_splits(run.path / "splits.npz", data.splits, data.checksum)
@@ -91,11 +91,17 @@ def train(config: DictConfig) -> TrainResult:
             return TrainResult(run.path, {}, exit_code)
         status = "stopped" if stop.received is not None or callbacks.out_of_time(trainer) else "completed"
         summary = {"status": status, "epochs": trainer.current_epoch, "training_seconds": seconds}
-        errors = finish(run.path, data, summary, str(trainer.strategy.root_device))
+        errors = finish(run.path, data, summary, str(trainer.strategy.root_device), _choice(config))
         print(f"run directory: {run.path.resolve()}", flush=True)
         return TrainResult(run.path, errors, exit_code)
     finally:
         stop.release()
+
+
+def _choice(config: DictConfig) -> Choice:
+    """Whether to compile."""
+    choice: Choice = config.trainer.get("compile", "auto")
+    return choice
 
 
 def _make_trainer(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hiphop_train import __version__, build
 from hiphop_train.benchmark import systems
 from hiphop_train.benchmark.peers.protocol import Result, Subject, Work
+from hiphop_train.compilation import compile_potential
 from hiphop_train.data.batches import BatchDataset
 from hiphop_train.data.loader import BatchLoader, batch_loader
 from hiphop_train.data.sampler import BatchSampler, Groups
@@ -54,6 +55,7 @@ class Program(Subject):
         self.potential = build.make_potential(stored["model"], dtype, stored["n_levels"])
         self.potential.load_state_dict(stored["weights"])
         self.potential.to(device)
+        self.compiled = compile_potential(self.potential, settings["compile"], dtype, device)
         self.species_of = torch.full((119,), -1, dtype=torch.int64)
         for k, number in enumerate(settings["atomic_numbers"]):
             self.species_of[number] = k
@@ -70,8 +72,9 @@ class Program(Subject):
         return self.potential.cutoff
 
     def describe(self) -> dict[str, Any]:
-        """Version and model."""
-        return {"version": f"hiphop-train {__version__}", "settings": self.settings["model"]}
+        """Version, model and whether it is compiled."""
+        version = f"hiphop-train {__version__}"
+        return {"version": version, "settings": self.settings["model"], "compiled": self.compiled}
 
     def load(self, work: Work) -> None:
         """Take the work."""
