@@ -14,7 +14,7 @@ import resource, sys, torch
 from hiphop_train.memory import keep_freed_memory
 if sys.argv[1] == "call": keep_freed_memory()
 def use(): torch.zeros(16 * 2**20).sum()
-for _ in range(3): use()
+for _ in range(10): use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10): use()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
