@@ -45,8 +45,7 @@ def lay_out(index: Tensor, n_segments: int, places: int = 4096, window: int = 40
     window = window // height * height
     number = torch.arange(n_segments, device=index.device)
     line = torch.argsort(torch.div(number, window, rounding_mode="floor") * (n_rows + 1) - counts, stable=True)
-    segment_line = torch.empty_like(line)
-    segment_line[line] = number
+    segment_line = torch.empty_like(line).scatter(0, line, number)
     width = counts.index_select(0, line[::height])  # the first line of a block is its longest
     block = torch.div(number, height, rounding_mode="floor")
     length = width.index_select(0, block)
@@ -65,8 +64,7 @@ def lay_out(index: Tensor, n_segments: int, places: int = 4096, window: int = 40
         slot = rank + gap.index_select(0, index)
     else:
         order = torch.argsort(index.to(torch.int32), stable=True)  # in half the time
-        slot = torch.empty_like(index)
-        slot[order] = rank + gap.index_select(0, index.index_select(0, order))
+        slot = torch.empty_like(index).scatter(0, order, rank + gap.index_select(0, index.index_select(0, order)))
     return Table(slot, n_slots, line, segment_line, blocks)
 
 

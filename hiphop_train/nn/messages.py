@@ -106,9 +106,8 @@ def lay_out_pairs(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) 
 
 def places(given: Table, asked: Table) -> Tensor:
     """Place in one table of what stands at each place of another (n_slots,) int64; 0 where nothing does."""
-    found = torch.zeros((asked.n_slots,), dtype=torch.int64, device=asked.slot.device)
-    found[asked.slot] = given.slot
-    return found
+    nothing = torch.zeros((asked.n_slots,), dtype=torch.int64, device=asked.slot.device)
+    return nothing.scatter(0, asked.slot, given.slot)
 
 
 def fill_tensors(unit: Tensor, table: Table, l_max: int) -> Tensor:

@@ -101,9 +101,11 @@ def test_resumed_training_ends_as_an_unbroken_one(tmp_path: Path, run: Run) -> N
     before = state["callbacks"]["Clock"]["seconds"]
     code, out, _ = run("train", *common, f"run_dir={tmp_path / 'broken'}")
     assert code == 0
-    if epochs < 3:
+    after = json.loads((tmp_path / "broken" / "metrics.json").read_text())["training_seconds"]
+    if epochs < 3:  # a fast machine is done within the second
         assert "goes on" in out
-    assert json.loads((tmp_path / "broken" / "metrics.json").read_text())["training_seconds"] > before > 0
+        assert after > before
+    assert after >= before > 0
     curves = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("whole", "broken")]
     assert [line.split(",")[0] for line in curves[1]] == ["epoch", "1", "2", "3"]  # nothing of the first part is lost
     assert curves[0][0] == curves[1][0]
