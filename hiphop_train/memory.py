@@ -3,9 +3,7 @@
 import ctypes
 import platform
 
-KEEP = 2**31 - 1
-"""Bytes, the most that glibc's mallopt takes."""
-ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(KEEP), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
+ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(2**62), "MALLOC_MMAP_MAX_": "0"}
 """Variables that have the effect of `keep_freed_memory` in a process that is started with them."""
 
 
@@ -18,5 +16,5 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    mallopt(-1, KEEP)  # M_TRIM_THRESHOLD
-    mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+    mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
+    mallopt(-4, 0)  # M_MMAP_MAX

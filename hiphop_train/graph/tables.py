@@ -157,7 +157,11 @@ def multiply_sums(left: Tensor, right: Tensor, blocks: Blocks, out: Tensor) -> T
     for line, n_lines, slot, width in blocks:
         places = slice(slot, slot + n_lines * width)
         transposed = left[places].view(n_lines, width, k).transpose(1, 2)
-        out[line : line + n_lines] = torch.bmm(transposed, right[places].view(n_lines, width, n))
+        target, b = out[line : line + n_lines], right[places].view(n_lines, width, n)
+        if target.is_contiguous():
+            torch.bmm(transposed, b, out=target)
+        else:
+            target.copy_(torch.bmm(transposed, b))
     return out
 
 

@@ -111,9 +111,8 @@ class Interaction(nn.Module):
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def in_blocks(self, environment: Tensor) -> Tensor:
-        """Do as `normal_invariants` for some atoms at a time, fewer where the processor's cache matters."""
-        n_atoms = 256 if self.invariants.kernels is None else 1024
-        return in_blocks(self.normal_invariants, [environment], n_atoms, list(self.norm.parameters()))
+        """Do as `normal_invariants` for some atoms at a time, which stay in the processor's cache."""
+        return in_blocks(self.normal_invariants, [environment], 256, list(self.norm.parameters()))
 
 
 class HIPHOP(Representation):
