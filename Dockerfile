@@ -13,6 +13,8 @@ COPY . /src
 RUN HIPHOP_DEVICE=$DEVICE HIPHOP_VENV=/opt/hiphop-train PIP_NO_CACHE_DIR=1 /src/scripts/install.sh --wheel
 
 FROM python:3.11-slim
+# trainer.compile wants a C compiler.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/hiphop-train /opt/hiphop-train
 # HOME: under --user there is none, and matplotlib, wandb and torch want a place for their caches.
 ENV PATH=/opt/hiphop-train/bin:$PATH HOME=/tmp \
