@@ -49,7 +49,8 @@ class Pairs(NamedTuple):
     """(n_received_slots,) int64: place by sender of what stands at each place by receiver; 0 where nothing."""
     received_to_sent: Tensor
     """(n_sent_slots,) int64: the other way round."""
-    n_types: int
+    present: Tensor
+    """(n_present,) int64: the species that are there."""
     by_species: Optional[Table]
     """Lines by receiving atom and species of the sender, where environment first pays; else what follows is empty."""
     species_distance: Tensor
@@ -57,7 +58,7 @@ class Pairs(NamedTuple):
     species_tensors: Tensor
     """(n_by_species_slots, n_components), T."""
     species_line: Tensor
-    """(n_atoms * n_types,) int64: line in `by_species` of each receiving atom, in order of `received`, and species."""
+    """(n_atoms * n_present,) int64: line in `by_species` of receiving atoms, in order of `received`, and species."""
 
 
 def lay_out_pairs(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) -> Pairs:
@@ -80,14 +81,18 @@ def lay_out_pairs(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) 
     species_distance = distance[:0, 0]
     species_tensors = species_distance
     species_line = pair_i[:0]
+    is_present = torch.bincount(graph.species, minlength=n_types) > 0
+    present = torch.nonzero(is_present)[:, 0]
+    n_present = present.shape[0]
     # multiplications of each order, per feature
     n_components = (l_max + 1) ** 2
-    if pair_i.shape[0] * (n_sensitivities + n_components) > n_atoms * n_types * n_components * n_sensitivities:
-        table = lay_out(pair_i * n_types + graph.species.index_select(0, pair_j), n_atoms * n_types)
+    if pair_i.shape[0] * (n_sensitivities + n_components) > n_atoms * n_present * n_components * n_sensitivities:
+        number = (torch.cumsum(is_present, 0) - 1).index_select(0, graph.species)  # among those that are there
+        table = lay_out(pair_i * n_present + number.index_select(0, pair_j), n_atoms * n_present)
         species_distance = fill(distance, table, 1e4).squeeze(1)
         species_tensors = exchange(received_tensors, places(received, table), places(table, received))
-        types = torch.arange(n_types, device=pair_i.device)
-        species_line = table.segment_line.index_select(0, (received.line[:, None] * n_types + types).flatten())
+        numbers = torch.arange(n_present, device=pair_i.device)
+        species_line = table.segment_line.index_select(0, (received.line[:, None] * n_present + numbers).flatten())
         by_species = table
     return Pairs(
         sent=sent,
@@ -96,7 +101,7 @@ def lay_out_pairs(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) 
         received_tensors=received_tensors,
         sent_to_received=places(sent, received),
         received_to_sent=places(received, sent),
-        n_types=n_types,
+        present=present,
         by_species=by_species,
         species_distance=species_distance,
         species_tensors=species_tensors,
@@ -155,7 +160,8 @@ def convolve(sensitivity: Tensor, features: Tensor, weight: Tensor, pairs: Pairs
     if features_are_species and by_species is not None:
         sums = sums_of_products(pairs.species_tensors, sensitivity, by_species.blocks)
         sums = sums.transpose(0, 1).index_select(1, pairs.species_line)
-        sums = sums.reshape(sums.shape[0], -1, pairs.n_types * sums.shape[2])  # (n_components, n_atoms, n_in * n_nu)
+        weight = weight.index_select(0, pairs.present)
+        sums = sums.reshape(sums.shape[0], -1, weight.shape[0] * weight.shape[1])  # (n_components, n_atoms, ...)
         return torch.matmul(sums, weight.flatten(0, 1)).transpose(0, 1)
     features = features.index_select(0, pairs.sent.line)
     if torch.jit.is_scripting():  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from hiphop_train.nn.tensors import irreducible_tensors
 from hiphop_train.types import Graph
 
 CUTOFF = 4.0
-N_TYPES = 3
+N_TYPES = 4
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -22,14 +22,15 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def graph() -> Graph:
-    """Forty atoms, most of them crowded, some alone; pairs in no order."""
+    """Forty atoms, most of them crowded, some alone, one species missing; pairs in no order."""
     positions = 2.2 * random(40, 3) + torch.tensor([2.0, 0.0, 0.0])
     positions[-1] += 100.0
     open_box = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)
     pair_i, pair_j, shift = neighbours(positions, *open_box, CUTOFF)
     order = torch.randperm(len(pair_i), generator=torch.Generator().manual_seed(1))
+    species = torch.tensor([0, 1, 3])[torch.arange(40) % 3]
     return make_graph(
-        torch.arange(40) % N_TYPES, positions, open_box[0][None], open_box[1][None], torch.zeros(40, dtype=torch.int64),
+        species, positions, open_box[0][None], open_box[1][None], torch.zeros(40, dtype=torch.int64),
         1, pair_i[order], pair_j[order], shift[order], torch.float64,
     )  # fmt: skip
 
