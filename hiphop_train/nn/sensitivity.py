@@ -82,8 +82,8 @@ class InverseGaussianSensitivity(nn.Module):
 class _OfFrozen(Function):
     """Sensitivities as functions of the distance alone.
 
-    With G the gradient that arrives and P = G s, the derivative is a product of P with three columns,
-    sum_nu P_nu (1/r - 1/mu_nu) / (sigma_nu^-2 r^2) - (pi / r_c) tan(pi r / 2 r_c) sum_nu P_nu.
+    With G the gradient that arrives, P = G s and o = (1/r - 1/mu_nu) / sigma_nu^-1, the derivative is
+    sum_nu P o / (sigma_nu^-1 r^2) - (pi / r_c) tan(pi r / 2 r_c) sum_nu P, with s kept: no exponentials again.
     """
 
     @staticmethod
@@ -102,12 +102,11 @@ class _OfFrozen(Function):
         if torch.is_grad_enabled():  # to be differentiated again
             again = functions.evaluate(distance)
             return torch.autograd.grad(again, distance, gradient, create_graph=True)[0], None
-        square = functions.inverse_width.square()
-        columns = torch.stack([square, square / functions.centre, torch.ones_like(square)], dim=1)
         of_distance = torch.empty_like(distance)
         for rows in blocks(len(distance), PAIRS):
             r = distance[rows]
-            by_inverse, by_centre, by_cutoff = ((gradient[rows] * sensitivity[rows]) @ columns).unbind(1)
+            pull = gradient[rows] * sensitivity[rows]
+            offset = (1.0 / r[:, None] - 1.0 / functions.centre) * functions.inverse_width
             slope = math.pi / functions.cutoff * torch.tan(0.5 * math.pi / functions.cutoff * r)
-            of_distance[rows] = (by_inverse / r - by_centre) / r.square() - slope * by_cutoff
+            of_distance[rows] = (pull * offset) @ functions.inverse_width / r.square() - slope * pull.sum(1)
         return of_distance, None

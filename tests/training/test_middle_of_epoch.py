@@ -166,7 +166,7 @@ def on_train_batch_end(self, trainer, *arguments, **more):
         os.kill(os.getpid(), signal.SIGTERM)
     original(self, trainer, *arguments, **more)
 
-def finish(run_dir, data, summary, device):
+def finish(run_dir, data, summary, device, choice):
     (run_dir / "metrics.json").write_text(json.dumps(summary))
     return {}
 
