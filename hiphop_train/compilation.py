@@ -1,4 +1,4 @@
-"""Compilation of a potential's parts for a training, and what to say of it."""
+"""Compilation of a potential's parts, and what to say of it."""
 
 import time
 from typing import Literal
@@ -12,7 +12,9 @@ from hiphop_train.potential import Potential
 Choice = Literal["auto", True, False]
 
 
-def compile_potential(potential: Potential, choice: Choice, dtype: torch.dtype, device: torch.device) -> str:
+def compile_potential(
+    potential: Potential, choice: Choice, dtype: torch.dtype, device: torch.device, key: str = "trainer.compile"
+) -> str:
     """Compile the parts of a potential that can be; state and numbers stay what they are, up to rounding.
 
     Parameters
@@ -20,7 +22,8 @@ def compile_potential(potential: Potential, choice: Choice, dtype: torch.dtype, 
     potential : of which only `nn.kernels.Compilable` parts change
     choice : "auto", compile where that is possible; True, or refuse to go on; False, do not
     dtype : of the network
-    device : on which the training runs
+    device : on which the potential runs
+    key : of the configuration that says the choice, for messages
 
     Returns
     -------
@@ -33,17 +36,17 @@ def compile_potential(potential: Potential, choice: Choice, dtype: torch.dtype, 
     """
     parts = [part for part in potential.modules() if isinstance(part, Compilable)]
     if choice is False:
-        return "no: trainer.compile=false"
+        return f"no: {key}=false"
     if not parts:
         return "no: nothing in this model gains by it"
     started = time.perf_counter()
     try:
         if device.type != "cpu":
-            raise CompilationError(f"what is compiled runs on CPUs, and this training on {device.type}")
+            raise CompilationError(f"what is compiled runs on CPUs, not on {device.type}")
         n_new = sum(part.compile_for(dtype) for part in parts)
     except CompilationError as error:
         if choice is True:
-            raise ConfigError(f"trainer.compile=true: {error}; or leave it at auto, which does without") from error
+            raise ConfigError(f"{key}=true: {error}; or leave it at auto, which does without") from error
         return f"no: {error}"
     seconds = time.perf_counter() - started
     return f"yes: {seconds:.1f} s; the next start finds it in the cache" if n_new else f"yes: cached, {seconds:.2f} s"

@@ -118,7 +118,7 @@ def test_without_a_compiler(potential_of: PotentialOf, monkeypatch: pytest.Monke
 
 def test_on_another_device(potential_of: PotentialOf) -> None:
     said = compile_potential(potential_of("hiphop"), "auto", torch.float32, torch.device("cuda"))
-    assert said == "no: what is compiled runs on CPUs, and this training on cuda"
+    assert said == "no: what is compiled runs on CPUs, not on cuda"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hiphop_train.benchmark import systems
 from hiphop_train.benchmark.link import DoesNotFit, Failed, Link
-from hiphop_train.benchmark.rounds import NOT_FITTING, Turns, in_turns, ratio, scaling
+from hiphop_train.benchmark.rounds import NOT_FITTING, Turns, in_turns, problem_of, ratio, scaling
 
 OURS = "ours"
 VARIANTS = {"excluded": "takes_pairs", "included": "finds_pairs"}
@@ -107,15 +107,9 @@ def _load(field: Field, link: Link, system: systems.System, n_pairs: dict[str, i
         n_pairs[link.name] = len(work.pair_i)
     work.save(file)
     del work
-    try:
-        link.ask(do="load", file=str(file), training=False)
-    except DoesNotFit:
-        return NOT_FITTING
-    except Failed as error:
-        return f"failed: {error}"
-    finally:
-        file.unlink()
-    return ""
+    problem = problem_of(lambda: link.ask(do="load", file=str(file), training=False))
+    file.unlink()
+    return problem
 
 
 def outputs(field: Field, name: str) -> dict[str, Any]:

@@ -58,15 +58,14 @@ def _points(rows: list[dict[str, Any]], name: str, key: str, factor: float) -> l
 def _label(axis: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Write names at the ends of lines, apart from each other."""
     axis.set(xscale="log", yscale="log")
-    for each in (axis.xaxis, axis.yaxis):
-        each.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
-        each.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"))
-        each.set_minor_locator(NullLocator())
-    if not ends:
-        return
     low, high = axis.get_xlim()
     axis.set_xlim(low, high * (high / low) ** 0.28)
     bottom, top = axis.get_ylim()
+    for each, (first, last) in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, (bottom, top))):
+        steps = (1.0, 2.0, 5.0) if last < 100 * first else (1.0, 3.0) if last < 1000 * first else (1.0,)
+        each.set_major_locator(LogLocator(subs=steps, numticks=12))
+        each.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"))
+        each.set_minor_locator(NullLocator())
     gap = 0.055 * math.log(top / bottom)
     ends.sort(key=lambda end: end[1])
     heights = apart([math.log(y) for _, y, _, _ in ends], gap)

@@ -15,6 +15,7 @@ from hiphop_train.benchmark import systems, weights
 from hiphop_train.benchmark.link import CannotImport, DoesNotFit, Failed, Link
 from hiphop_train.benchmark.md import OURS, Field
 from hiphop_train.benchmark.peers.settings import Exported, Hippynn, Peer
+from hiphop_train.compilation import compile_potential
 from hiphop_train.data.batches import check_elements
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, HipHopError, did_you_mean
@@ -219,6 +220,8 @@ def _our_link(settings: Mapping[str, Any], ours: Ours, start: dict[str, Any], fo
         start["settings"]["file"] = str(ours.file)
         return Link(OURS, "exported", None, start, folder)
     assert ours.potential is not None
+    dtype, device = build.DTYPES[ours.dtype], torch.device(start["device"])
+    compile_potential(ours.potential, settings["compile"], dtype, device, "compile")  # refuses now what it would then
     stored = folder / "potential.pt"
     content = {
         "model": settings["model"] if settings["checkpoint"] is None else ours.model,

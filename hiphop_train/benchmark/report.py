@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hiphop_train.benchmark.md import OURS, VARIANTS
+from hiphop_train.benchmark.md import VARIANTS
 
 SEARCH = {"excluded": "pairs given", "included": "with search"}
 
@@ -72,19 +72,22 @@ def _md_cells(row: dict[str, Any], name: str, variant: str) -> list[str]:
         return [*cells, found["problem"]]
     ratio = row["ratios"].get(name, {}).get(variant)
     difference = row["differences"].get(name, {}).get("forces")
-    if ratio is None and difference is not None:
-        shown = "none: outputs differ"
-    else:
-        shown = "" if name == OURS or ratio is None else _range(ratio)
     return [
         *cells,
         _range(found),
         f"{found['microseconds_per_atom']:,.1f}",
         f"{found['peak_bytes'] / 1e6:,.0f}",
         f"{found['peak_bytes_per_atom'] / 1e3:,.1f}",
-        shown,
-        "" if difference is None else f"{difference:.1e}",
+        *_beside_ours(ratio, difference),
     ]
+
+
+def _beside_ours(ratio: dict[str, Any] | None, difference: float | None) -> tuple[str, str]:
+    """Show a ratio, or why there is none, and the largest difference of forces."""
+    shown = "" if difference is None else f"{difference:.1e}"
+    if ratio is not None:
+        return _range(ratio), shown
+    return "none: outputs differ" if shown else "", shown
 
 
 def _print_fits(console: Console, fits: dict[str, Any]) -> None:
@@ -115,18 +118,13 @@ def _training(results: dict[str, Any]) -> Table:
             table.add_row(name, found["problem"])
             continue
         ratio, difference = results["ratios"].get(name), results["differences"].get(name, {}).get("forces")
-        if ratio is None and difference is not None:
-            shown = "none: outputs differ"
-        else:
-            shown = "" if ratio is None else _range(ratio)
         table.add_row(
             name,
             _range(found),
             f"{found['conformations_per_second']:,.1f}",
             f"{found['atoms_per_second']:,.0f}",
             f"{found['peak_bytes'] / 1e6:,.0f}",
-            shown,
-            "" if difference is None else f"{difference:.1e}",
+            *_beside_ours(ratio, difference),
         )
     return table
 

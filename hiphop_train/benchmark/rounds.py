@@ -88,14 +88,19 @@ def in_turns(
 
 
 def _try(turn: Turns, call: Callable[[Turns], None]) -> None:
-    if turn.problem:
-        return
+    if not turn.problem:
+        turn.problem = problem_of(lambda: call(turn))
+
+
+def problem_of(call: Callable[[], Any]) -> str:
+    """Let a program do something; returns what went wrong, or nothing."""
     try:
-        call(turn)
+        call()
     except DoesNotFit:
-        turn.problem = NOT_FITTING
+        return NOT_FITTING
     except Failed as error:
-        turn.problem = f"failed: {error}"
+        return f"failed: {error}"
+    return ""
 
 
 def _warm_up(turn: Turns, link: Link, what: str) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from hiphop_train.benchmark import systems
-from hiphop_train.benchmark.link import DoesNotFit, Failed, Link
+from hiphop_train.benchmark.link import Link
 from hiphop_train.benchmark.md import OURS, Field, are_equal, differences, stages
-from hiphop_train.benchmark.rounds import NOT_FITTING, Turns, in_turns, ratio, spread
+from hiphop_train.benchmark.rounds import Turns, in_turns, problem_of, ratio, spread
 from hiphop_train.data.structures import Structures
 
 
@@ -50,19 +50,13 @@ def measure(field: Field, batch: Structures, rounds: int, advance: Callable[[int
 
 
 def _load(field: Field, link: Link, batch: Structures) -> str:
+    if not link.description["takes_pairs"] and batch.pbc.any():
+        return "failed: it takes no batch of periodic structures"
     file = field.folder / "work.npz"
     systems.batch_of(batch, link.description["cutoff"]).save(file)
-    try:
-        if not link.description["takes_pairs"] and batch.pbc.any():
-            return "failed: it takes no batch of periodic structures"
-        link.ask(do="load", file=str(file), training=True)
-    except DoesNotFit:
-        return NOT_FITTING
-    except Failed as error:
-        return f"failed: {error}"
-    finally:
-        file.unlink()
-    return ""
+    problem = problem_of(lambda: link.ask(do="load", file=str(file), training=True))
+    file.unlink()
+    return problem
 
 
 def throughput(link: Link, rounds: int, advance: Callable[[int], None]) -> dict[str, Any]:

@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-Inputs = Sequence[Tensor]
+PAIRS = 8192
+"""Rows at a time that stay in a processor's cache, where a row has some tens of numbers."""
 
 
-def in_blocks(function: Callable[..., Tensor], inputs: Inputs, size: int, parameters: Inputs = ()) -> Tensor:
+def in_blocks(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], size: int, parameters: Sequence[Tensor] = ()
+) -> Tensor:
     """Call a function that treats each row by itself on blocks of rows.
 
     Values in between are made again for the derivatives instead of being kept.

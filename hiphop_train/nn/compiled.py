@@ -14,7 +14,7 @@ def evaluate_compiled(kernels: Kernels, inputs: Tensor) -> Tensor:
 
     Parameters
     ----------
-    kernels : from `nn.kernels.compile_program`
+    kernels : from `nn.kernels.compile_kernels`
     inputs : (n_inputs, ...)
 
     Returns

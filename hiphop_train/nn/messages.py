@@ -22,7 +22,7 @@ from hiphop_train.graph.tables import (
     rows_of_products,
     sums_of_products,
 )
-from hiphop_train.nn.blocks import in_blocks
+from hiphop_train.nn.blocks import PAIRS, in_blocks
 from hiphop_train.nn.tensors import irreducible_tensors
 from hiphop_train.types import Graph
 
@@ -74,12 +74,13 @@ def lay_out_pairs(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) 
     pair_i, pair_j, n_atoms = graph.pair_i, graph.pair_j, graph.species.shape[0]
     distance = torch.linalg.norm(graph.pair_vectors, dim=1, keepdim=True)
     unit = graph.pair_vectors / distance
+    far = 1e4  # Angstrom, beyond any cutoff
     sent = lay_out(pair_j, n_atoms)
     received = lay_out(pair_i, n_atoms)
     received_tensors = fill_tensors(unit, received, l_max)
     by_species: Optional[Table] = None
     species_distance = distance[:0, 0]
-    species_tensors = species_distance
+    species_tensors = received_tensors[:0]
     species_line = pair_i[:0]
     is_present = torch.bincount(graph.species, minlength=n_types) > 0
     present = torch.nonzero(is_present)[:, 0]
@@ -89,14 +90,14 @@ def lay_out_pairs(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) 
     if pair_i.shape[0] * (n_sensitivities + n_components) > n_atoms * n_present * n_components * n_sensitivities:
         number = (torch.cumsum(is_present, 0) - 1).index_select(0, graph.species)  # among those that are there
         table = lay_out(pair_i * n_present + number.index_select(0, pair_j), n_atoms * n_present)
-        species_distance = fill(distance, table, 1e4).squeeze(1)
+        species_distance = fill(distance, table, far).squeeze(1)
         species_tensors = exchange(received_tensors, places(received, table), places(table, received))
         numbers = torch.arange(n_present, device=pair_i.device)
         species_line = table.segment_line.index_select(0, (received.line[:, None] * n_present + numbers).flatten())
         by_species = table
     return Pairs(
         sent=sent,
-        sent_distance=fill(distance, sent, 1e4).squeeze(1),
+        sent_distance=fill(distance, sent, far).squeeze(1),
         received=received,
         received_tensors=received_tensors,
         sent_to_received=places(sent, received),
@@ -130,7 +131,7 @@ def _tensors_in_blocks(unit: Tensor, present: Tensor, l_max: int) -> Tensor:
     def tensors(unit: Tensor, present: Tensor) -> Tensor:
         return irreducible_tensors(unit, l_max) * present
 
-    return in_blocks(tensors, [unit, present], 8192)
+    return in_blocks(tensors, [unit, present], PAIRS)
 
 
 def distances(pairs: Pairs, features_are_species: bool) -> Tensor:

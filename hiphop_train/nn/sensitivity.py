@@ -8,11 +8,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from hiphop_train.errors import ConfigError
-from hiphop_train.nn.blocks import blocks
+from hiphop_train.nn.blocks import PAIRS, blocks
 from hiphop_train.nn.gaussians import gaussian
-
-PAIRS = 8192
-"""Taken at a time, so that they stay in a processor's cache."""
 
 
 def squared_cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:

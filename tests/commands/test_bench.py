@@ -178,3 +178,12 @@ def test_program_that_is_not_installed(run: Run, tmp_path: Path) -> None:
     assert "pip install torchani" in err
     assert "peers.torchani.python=" in err
     assert not (tmp_path / "out.json").exists()
+
+
+def test_compilation_without_compiler_is_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", str(tmp_path / "nothing"))
+    arguments = ["water=[3]", "measure=[md]", "compile=true", f"output={tmp_path / 'out.json'}"]
+    code, _, err = run("bench", "model=hiphop", *arguments)
+    assert code == 2
+    assert "error: compile=true: no C compiler found" in err
+    assert not (tmp_path / "out.json").exists()

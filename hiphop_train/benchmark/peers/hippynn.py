@@ -47,19 +47,10 @@ class Program(Subject):
 
     def __init__(self, settings: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(settings, dtype, device)
-        self._model = Network(settings, dtype).to(device, dtype)
+        self.model = Network(settings, dtype).to(device, dtype)
+        self.cutoff = float(settings["arguments"]["dist_hard_max"])
         if settings["weights"] is not None:
-            self._model.load_state_dict(torch.load(settings["weights"], weights_only=True))
-
-    @property
-    def model(self) -> nn.Module:
-        """Network and energy."""
-        return self._model
-
-    @property
-    def cutoff(self) -> float:
-        """Its dist_hard_max."""
-        return float(self.settings["arguments"]["dist_hard_max"])
+            self.model.load_state_dict(torch.load(settings["weights"], weights_only=True))
 
     def describe(self) -> dict[str, Any]:
         """Version, kernels and arguments."""
@@ -72,9 +63,9 @@ class Program(Subject):
         """Write the weights into a file, or read them from one."""
         file = Path(request["file"])
         if request["weights"] == "write":
-            torch.save(self._model.state_dict(), file)
+            torch.save(self.model.state_dict(), file)
         else:
-            self._model.load_state_dict(torch.load(file, weights_only=True))
+            self.model.load_state_dict(torch.load(file, weights_only=True))
         return {}
 
     def load(self, work: Work) -> None:
@@ -93,7 +84,7 @@ class Program(Subject):
         vectors = self.positions[self.pair_j] - self.positions[self.pair_i]
         if self.translations is not None:
             vectors = vectors + self.translations
-        features = self._model.network(self.species, self.pair_i, self.pair_j, vectors.norm(dim=1), vectors)
-        energy = self._model.energy(features, self.system, self.n_systems)[0].reshape(-1)
-        gradient = torch.autograd.grad(energy.sum(), self.positions, create_graph=self._model.training)[0]
+        features = self.model.network(self.species, self.pair_i, self.pair_j, vectors.norm(dim=1), vectors)
+        energy = self.model.energy(features, self.system, self.n_systems)[0].reshape(-1)
+        gradient = torch.autograd.grad(energy.sum(), self.positions, create_graph=self.model.training)[0]
         return energy, -gradient

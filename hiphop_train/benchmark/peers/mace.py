@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiphop_train.benchmark.peers.protocol import Result, Subject, Work
 
@@ -34,7 +34,7 @@ class Program(Subject):
                 from mace import modules
             hidden, cutoff = SIZES[settings["size"]]
             numbers = sorted(settings["atomic_numbers"])
-            self._model = modules.ScaleShiftMACE(
+            self.model = modules.ScaleShiftMACE(
                 r_max=cutoff,
                 num_bessel=8,
                 num_polynomial_cutoff=5,
@@ -54,28 +54,17 @@ class Program(Subject):
                 atomic_inter_scale=1.0,
                 atomic_inter_shift=0.0,
             ).to(device, dtype)
-            self._cutoff = cutoff
+            self.cutoff = cutoff
             self._numbers = numbers
         finally:
             torch.set_default_dtype(default)
-
-    @property
-    def model(self) -> nn.Module:
-        """The whole potential."""
-        module: nn.Module = self._model
-        return module
-
-    @property
-    def cutoff(self) -> float:
-        """Its r_max."""
-        return self._cutoff
 
     def describe(self) -> dict[str, Any]:
         """Version and size."""
         from importlib.metadata import version
 
         size = self.settings["size"]
-        shown = {"size": f"MACE-OFF23 {size}", "hidden_irreps": SIZES[size][0], "r_max": self._cutoff}
+        shown = {"size": f"MACE-OFF23 {size}", "hidden_irreps": SIZES[size][0], "r_max": self.cutoff}
         shown |= {"max_ell": 3, "correlation": 3, "num_interactions": 2}
         return {"version": f"mace-torch {version('mace-torch')}", "settings": shown}
 
@@ -98,5 +87,5 @@ class Program(Subject):
         """Energy and forces with the given pairs."""
         inputs = dict(self.inputs)
         inputs["positions"] = inputs["positions"].detach()
-        outputs = self._model(inputs, training=self._model.training)
+        outputs = self.model(inputs, training=self.model.training)
         return outputs["energy"], outputs["forces"]

@@ -52,24 +52,15 @@ class Program(Subject):
     def __init__(self, settings: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(settings, dtype, device)
         stored = torch.load(settings["potential"], weights_only=True)
-        self.potential = build.make_potential(stored["model"], dtype, stored["n_levels"])
-        self.potential.load_state_dict(stored["weights"])
-        self.potential.to(device)
-        self.compiled = compile_potential(self.potential, settings["compile"], dtype, device)
+        self.model = build.make_potential(stored["model"], dtype, stored["n_levels"])
+        self.model.load_state_dict(stored["weights"])
+        self.model.to(device)
+        self.cutoff = self.model.cutoff
+        self.compiled = compile_potential(self.model, settings["compile"], dtype, device, "compile")
         self.species_of = torch.full((119,), -1, dtype=torch.int64)
         for k, number in enumerate(settings["atomic_numbers"]):
             self.species_of[number] = k
         self.batches: Iterator[Batch] | None = None
-
-    @property
-    def model(self) -> nn.Module:
-        """The potential."""
-        return self.potential
-
-    @property
-    def cutoff(self) -> float:
-        """Of the model."""
-        return self.potential.cutoff
 
     def describe(self) -> dict[str, Any]:
         """Version, model and whether it is compiled."""
@@ -97,7 +88,7 @@ class Program(Subject):
 
     def evaluate(self) -> Result:
         """Energy and forces with the given pairs."""
-        outputs = self.potential(self.graph(self.pairs))
+        outputs = self.model(self.graph(self.pairs))
         return outputs["energy"], outputs["forces"]
 
     def search_and_evaluate(self) -> Result:
@@ -123,24 +114,24 @@ class Program(Subject):
         times["neighbours"] = clock.split()
         graph = self.graph(pairs)
         times["vectors"] = clock.split()
-        return times | forward_and_force(self.potential, graph, clock)
+        return times | forward_and_force(self.model, graph, clock)
 
     def _prepare_training(self) -> None:
         """Build what `hiphop-train` builds."""
         given = self.settings["training"]
-        elements = self.potential.elements
+        elements = self.model.elements
         if given["data"] is None:
             structures = systems.clusters(8 * given["batch_size"], given["seed"])
             sampler = BatchSampler(range_of(len(structures)), given["batch_size"], given["seed"])
             self.loader: BatchLoader = batch_loader(structures, sampler, elements, self.cutoff, self.dtype)
         else:
-            module = build.make_data(given["data"], self.potential, self.dtype, given["seed"])
+            module = build.make_data(given["data"], self.model, self.dtype, given["seed"])
             module.use_levels(["the model's"])
             structures = module.structures
             self.loader = module.train_dataloader()
         self.without_pairs = BatchDataset(structures, elements, self.cutoff, self.dtype, pairs=False)
         self.loss = build.make_part(given["loss"], "loss")
-        self.fit = build.make_part(given["optimizer"], "optimizer", params=list(self.potential.parameters()))
+        self.fit = build.make_part(given["optimizer"], "optimizer", params=list(self.model.parameters()))
         self.batches = self._endless()
         self._step(self._next())
 
@@ -171,7 +162,7 @@ class Program(Subject):
     def _step(self, batch: Batch) -> None:
         """One step of the training."""
         batch = self._moved(batch)
-        loss = self._loss(self.potential(batch.graph), batch)
+        loss = self._loss(self.model(batch.graph), batch)
         self.fit.zero_grad()
         loss.backward()
         self.fit.step()
@@ -212,7 +203,7 @@ class Program(Subject):
         batch = self._moved(batch)
         times["transfer"] = clock.split()
         outputs: dict[str, Tensor] = {}
-        times |= forward_and_force(self.potential, batch.graph, clock, outputs)
+        times |= forward_and_force(self.model, batch.graph, clock, outputs)
         loss = self._loss(outputs, batch)
         times["loss"] = clock.split()
         self.fit.zero_grad()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 Result = tuple[Tensor, Tensor]
 """Energies (n_systems,) and forces (n_atoms, 3)."""
@@ -85,26 +85,20 @@ class Subject(ABC):
     takes_pairs : whether it can be given its pairs, so that `evaluate` finds none
     finds_pairs : whether it can find its pairs itself, which `search_and_evaluate` does
     trains : whether there are parameters to train
+    model : module with the parameters
+    cutoff : distance up to which pairs are needed, Angstrom
     """
 
     takes_pairs = True
     finds_pairs = False
     trains = True
+    model: Any
+    cutoff: float
 
     def __init__(self, settings: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
         self.settings = settings
         self.dtype = dtype
         self.device = device
-
-    @property
-    @abstractmethod
-    def model(self) -> nn.Module:
-        """The module with the parameters."""
-
-    @property
-    @abstractmethod
-    def cutoff(self) -> float:
-        """Distance up to which pairs are needed, Angstrom."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import warnings
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
 from hiphop_train.benchmark.peers.protocol import Result, Subject, Work
 
@@ -16,14 +15,15 @@ class Program(Subject):
 
     def __init__(self, settings: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(settings, dtype, device)
+        self.cutoff = float(settings["cutoff"])
         loader: Any = torch.utils.data.dataloader
         if not hasattr(loader, "T_co"):  # which schnetpack imports, and newer torch has no more
             loader.T_co = TypeVar("T_co", covariant=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import schnetpack
-        cutoff, width = settings["cutoff"], settings["n_features"]
-        self._model = schnetpack.model.NeuralNetworkPotential(
+        cutoff, width = self.cutoff, settings["n_features"]
+        self.model = schnetpack.model.NeuralNetworkPotential(
             representation=schnetpack.representation.SchNet(
                 n_atom_basis=width,
                 n_interactions=settings["n_interactions"],
@@ -36,17 +36,6 @@ class Program(Subject):
                 schnetpack.atomistic.Forces(),
             ],
         ).to(device, dtype)
-
-    @property
-    def model(self) -> nn.Module:
-        """The whole potential."""
-        module: nn.Module = self._model
-        return module
-
-    @property
-    def cutoff(self) -> float:
-        """As set."""
-        return float(self.settings["cutoff"])
 
     def describe(self) -> dict[str, Any]:
         """Version and sizes."""
@@ -73,5 +62,5 @@ class Program(Subject):
         """Energy and forces with the given pairs."""
         inputs = dict(self.inputs)
         inputs["_positions"] = inputs["_positions"].detach()
-        outputs = self._model(inputs)
+        outputs = self.model(inputs)
         return outputs["energy"].reshape(-1), outputs["forces"]

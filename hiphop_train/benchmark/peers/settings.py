@@ -3,7 +3,6 @@
 A further program is a class here, a file of its own beside `worker`, and an entry in conf/bench.yaml.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +10,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)
-class Peer(ABC):
+class Peer:
     """A program.
 
     Attributes
@@ -26,15 +25,12 @@ class Peer(ABC):
     """What pip installs."""
     elements: ClassVar[tuple[str, ...] | None] = None
     """All elements that it knows; None: those of our model."""
+    shares_weights: ClassVar[bool] = False
+    """Whether it can have the weights of our potential, so that outputs must be equal."""
 
     def settings(self) -> dict[str, Any]:
         """Return what its process is given."""
         return {key: value for key, value in asdict(self).items() if key != "python"}
-
-    @property
-    @abstractmethod
-    def shares_weights(self) -> bool:
-        """Whether it can have the weights of our potential, so that outputs must be equal."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +40,7 @@ class Hippynn(Peer):
     kernels: Literal["numba", "pytorch", "triton", "cupy"] = "numba"
     script: ClassVar[str] = "hippynn"
     package: ClassVar[str] = "hippynn==0.1.3"
-
-    @property
-    def shares_weights(self) -> bool:
-        """Where our model is one of its networks."""
-        return True
+    shares_weights: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -59,11 +51,6 @@ class TorchANI(Peer):
     script: ClassVar[str] = "torchani"
     package: ClassVar[str] = "torchani"
     elements: ClassVar[tuple[str, ...] | None] = ("H", "C", "N", "O", "S", "F", "Cl")
-
-    @property
-    def shares_weights(self) -> bool:
-        """Random ones."""
-        return False
 
 
 @dataclass(frozen=True)
@@ -77,11 +64,6 @@ class SchNetPack(Peer):
     script: ClassVar[str] = "schnetpack"
     package: ClassVar[str] = "--no-deps schnetpack==2.0.4"
 
-    @property
-    def shares_weights(self) -> bool:
-        """Random ones."""
-        return False
-
 
 @dataclass(frozen=True)
 class MACE(Peer):
@@ -90,11 +72,6 @@ class MACE(Peer):
     size: Literal["small", "medium", "large"] = "small"
     script: ClassVar[str] = "mace"
     package: ClassVar[str] = "mace-torch==0.3.15"
-
-    @property
-    def shares_weights(self) -> bool:
-        """Random ones."""
-        return False
 
 
 @dataclass(frozen=True)
@@ -116,11 +93,6 @@ class TensorNet(Peer):
     script: ClassVar[str] = "tensornet"
     package: ClassVar[str] = "torchmd-net==3.1.0"
 
-    @property
-    def shares_weights(self) -> bool:
-        """Random ones."""
-        return False
-
 
 @dataclass(frozen=True)
 class Exported(Peer):
@@ -128,8 +100,4 @@ class Exported(Peer):
 
     script: ClassVar[str] = "exported"
     package: ClassVar[str] = "hiphop-train"
-
-    @property
-    def shares_weights(self) -> bool:
-        """It is the same potential."""
-        return True
+    shares_weights: ClassVar[bool] = True

@@ -37,12 +37,13 @@ class Program(Subject):
 
     def __init__(self, settings: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(settings, dtype, device)
+        self.cutoff = float(settings["cutoff"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from torchmdnet.models import tensornet
             from torchmdnet.models.model import create_model
         precision = {torch.float32: 32, torch.float64: 64}[dtype]
-        self._model = create_model(
+        self.model = create_model(
             {
                 "model": "tensornet",
                 "embedding_dimension": settings["n_features"],
@@ -70,18 +71,7 @@ class Program(Subject):
         self.takes_pairs = settings["pairs"] == "given"
         self.finds_pairs = not self.takes_pairs
         if self.takes_pairs:
-            self._model.representation_model.distance = self.given
-
-    @property
-    def model(self) -> nn.Module:
-        """The whole potential."""
-        module: nn.Module = self._model
-        return module
-
-    @property
-    def cutoff(self) -> float:
-        """Its cutoff_upper."""
-        return float(self.settings["cutoff"])
+            self.model.representation_model.distance = self.given
 
     def describe(self) -> dict[str, Any]:
         """Version and sizes."""
@@ -105,7 +95,7 @@ class Program(Subject):
     def evaluate(self) -> Result:
         """Energy and forces with whichever pairs."""
         box = None if self.takes_pairs else self.box
-        energy, forces = self._model(self.numbers, self.positions.detach(), self.system, box=box)
+        energy, forces = self.model(self.numbers, self.positions.detach(), self.system, box=box)
         return energy.reshape(-1), forces
 
     def search_and_evaluate(self) -> Result:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from hiphop_train.benchmark.peers.protocol import Result, Subject, Work
 
@@ -26,18 +25,8 @@ class Program(Subject):
         assembler.set_aev_computer(radial="ani2x", angular="ani2x", strategy=settings["strategy"])
         assembler.set_atomic_networks(ctor="ani2x")
         assembler.set_zeros_as_self_energies()
-        self._model = assembler.assemble(1).to(device, dtype)
-
-    @property
-    def model(self) -> nn.Module:
-        """The whole potential."""
-        module: nn.Module = self._model
-        return module
-
-    @property
-    def cutoff(self) -> float:
-        """Of the radial part."""
-        return float(self._model.cutoff)
+        self.model = assembler.assemble(1).to(device, dtype)
+        self.cutoff = float(self.model.cutoff)  # of the radial part
 
     def describe(self) -> dict[str, Any]:
         """Version and shape."""
@@ -59,10 +48,10 @@ class Program(Subject):
 
     def evaluate(self) -> Result:
         """Energy and forces with the given pairs."""
-        atomic = self._model.compute_from_external_neighbors(
+        atomic = self.model.compute_from_external_neighbors(
             self.numbers, self.positions[None], self.pairs, self.translations, atomic=True
         )[0].reshape(-1)
         energy = torch.zeros(self.n_systems, dtype=atomic.dtype, device=self.device)
         energy = energy.index_add(0, self.system, atomic)
-        gradient = torch.autograd.grad(energy.sum(), self.positions, create_graph=self._model.training)[0]
+        gradient = torch.autograd.grad(energy.sum(), self.positions, create_graph=self.model.training)[0]
         return energy, -gradient

@@ -129,15 +129,23 @@ class Worker:
 
     def settle(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take the memory of now as that before all work."""
-        give_back()
+        self.give_back()
         self.base = status("VmRSS")
+        return {}
+
+    def give_back(self) -> None:
+        """Give memory that is not used back to the system, and count what may be taken from there on.
+
+        Free pieces of the heap stay in the process's address space, where a larger structure may find none that is
+        large enough.
+        """
+        give_back()
         if self.memory:
             limit_memory(self.memory)
-        return {}
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take a structure, or a batch to train on."""
-        give_back()
+        self.give_back()
         work = self.protocol.Work.read(Path(request["file"]))
         self.set_training(request["training"])
         self.subject.load(work)
