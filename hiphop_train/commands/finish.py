@@ -17,9 +17,7 @@ from hiphop_train.evaluation.errors import error_table, predict
 from hiphop_train.export.torchscript import export
 
 
-def finish(
-    run_dir: Path, data: DataModule, summary: dict[str, Any], device: str, choice: Choice = "auto"
-) -> dict[str, Any]:
+def finish(run_dir: Path, data: DataModule, summary: dict[str, Any], device: str, choice: Choice) -> dict[str, Any]:
     """Evaluate the best checkpoint on all test splits, draw, export, and write metrics.json.
 
     Parameters
