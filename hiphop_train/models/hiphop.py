@@ -19,6 +19,9 @@ from hiphop_train.nn.residual import AtomLayer, Residual
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
 from hiphop_train.types import Graph
 
+ATOMS_AT_A_TIME = 256
+"""Whose invariants, and what lies between, stay in a processor's cache."""
+
 
 class GroupNorm(nn.Module):
     """Normalise each invariant over an atom's features, then scale and shift it.
@@ -112,7 +115,7 @@ class Interaction(nn.Module):
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def in_blocks(self, environment: Tensor) -> Tensor:
         """Do as `normal_invariants` for some atoms at a time, which stay in the processor's cache."""
-        return in_blocks(self.normal_invariants, [environment], 256, list(self.norm.parameters()))
+        return in_blocks(self.normal_invariants, [environment], ATOMS_AT_A_TIME, list(self.norm.parameters()))
 
 
 class HIPHOP(Representation):

@@ -23,7 +23,7 @@ def in_blocks(
     function : of tensors (n_rows, ...), to a tensor (n_rows, ...)
     inputs : its arguments
     size : rows at a time; as few as fit into two blocks are left to autograd
-    parameters : what else the result depends on and may be differentiated by
+    parameters : what else the result depends on and may be differentiated by; nothing before may depend on them
 
     Returns
     -------
@@ -66,7 +66,10 @@ class _InBlocks(Function):
                     block = [tensor.detach().requires_grad_(need) for tensor, need in zip(block, needed)]
                 values = ctx.function(*block)
             wanted = [tensor for tensor, need in zip([*block, *parameters], needed) if need]
-            found = torch.autograd.grad(values, wanted, gradient[rows], create_graph=again, materialize_grads=True)
+            if values.requires_grad:
+                found = torch.autograd.grad(values, wanted, gradient[rows], create_graph=again, materialize_grads=True)
+            else:  # it depends on none of them
+                found = tuple(map(torch.zeros_like, wanted))
             of_parameters = list(found[n_wanted_inputs:])
             sums = [total + value for total, value in zip(sums, of_parameters)] if sums else of_parameters
             if again:

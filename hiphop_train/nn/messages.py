@@ -252,8 +252,9 @@ class _MessageFirst(Function):
     def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
-            wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad) if needed]
-            sensitivity, features, weight, tensors = inputs
+            # by views: features come from tensors, through earlier layers, and that way is not this function's
+            sensitivity, features, weight, tensors = views = [tensor.view_as(tensor) for tensor in inputs]
+            wanted = [tensor for tensor, needed in zip(views, ctx.needs_input_grad) if needed]
             environment = message_first(sensitivity, features, weight, tensors, ctx.pairs)
             found = iter(torch.autograd.grad(environment, wanted, gradient, create_graph=True))
             return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:4]), None)

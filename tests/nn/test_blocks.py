@@ -40,6 +40,15 @@ def test_blocks_are_as_small_as_asked() -> None:
     assert sizes == [6]
 
 
+def test_what_the_function_does_not_depend_on() -> None:
+    """As tensors of rank 0, which are the same in all directions."""
+    rows = random(7, 3)
+    for create_graph in (False, True):
+        values = in_blocks(lambda rows: torch.ones_like(rows.detach()[:, :1]), [rows], 2)
+        (found,) = torch.autograd.grad(values.sum(), rows, create_graph=create_graph)
+        assert torch.equal(found, torch.zeros_like(rows))
+
+
 def test_only_what_is_needed_is_differentiated() -> None:
     rows, parameter = random(7, 3), random(3).detach()
     in_blocks(lambda rows: rows * parameter, [rows], 2, [parameter]).sum().backward()
