@@ -45,7 +45,7 @@ OWN_KEYS: dict[str, dict[str, Any]] = {"trainer": {"compile": Choice}}
 
 HANDED_OVER: dict[str, tuple[str, ...]] = {
     "model.readout": ("feature_sizes", "elements"),
-    "data": ("elements", "cutoff", "dtype", "seed"),
+    "data": ("elements", "cutoff", "dtype", "seed", "preparation"),
     "optimizer": ("params",),
     "trainer": (
         "callbacks",
@@ -88,7 +88,13 @@ def make_data(data: Mapping[str, Any] | DictConfig, potential: Potential, dtype:
         for key in DATA_VARIABLES:
             section.pop(key, None)
     module: DataModule = _instantiate(
-        section, "data", elements=potential.elements, cutoff=potential.cutoff, dtype=dtype, seed=seed
+        section,
+        "data",
+        elements=potential.elements,
+        cutoff=potential.cutoff,
+        dtype=dtype,
+        seed=seed,
+        preparation=potential.preparation,
     )
     return module
 

@@ -1,7 +1,7 @@
 """The potential: E0 + terms, and by differentiation forces and virial. Physics is written here, once."""
 
 from abc import ABC, abstractmethod
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from hiphop_train.graph.segments import segment_sum
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.standardisation import Standardisation
 from hiphop_train.readout.base import Readout
-from hiphop_train.types import Graph
+from hiphop_train.types import Graph, Preparation
 
 
 class Term(nn.Module, ABC):
@@ -22,11 +22,13 @@ class Term(nn.Module, ABC):
     Parameters
     ----------
     is_hierarchical : whether its energies are levels that should fall off, E0 being the first
+    preparation : what a loader adds to each graph, see `hiphop_train.models.base.Representation`
     """
 
-    def __init__(self, is_hierarchical: bool = False) -> None:
+    def __init__(self, is_hierarchical: bool = False, preparation: Optional[Preparation] = None) -> None:
         super().__init__()
         self.is_hierarchical = is_hierarchical
+        self.preparation = preparation
 
     @abstractmethod
     def forward(self, graph: Graph) -> Tensor:
@@ -47,7 +49,7 @@ class Network(Term):
     scale: Tensor
 
     def __init__(self, representation: Representation, readout: Readout) -> None:
-        super().__init__(readout.is_hierarchical)
+        super().__init__(readout.is_hierarchical, representation.preparation)
         self.representation = representation
         self.readout = readout
         functions = representation.standardised_functions
@@ -61,7 +63,7 @@ class Network(Term):
         levels: List[Tensor] = self.representation(graph)
         for standardisation in self.standardisations:
             levels[-1] = standardisation(levels[-1], graph.species)
-        energies: Tensor = self.readout(levels, graph.species)
+        energies: Tensor = self.readout(levels, graph.species, graph.n_of_type)
         return energies.to(torch.float64) * self.scale
 
 
@@ -106,6 +108,7 @@ class Potential(nn.Module):
         self.elements = elements
         self.cutoff = cutoff
         self.is_hierarchical = bool(terms[0].is_hierarchical)
+        self.preparation = terms[0].preparation
         self.register_buffer("e0", torch.zeros(n_levels_of_theory, len(elements), dtype=torch.float64))
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]

@@ -3,7 +3,7 @@
 Annotations are written in the form that TorchScript understands.
 """
 
-from typing import Dict, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from torch import Tensor
 
@@ -11,6 +11,50 @@ Outputs = Dict[str, Tensor]
 """Outputs and labels under the same keys: ``energy`` (n_systems,) eV, ``forces`` (n_atoms, 3) eV/Angstrom,
 ``virial`` (n_systems, 3, 3) eV, ``atomic_energy`` (n_atoms,) eV, ``level_energies`` (n_atoms, n_levels) eV,
 ``hierarchicality`` (n_systems,)."""
+
+
+Blocks = List[Tuple[int, int, int, int]]
+"""Of each block of a table: first line, number of lines, first place, places in a line."""
+
+
+class Table(NamedTuple):
+    """Where each row stands in a table with one line per segment, see `hiphop_train.graph.tables`."""
+
+    slot: Tensor
+    """(n_rows,) int64: place of each row, all different."""
+    n_slots: int
+    """Number of places."""
+    line: Tensor
+    """(n_segments,) int64: segment that stands in each line."""
+    segment_line: Tensor
+    """(n_segments,) int64: line in which each segment stands."""
+    blocks: Blocks
+
+
+class Layout(NamedTuple):
+    """Where the pairs stand in the tables of `hiphop_train.nn.messages`; follows from species and pairs alone.
+
+    The numbers in it are the computer's own, also where the tensors lie on a GPU.
+    """
+
+    sent: Table
+    """Lines by sending atom."""
+    received: Table
+    """Lines by receiving atom."""
+    sent_to_received: Tensor
+    """(n_received_slots,) int64: place by sender of what stands at each place by receiver; 0 where nothing."""
+    received_to_sent: Tensor
+    """(n_sent_slots,) int64: the other way round."""
+    present: Tensor
+    """(n_present,) int64: the species that are there."""
+    by_species: Optional[Table]
+    """Lines by receiving atom and species of the sender, where it pays; else what follows is empty."""
+    received_to_species: Tensor
+    """(n_by_species_slots,) int64: place by receiver of what stands at each place by species."""
+    species_to_received: Tensor
+    """(n_received_slots,) int64: the other way round."""
+    species_line: Tensor
+    """(n_atoms * n_present,) int64: line in `by_species` of receiving atoms, in order of `received`, and species."""
 
 
 class Graph(NamedTuple):
@@ -50,7 +94,16 @@ class Graph(NamedTuple):
     conditions: Tensor
     """(n_systems, n_conditions): further inputs of a system, a temperature for instance."""
     triples: Optional[Tensor] = None
-    """(n_triples, 2) int64: two pairs of the same receiving atom, for models that need them."""
+    """(2, n_triples) int64: two pairs of the same receiving atom, for models that need them."""
+    layout: Optional[Layout] = None
+    """For models that need it. It and the two beside it are made with a batch, so that a GPU need not be asked for
+    numbers in a step; models make what is missing."""
+    n_of_type: Optional[List[int]] = None
+    """Number of atoms of each species."""
+
+
+Preparation = Callable[[Graph], Graph]
+"""Adds to a graph, where it is made, what a model needs of it; can be sent to other processes."""
 
 
 class Batch(NamedTuple):

@@ -15,7 +15,7 @@ from hiphop_train.errors import DataError
 from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import batch_neighbours, brute_force_pays
 from hiphop_train.graph.open_batches import open_pair_vectors
-from hiphop_train.types import Batch
+from hiphop_train.types import Batch, Preparation
 
 USED = ("offsets", "numbers", "positions", "cell", "pbc", "energy", "forces", "has_forces", "level")
 """Those arrays of a data set that batches are cut from."""
@@ -63,15 +63,24 @@ class BatchDataset(Dataset[Batch]):
     cutoff : Angstrom
     dtype : floating-point type of the network
     pairs : whether pairs are looked for; without, graphs have none, for users that find them elsewhere
+    preparation : what else a model needs of each graph
     """
 
     def __init__(
-        self, structures: Structures, elements: list[str], cutoff: float, dtype: torch.dtype, pairs: bool = True
+        self,
+        structures: Structures,
+        elements: list[str],
+        cutoff: float,
+        dtype: torch.dtype,
+        pairs: bool = True,
+        preparation: Preparation | None = None,
     ) -> None:
         check_elements(structures, elements)
         self.cutoff = cutoff
         self.dtype = dtype
         self.pairs = pairs
+        self.preparation = preparation
+        self.n_types = len(elements)
         self.species_of = np.full(119, -1, np.int64)
         for k, symbol in enumerate(elements):
             self.species_of[chemical_symbols.index(symbol)] = k
@@ -104,8 +113,9 @@ class BatchDataset(Dataset[Batch]):
         system = np.repeat(np.arange(len(index)), sizes)
         cell, pbc = arrays["cell"][index], arrays["pbc"][index]
         pair_i, pair_j, pair_shift, vectors = self._pairs(positions, sizes, cell, pbc)
+        species = self.species_of[arrays["numbers"][atoms]]
         graph = make_graph(
-            torch.from_numpy(self.species_of[arrays["numbers"][atoms]]),
+            torch.from_numpy(species),
             torch.from_numpy(positions),
             torch.from_numpy(cell),
             torch.from_numpy(pbc),
@@ -117,7 +127,9 @@ class BatchDataset(Dataset[Batch]):
             self.dtype,
             torch.from_numpy(arrays["level"][index].astype(np.int64, copy=False)),
             vectors,
-        )
+        )._replace(n_of_type=np.bincount(species, minlength=self.n_types).tolist())
+        if self.preparation is not None:
+            graph = self.preparation(graph)
         energy = arrays["energy"][index]
         has_energy, has_forces = np.isfinite(energy), arrays["has_forces"][index]
         forces = np.take(arrays["forces"], atoms, axis=0).astype(np.float64, copy=False)

@@ -20,7 +20,7 @@ from hiphop_train.data.splits import Split, Splits, check_splits
 from hiphop_train.data.statistics import AtomEnergies, Statistics, fit_statistics
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, did_you_mean
-from hiphop_train.types import Batch
+from hiphop_train.types import Batch, Preparation
 
 
 class DataModule(LightningDataModule):
@@ -45,6 +45,7 @@ class DataModule(LightningDataModule):
     allow_leak : whether a geometry may be in a test and in the training split
     batch_by : what `batch_size` counts; pairs are estimated from the number of atoms
     bucket : number of batches whose structures are sorted by size together; 1 leaves the order random
+    preparation : what the model needs of each graph, beside its pairs; handed over at build time
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class DataModule(LightningDataModule):
         allow_leak: bool = False,
         batch_by: Measure = "structures",
         bucket: PositiveInt = 1,
+        preparation: Preparation | None = None,
     ) -> None:
         super().__init__()
         for symbol in elements:
@@ -83,6 +85,7 @@ class DataModule(LightningDataModule):
         self.cutoff = cutoff
         self.dtype = dtype
         self.seed = seed
+        self.preparation = preparation
         self.e0 = e0
         self.pack = pack
         self.packed = packed
@@ -228,4 +231,14 @@ class DataModule(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _loader(self, sampler: BatchSampler) -> BatchLoader:
-        return batch_loader(self.structures, sampler, self.elements, self.cutoff, self.dtype, self.num_workers)
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return batch_loader(
+            self.structures,
+            sampler,
+            self.elements,
+            self.cutoff,
+            self.dtype,
+            self.num_workers,
+            preparation=self.preparation,
+            pin_memory=on_gpu,
+        )

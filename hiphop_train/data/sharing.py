@@ -3,6 +3,7 @@
 import math
 import mmap
 import os
+from collections.abc import Callable
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hiphop_train.types import Batch, Graph
+from hiphop_train.types import Batch
 
 
 class MappedFile(NamedTuple):
@@ -108,6 +109,10 @@ class Borrowed:
         self._process = os.getpid()
         self.__array_interface__ = self._whole[HEAD:].__array_interface__
 
+    def pin_memory(self) -> Tensor:
+        """Copy all to memory that a GPU reads by itself, at once; the loader asks for it where there is a GPU."""
+        return torch.from_numpy(np.asarray(self)).pin_memory()
+
     def __del__(self) -> None:
         if self._process == os.getpid():  # not in a process that was forked meanwhile
             self._whole[0] = 0
@@ -131,7 +136,7 @@ class PackedBatches(NamedTuple):
     buffer: Any
     """A `Loan`, and a `Borrowed` in the process that receives it."""
     batches: list[Any]
-    """Each a graph, labels and sample, with places instead of tensors."""
+    """With places instead of tensors."""
 
 
 class Packer:
@@ -145,10 +150,8 @@ class Packer:
         tensors: list[Tensor] = []
         end = 0
 
-        def place(value: Any) -> Any:
+        def place(value: Tensor) -> Place:
             nonlocal end
-            if not isinstance(value, Tensor):
-                return value
             repeats = value.dim() > 0 and value.shape[0] > 1 and value.stride(0) == 0
             repeated = value.shape[0] if repeats else None
             value = (value[:1] if repeats else value).contiguous()
@@ -157,14 +160,7 @@ class Packer:
             end += -(-value.nbytes // 64) * 64
             return found
 
-        packed = [
-            (
-                [place(value) for value in batch.graph],
-                {key: place(value) for key, value in batch.labels.items()},
-                place(batch.sample),
-            )
-            for batch in batches
-        ]
+        packed = [exchanged(batch, Tensor, place) for batch in batches]
         loan = self._lend(end)
         buffer = loan.memory.numpy()
         start = HEAD
@@ -192,20 +188,23 @@ class Packer:
 
 def unpack(packed: PackedBatches) -> list[Batch]:
     """Return the batches, their tensors being views of the buffer."""
-    whole = np.asarray(packed.buffer)
+    buffer = packed.buffer
+    whole = buffer if isinstance(buffer, Tensor) else torch.from_numpy(np.asarray(buffer))
 
-    def tensor(place: Any) -> Any:
-        if not isinstance(place, Place):
-            return place
+    def tensor(place: Place) -> Tensor:
         stop = place.start + place.dtype.itemsize * math.prod(place.shape)
-        found = torch.from_numpy(whole[place.start : stop]).view(place.dtype).view(place.shape)
+        found = whole[place.start : stop].view(place.dtype).view(place.shape)
         return found if place.repeated is None else found.expand(place.repeated, *place.shape[1:])
 
-    return [
-        Batch(
-            Graph(*[tensor(value) for value in graph]),
-            {key: tensor(value) for key, value in labels.items()},
-            tensor(sample),
-        )
-        for graph, labels, sample in packed.batches
-    ]
+    return [exchanged(batch, Place, tensor) for batch in packed.batches]
+
+
+def exchanged(batch: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    """Return a batch, or a part of it, with the function's value in the place of all that is of one kind."""
+    if isinstance(batch, kind):
+        return function(batch)
+    if isinstance(batch, dict):
+        return {key: exchanged(value, kind, function) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(exchanged(value, kind, function) for value in batch))
+    return batch

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hiphop_train.data.loader import batch_loader
 from hiphop_train.data.sampler import BatchSampler
+from hiphop_train.data.sharing import exchanged
 from hiphop_train.data.structures import Structures
 from hiphop_train.potential import Potential
 from hiphop_train.types import Graph
@@ -60,9 +61,11 @@ def predict(
     potential = potential.to(device).eval()
     energy, forces, hierarchicality = [], [], []
     sampler = BatchSampler(np.arange(len(structures)), batch_size)
-    for batch in batch_loader(structures, sampler, potential.elements, potential.cutoff, dtype):
-        moved: list[Any] = [x.to(device) if isinstance(x, torch.Tensor) else x for x in batch.graph]
-        graph = Graph(*moved)
+    loader = batch_loader(
+        structures, sampler, potential.elements, potential.cutoff, dtype, preparation=potential.preparation
+    )
+    for batch in loader:
+        graph: Graph = exchanged(batch.graph, torch.Tensor, lambda part: part.to(device))
         outputs = potential(graph)
         energy.append(outputs["energy"].detach().cpu().double().numpy())
         forces.append(outputs["forces"].detach().cpu().numpy())

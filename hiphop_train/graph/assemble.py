@@ -86,4 +86,6 @@ def with_pair_vectors(graph: Graph, vectors: Tensor) -> Graph:
         spin=graph.spin,
         conditions=graph.conditions,
         triples=graph.triples,
+        layout=graph.layout,
+        n_of_type=graph.n_of_type,
     )

@@ -5,28 +5,13 @@ empty where crowded and lonely atoms meet; here lines of similar length stand to
 its own longest line.
 """
 
-from typing import Any, List, NamedTuple, Tuple
+from typing import Any, List, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-Blocks = List[Tuple[int, int, int, int]]
-"""Of each block: first line, number of lines, first place, places in a line."""
-
-
-class Table(NamedTuple):
-    """Where each row stands in a table with one line per segment."""
-
-    slot: Tensor
-    """(n_rows,) int64: place of each row, all different."""
-    n_slots: int
-    """Number of places."""
-    line: Tensor
-    """(n_segments,) int64: segment that stands in each line."""
-    segment_line: Tensor
-    """(n_segments,) int64: line in which each segment stands."""
-    blocks: Blocks
+from hiphop_train.types import Blocks, Table
 
 
 def lay_out(index: Tensor, n_segments: int, places: int = 4096, window: int = 4096) -> Table:

@@ -5,6 +5,8 @@ from typing import Tuple
 import torch
 from torch import Tensor
 
+from hiphop_train.types import Graph
+
 
 def pairs_of_pairs(pair_i: Tensor, n_atoms: int) -> Tuple[Tensor, Tensor]:
     """List all unordered pairs of pairs that share their receiving atom, without a loop over atoms.
@@ -29,3 +31,19 @@ def pairs_of_pairs(pair_i: Tensor, n_atoms: int) -> Tuple[Tensor, Tensor]:
     second = torch.repeat_interleave(pair, n_before)
     rank = torch.arange(second.shape[0], device=device) - (torch.cumsum(n_before, 0) - n_before)[second]
     return start[pair_i[second]] + rank, second
+
+
+def triples_within(graph: Graph, cutoff: float) -> Tensor:
+    """List the triples of which both pairs are shorter than a cutoff, (2, n_triples) int64; see `Graph.triples`.
+
+    Their number depends on the distances, which a GPU would be asked for.
+    """
+    distance = torch.linalg.norm(graph.pair_vectors, dim=1)
+    near = torch.nonzero(distance < cutoff).squeeze(1)
+    first, second = pairs_of_pairs(graph.pair_i.index_select(0, near), graph.species.shape[0])
+    return torch.stack([near.index_select(0, first), near.index_select(0, second)])
+
+
+def with_triples(graph: Graph, cutoff: float) -> Graph:
+    """List the triples before the graph goes to a model."""
+    return graph._replace(triples=triples_within(graph, cutoff))

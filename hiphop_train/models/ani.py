@@ -4,6 +4,7 @@ Smith, Isayev, Roitberg, Chem. Sci. 8, 3192 (2017).
 """
 
 import math
+from functools import partial
 from typing import Annotated, List
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from hiphop_train.errors import ConfigError
 from hiphop_train.graph.segments import segment_sum
-from hiphop_train.graph.triples import pairs_of_pairs
+from hiphop_train.graph.triples import triples_within, with_triples
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.channels import functions_of_features, species_pair_index
 from hiphop_train.nn.cutoffs import cosine_cutoff
@@ -80,7 +81,8 @@ class ANI(Representation):
         n_pair_types = n_types * (n_types + 1) // 2
         n_radial, n_angular = len(radial_shifts), len(angular_shifts) * len(angular_sections)
         functions = functions_of_features(n_types, n_radial, n_angular)
-        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None)
+        preparation = partial(with_triples, cutoff=angular_cutoff)
+        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None, preparation)
         self.n_types = n_types
         self.n_pair_types = n_pair_types
         self.angular_cutoff = angular_cutoff
@@ -102,10 +104,9 @@ class ANI(Representation):
         distance = torch.linalg.norm(graph.pair_vectors, dim=1)
         sender = graph.species[graph.pair_j]
         radial = self.radial(distance, graph.pair_i, sender, graph.species.shape[0])
-        near = torch.nonzero(distance < self.angular_cutoff).squeeze(1)
-        angular = self.angular(
-            graph.pair_vectors[near], distance[near], graph.pair_i[near], sender[near], graph.species.shape[0]
-        )
+        given = graph.triples
+        triples = triples_within(graph, self.angular_cutoff) if given is None else given
+        angular = self.angular(graph.pair_vectors, distance, graph.pair_i, sender, graph.species.shape[0], triples)
         return [torch.cat([radial, angular], dim=1)]
 
     def radial(self, distance: Tensor, pair_i: Tensor, sender: Tensor, n_atoms: int) -> Tensor:
@@ -127,19 +128,22 @@ class ANI(Representation):
         sums = segment_sum(terms, pair_i * self.n_types + sender, n_atoms * self.n_types)
         return sums.reshape(n_atoms, -1)
 
-    def angular(self, vectors: Tensor, distance: Tensor, pair_i: Tensor, sender: Tensor, n_atoms: int) -> Tensor:
+    def angular(
+        self, vectors: Tensor, distance: Tensor, pair_i: Tensor, sender: Tensor, n_atoms: int, triples: Tensor
+    ) -> Tensor:
         """Return the angular part (eq. 4).
 
         Parameters
         ----------
         vectors : (n_pairs, 3) Angstrom
-        distance, pair_i, sender, n_atoms : as in `radial`; all pairs are inside of the angular cutoff
+        distance, pair_i, sender, n_atoms : as in `radial`
+        triples : (2, n_triples) int64, those inside of the angular cutoff
 
         Returns
         -------
         features : (n_atoms, n_pair_types * n_shifts * n_sections)
         """
-        j, k = pairs_of_pairs(pair_i, n_atoms)  # (n_triples,) the two pairs of each triple
+        j, k = triples[0], triples[1]  # (n_triples,) the two pairs of each triple
         cutoff = cosine_cutoff(distance, self.angular_cutoff)
         unit = vectors / distance[:, None]
         cosine = 0.95 * (unit[j] * unit[k]).sum(1)  # (n_triples,)

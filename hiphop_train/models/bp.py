@@ -3,6 +3,7 @@
 Behler, Parrinello, Phys. Rev. Lett. 98, 146401 (2007); the five forms as in Behler, J. Chem. Phys. 134, 074106 (2011).
 """
 
+from functools import partial
 from typing import Annotated, List
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from hiphop_train.errors import ConfigError
 from hiphop_train.graph.segments import segment_sum
-from hiphop_train.graph.triples import pairs_of_pairs
+from hiphop_train.graph.triples import triples_within, with_triples
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.channels import functions_of_features, species_pair_index
 from hiphop_train.nn.cutoffs import cosine_cutoff
@@ -95,7 +96,8 @@ class BehlerParrinello(Representation):
         n_types = len(elements)
         n_pair_types = n_types * (n_types + 1) // 2
         functions = functions_of_features(n_types, n_radial, n_angular)
-        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None)
+        preparation = partial(with_triples, cutoff=cutoff) if n_angular else None
+        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None, preparation)
         self.n_types = n_types
         self.n_pair_types = n_pair_types
         self.n_angular = n_angular
@@ -125,7 +127,9 @@ class BehlerParrinello(Representation):
         radial = segment_sum(self.radial(distance), channel, n_atoms * self.n_types).reshape(n_atoms, -1)
         if self.n_angular == 0:
             return [radial]
-        j, k = pairs_of_pairs(graph.pair_i, n_atoms)  # (n_triples,) the two pairs of each triple
+        given = graph.triples
+        triples = triples_within(graph, self.cutoff) if given is None else given
+        j, k = triples[0], triples[1]  # (n_triples,) the two pairs of each triple
         terms = self.angular(graph.pair_vectors, distance, j, k)
         channel = graph.pair_i[j] * self.n_pair_types + self.pair_channel[sender[j], sender[k]]
         angular = segment_sum(terms, channel, n_atoms * self.n_pair_types).reshape(n_atoms, -1)

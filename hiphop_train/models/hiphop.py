@@ -3,6 +3,7 @@
 arXiv 2503.23515 (2025).
 """
 
+from functools import partial
 from typing import List, Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.functional import one_hot
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.blocks import in_blocks
 from hiphop_train.nn.invariants import Invariants, InvariantSet
-from hiphop_train.nn.messages import Pairs, convolve, distances, in_order_of_atoms, lay_out_pairs
+from hiphop_train.nn.messages import Pairs, convolve, distances, in_order_of_atoms, lay_out_pairs, with_layout
 from hiphop_train.nn.normalisation import Normalisation
 from hiphop_train.nn.residual import AtomLayer, Residual
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
@@ -153,7 +154,8 @@ class HIPHOP(Representation):
         group_norm: bool = True,
     ) -> None:
         n_types = len(elements)
-        super().__init__(elements, cutoff, [n_types] + [n_features] * n_interactions)
+        preparation = partial(with_layout, n_types=n_types, l_max=l_max, n_sensitivities=n_sensitivities)
+        super().__init__(elements, cutoff, [n_types] + [n_features] * n_interactions, preparation=preparation)
         self.n_types = n_types
         self.l_max = l_max
         self.n_sensitivities = n_sensitivities

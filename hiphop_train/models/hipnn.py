@@ -3,6 +3,7 @@
 Lubbers, Smith, Barros, J. Chem. Phys. 148, 241715 (2018).
 """
 
+from functools import partial
 from typing import List
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from hiphop_train.models.base import Representation
-from hiphop_train.nn.messages import Pairs, convolve, distances, in_order_of_atoms, lay_out_pairs
+from hiphop_train.nn.messages import Pairs, convolve, distances, in_order_of_atoms, lay_out_pairs, with_layout
 from hiphop_train.nn.residual import AtomLayer, Residual
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
 from hiphop_train.types import Graph
@@ -91,7 +92,8 @@ class HIPNN(Representation):
         soft_max: PositiveFloat,
     ) -> None:
         n_types = len(elements)
-        super().__init__(elements, cutoff, [n_types] + [n_features] * n_interactions)
+        preparation = partial(with_layout, n_types=n_types, l_max=0, n_sensitivities=n_sensitivities)
+        super().__init__(elements, cutoff, [n_types] + [n_features] * n_interactions, preparation=preparation)
         self.n_types = n_types
         self.n_sensitivities = n_sensitivities
         self.interactions = nn.ModuleList(

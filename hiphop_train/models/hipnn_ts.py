@@ -3,6 +3,7 @@
 Chigaev, Smith, Anaya, Nebgen, Bettencourt, Barros, Lubbers, J. Chem. Phys. 158, 184108 (2023).
 """
 
+from functools import partial
 from typing import List, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from hiphop_train.models.base import Representation
-from hiphop_train.nn.messages import Pairs, convolve, distances, in_order_of_atoms, lay_out_pairs
+from hiphop_train.nn.messages import Pairs, convolve, distances, in_order_of_atoms, lay_out_pairs, with_layout
 from hiphop_train.nn.residual import AtomLayer, Residual
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
 from hiphop_train.types import Graph
@@ -110,7 +111,8 @@ class HIPNNTS(Representation):
         cusp: PositiveFloat = 1e-6,
     ) -> None:
         n_types = len(elements)
-        super().__init__(elements, cutoff, [n_types] + [n_features] * n_interactions)
+        preparation = partial(with_layout, n_types=n_types, l_max=l_max, n_sensitivities=n_sensitivities)
+        super().__init__(elements, cutoff, [n_types] + [n_features] * n_interactions, preparation=preparation)
         self.n_types = n_types
         self.n_sensitivities = n_sensitivities
         self.l_max = l_max

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.autograd import Function
 
 from hiphop_train.graph.tables import (
-    Table,
     fill,
     lay_out,
     multiply_rows,
@@ -24,7 +23,7 @@ from hiphop_train.graph.tables import (
 )
 from hiphop_train.nn.blocks import PAIRS, in_blocks
 from hiphop_train.nn.tensors import irreducible_tensors
-from hiphop_train.types import Graph
+from hiphop_train.types import Graph, Layout, Table
 
 LARGE = 2**24
 """Elements of pairs x features from which on features are taken a few at a time."""
@@ -66,22 +65,45 @@ def lay_out_pairs(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) 
 
     Parameters
     ----------
-    graph : with its pairs in any order
+    graph : with its pairs in any order; where it has a layout, no number is asked for
     n_types : number of species
     l_max : highest rank of the tensors
     n_sensitivities : of the layers, for the choice of the order of summation
     """
-    pair_i, pair_j, n_atoms = graph.pair_i, graph.pair_j, graph.species.shape[0]
+    given = graph.layout
+    layout = lay_out_indices(graph, n_types, l_max, n_sensitivities) if given is None else given
     distance = torch.linalg.norm(graph.pair_vectors, dim=1, keepdim=True)
     unit = graph.pair_vectors / distance
     far = 1e4  # Angstrom, beyond any cutoff
-    sent = lay_out(pair_j, n_atoms)
-    received = lay_out(pair_i, n_atoms)
-    received_tensors = fill_tensors(unit, received, l_max)
-    by_species: Optional[Table] = None
+    received_tensors = fill_tensors(unit, layout.received, l_max)
     species_distance = distance[:0, 0]
     species_tensors = received_tensors[:0]
-    species_line = pair_i[:0]
+    by_species = layout.by_species
+    if by_species is not None:
+        species_distance = fill(distance, by_species, far).squeeze(1)
+        species_tensors = exchange(received_tensors, layout.received_to_species, layout.species_to_received)
+    return Pairs(
+        sent=layout.sent,
+        sent_distance=fill(distance, layout.sent, far).squeeze(1),
+        received=layout.received,
+        received_tensors=received_tensors,
+        sent_to_received=layout.sent_to_received,
+        received_to_sent=layout.received_to_sent,
+        present=layout.present,
+        by_species=by_species,
+        species_distance=species_distance,
+        species_tensors=species_tensors,
+        species_line=layout.species_line,
+    )
+
+
+def lay_out_indices(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) -> Layout:
+    """Do that part of `lay_out_pairs` that depends on species and pairs alone; asks for numbers, so not on a GPU."""
+    pair_i, pair_j, n_atoms = graph.pair_i, graph.pair_j, graph.species.shape[0]
+    sent = lay_out(pair_j, n_atoms)
+    received = lay_out(pair_i, n_atoms)
+    by_species: Optional[Table] = None
+    received_to_species = species_to_received = species_line = pair_i[:0]
     is_present = torch.bincount(graph.species, minlength=n_types) > 0
     present = torch.nonzero(is_present)[:, 0]
     n_present = present.shape[0]
@@ -90,24 +112,26 @@ def lay_out_pairs(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) 
     if pair_i.shape[0] * (n_sensitivities + n_components) > n_atoms * n_present * n_components * n_sensitivities:
         number = (torch.cumsum(is_present, 0) - 1).index_select(0, graph.species)  # among those that are there
         table = lay_out(pair_i * n_present + number.index_select(0, pair_j), n_atoms * n_present)
-        species_distance = fill(distance, table, far).squeeze(1)
-        species_tensors = exchange(received_tensors, places(received, table), places(table, received))
+        received_to_species, species_to_received = places(received, table), places(table, received)
         numbers = torch.arange(n_present, device=pair_i.device)
         species_line = table.segment_line.index_select(0, (received.line[:, None] * n_present + numbers).flatten())
         by_species = table
-    return Pairs(
+    return Layout(
         sent=sent,
-        sent_distance=fill(distance, sent, far).squeeze(1),
         received=received,
-        received_tensors=received_tensors,
         sent_to_received=places(sent, received),
         received_to_sent=places(received, sent),
         present=present,
         by_species=by_species,
-        species_distance=species_distance,
-        species_tensors=species_tensors,
+        received_to_species=received_to_species,
+        species_to_received=species_to_received,
         species_line=species_line,
     )
+
+
+def with_layout(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) -> Graph:
+    """Lay the pairs of a graph out before it goes to a model; the rest is as for `lay_out_pairs`."""
+    return graph._replace(layout=lay_out_indices(graph, n_types, l_max, n_sensitivities))
 
 
 def places(given: Table, asked: Table) -> Tensor:

@@ -4,6 +4,7 @@ A symmetric traceless tensor of rank l has 2 l + 1 free components, those with a
 from the vanishing traces. Free components, in order: 1; x y z; xx xy xz yy yz; xxx xxy xxz xyy xyz yyy yyz; and so on.
 """
 
+from functools import cache
 from typing import List
 
 import torch
@@ -69,7 +70,21 @@ def next_tensor(lower: Tensor, unit: Tensor, rank: int) -> Tensor:
     components : (2 rank + 1, n_pairs)
     """
     products = (lower[:, None, :] * unit.T.contiguous()).flatten(0, 1)
-    return raising_matrix(rank).to(unit) / (rank * (2 * rank - 1)) @ products
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return raising_matrix(rank).to(unit) / (rank * (2 * rank - 1)) @ products
+    raised: Tensor = _matrix_on_device(rank, unit) @ products
+    return raised
+
+
+@torch.jit.ignore  # type: ignore[untyped-decorator]
+def _matrix_on_device(rank: int, like: Tensor) -> Tensor:
+    return _kept_matrix(rank, like.dtype, like.device)
+
+
+@cache
+def _kept_matrix(rank: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Sent to a device once: a GPU would be waited for each time."""
+    return raising_matrix(rank).to(device, dtype) / (rank * (2 * rank - 1))
 
 
 def raising_matrix(rank: int) -> Tensor:

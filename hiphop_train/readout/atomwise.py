@@ -1,6 +1,6 @@
 """One network for the atoms of all elements, from features to the energy of an atom."""
 
-from typing import List, Literal
+from typing import List, Literal, Optional
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class AtomwiseEnergy(Readout):
             n_in = width
         self.network = nn.Sequential(*layers, glorot_linear(n_in, 1))
 
-    def forward(self, levels: List[Tensor], species: Tensor) -> Tensor:
+    def forward(self, levels: List[Tensor], species: Tensor, n_of_type: Optional[List[int]] = None) -> Tensor:
         """Return energies (n_atoms, 1), in units of the potential's energy scale."""
         energies: Tensor = self.network(levels[-1])
         return energies

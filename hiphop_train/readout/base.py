@@ -1,7 +1,7 @@
 """What every readout declares."""
 
 from abc import ABC, abstractmethod
-from typing import List
+from typing import List, Optional
 
 from torch import Tensor, nn
 
@@ -20,5 +20,16 @@ class Readout(nn.Module, ABC):
         self.is_hierarchical = is_hierarchical
 
     @abstractmethod
-    def forward(self, levels: List[Tensor], species: Tensor) -> Tensor:
-        """Return energies (n_atoms, n_terms) from features (n_atoms, feature_sizes[level]) and species (n_atoms,)."""
+    def forward(self, levels: List[Tensor], species: Tensor, n_of_type: Optional[List[int]] = None) -> Tensor:
+        """Return energies of the atoms.
+
+        Parameters
+        ----------
+        levels : (n_atoms, feature_sizes[level]) each
+        species : (n_atoms,) int64
+        n_of_type : number of atoms of each species, where it is known
+
+        Returns
+        -------
+        energies : (n_atoms, n_terms)
+        """

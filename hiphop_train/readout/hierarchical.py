@@ -1,6 +1,6 @@
 """Hierarchical readout: each interaction block refines the energy."""
 
-from typing import List
+from typing import List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class HierarchicalEnergy(Readout):
         super().__init__(is_hierarchical=True)
         self.layers = nn.ModuleList(nn.Linear(size, 1) for size in feature_sizes[1:])
 
-    def forward(self, levels: List[Tensor], species: Tensor) -> Tensor:
+    def forward(self, levels: List[Tensor], species: Tensor, n_of_type: Optional[List[int]] = None) -> Tensor:
         """Return energies (n_atoms, n_levels - 1), in units of the potential's energy scale."""
         energies: List[Tensor] = []
         for level, layer in enumerate(self.layers):

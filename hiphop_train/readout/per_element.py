@@ -73,11 +73,13 @@ class PerElementEnergy(Readout):
                 n_in = width
             self.networks.append(nn.Sequential(*layers, nn.Linear(n_in, 1)))
 
-    def forward(self, levels: List[Tensor], species: Tensor) -> Tensor:
+    def forward(self, levels: List[Tensor], species: Tensor, n_of_type: Optional[List[int]] = None) -> Tensor:
         """Return energies (n_atoms, 1), in units of the potential's energy scale."""
         order = torch.argsort(species)  # atoms of one element stand together
-        counts: List[int] = torch.bincount(species, minlength=self.n_types).tolist()
-        groups = torch.split_with_sizes(levels[-1].index_select(0, order), counts)
+        if n_of_type is None:
+            counted: List[int] = torch.bincount(species, minlength=self.n_types).tolist()
+            n_of_type = counted
+        groups = torch.split_with_sizes(levels[-1].index_select(0, order), n_of_type)
         energies: List[Tensor] = []
         for element, network in enumerate(self.networks):
             energies.append(network(groups[element]))  # (n_atoms of the element, 1)

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
 from pydantic import Field, PositiveInt
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor
 
 from hiphop_train.training.schedules import MONITOR
 
@@ -275,6 +275,46 @@ def checkpoints(folder: Path) -> list[Callback]:
     return [best, LastCheckpoint(folder / "last.ckpt")]
 
 
+class Average(WeightAveraging):
+    """The average of the weights over the training's recent steps; validation and checkpoints take it.
+
+    Lightning's own stays on the CPU when the training is on a GPU, and asks in each step whether it is the first.
+
+    Parameters
+    ----------
+    decay : share of the average that a step keeps
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(use_buffers=False)  # buffers are E0 and scale: constant
+        self.decay = decay
+
+    @property
+    def state_key(self) -> str:
+        """Name of its state in checkpoints, which has always been this."""
+        return "WeightAveraging"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin with the weights that are there."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Add the weights of a step; all parameters at once, one by one took a tenth of a small model's step."""
+        if trainer.global_step <= self._latest_update_step:
+            return
+        assert self._average_model is not None
+        average: list[Tensor] = list(self._average_model.module.parameters())
+        latest: list[Tensor] = list(pl_module.parameters())
+        if self._latest_update_step == 0:
+            torch._foreach_copy_(average, latest)
+        else:
+            torch._foreach_lerp_(average, latest, 1.0 - self.decay)
+        self._average_model.n_averaged += 1
+        self._latest_update_step = trainer.global_step
+
+
 def ema(decay: Annotated[float, Field(ge=0, lt=1)]) -> Callback:
     """Return the average of the weights over the training's recent steps.
 
@@ -282,9 +322,7 @@ def ema(decay: Annotated[float, Field(ge=0, lt=1)]) -> Callback:
     ----------
     decay : share of the average that a step keeps
     """
-    # Buffers are E0 and scale: constant. All parameters at once: one by one they took a tenth of a small model's step.
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return WeightAveraging(use_buffers=False, multi_avg_fn=average)
+    return Average(decay)
 
 
 def early_stopping(patience: PositiveInt) -> Callback:

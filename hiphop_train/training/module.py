@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hiphop_train.graph.segments import segment_sum
 from hiphop_train.potential import Potential
 from hiphop_train.training.losses import Loss
 from hiphop_train.training.metrics import Errors
@@ -77,6 +78,7 @@ class PotentialModule(LightningModule):
     def _loss(self, batch: Batch) -> Tensor:
         graph, labels = batch.graph, batch.labels
         outputs = self.potential(graph)
-        n_atoms = torch.bincount(graph.system, minlength=graph.n_systems) * labels["weight"]
+        weight = labels["weight"]
+        n_atoms = segment_sum(weight.index_select(0, graph.system), graph.system, graph.n_systems)
         loss: Tensor = self.loss(outputs, labels, n_atoms)
         return loss

@@ -16,6 +16,7 @@ from hiphop_train.compilation import compile_potential
 from hiphop_train.data.batches import BatchDataset
 from hiphop_train.data.loader import BatchLoader, batch_loader
 from hiphop_train.data.sampler import BatchSampler, Groups
+from hiphop_train.data.sharing import exchanged
 from hiphop_train.graph.assemble import make_graph, pair_vectors, with_pair_vectors
 from hiphop_train.graph.neighbours import neighbours
 from hiphop_train.types import Batch, Graph
@@ -152,12 +153,8 @@ class Program(Subject):
     def _moved(self, batch: Batch) -> Batch:
         if self.device.type == "cpu":
             return batch
-        moved: dict[str, Any] = {
-            name: part.to(self.device) if isinstance(part, Tensor) else part
-            for name, part in batch.graph._asdict().items()
-        }
-        labels = {name: label.to(self.device) for name, label in batch.labels.items()}
-        return Batch(Graph(**moved), labels, batch.sample.to(self.device))
+        moved: Batch = exchanged(batch, Tensor, lambda part: part.to(self.device))
+        return moved
 
     def _step(self, batch: Batch) -> None:
         """One step of the training."""

@@ -1,0 +1,140 @@
+"""A step on a GPU never waits for it: tensors of the meta device have no numbers, so that asking for one is an error.
+
+What this cannot see, waiting inside of an operation, `test_no_step_waits_for_a_gpu` sees where there is a GPU.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hiphop_train import build
+from hiphop_train.config import load_config
+from hiphop_train.data.sharing import exchanged
+from hiphop_train.training.callbacks import Average
+from hiphop_train.training.module import PotentialModule
+from hiphop_train.types import Batch
+
+CONF = Path(__file__).parents[2] / "conf"
+MODELS = [(name, []) for name in sorted(file.stem for file in (CONF / "model").glob("*.yaml"))]
+SETTINGS = [
+    *MODELS,
+    ("hiphop_flexible", ["model.l_max=5", "model.n_max=2"]),
+    *(("hipnn", [f"loss={file.stem}"]) for file in sorted((CONF / "loss").glob("*.yaml"))),
+    *(("hipnn", [f"optimizer={file.stem}"]) for file in sorted((CONF / "optimizer").glob("*.yaml"))),
+]
+
+
+class NoTransfers(TorchDispatchMode):
+    """Refuse operations between the CPU's tensors and those of the meta device: a GPU is waited for in a plain copy."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        devices: set[str] = set()
+        for part in [*args, *(kwargs or {}).values(), result]:
+            for value in part if isinstance(part, (list, tuple)) else [part]:
+                if isinstance(value, Tensor) and value.dim() > 0:  # single numbers are sent with a kernel's arguments
+                    devices.add(value.device.type)
+        assert devices != {"cpu", "meta"}, f"{func} copies between devices"
+        return result
+
+
+def make(name: str, settings: list[str], device: str) -> tuple[PotentialModule, Batch]:
+    """Module and batch as a training has them, on a device."""
+    config = load_config("train", [f"model={name}", "data.batch_size=8", *settings])
+    torch.manual_seed(0)
+    potential = build.make_potential(config.model, torch.float32)
+    data = build.make_data(config.data, potential, torch.float32, 0)
+    config.optimizer.fused = device == "cuda"
+    module = PotentialModule(
+        potential.to(device),
+        build.make_part(config.loss, "loss"),
+        build.make_part(config.optimizer, "optimizer", params=list(potential.parameters())),
+        build.make_part(config.scheduler, "scheduler"),
+        {},
+    ).to(device)
+    batch = next(iter(data.train_dataloader()))
+    return module, exchanged(batch, Tensor, lambda tensor: tensor.to(device))
+
+
+def step(module: PotentialModule, batch: Batch) -> None:
+    """Train and validate on a batch."""
+    module.train()
+    module.optimizer.zero_grad()
+    module._loss(batch).backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 10.0)
+    module.optimizer.step()
+    module.eval()
+    module.validation_step(batch, 0)
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_a_step_asks_the_device_for_no_number(name: str, settings: list[str]) -> None:
+    module, batch = make(name, settings, "meta")
+    step(module, batch)  # what is sent once may be
+    with NoTransfers():
+        step(module, batch)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in MODELS if name not in ("dtnn", "schnet")])
+def test_the_check_sees_what_is_not_prepared(name: str) -> None:
+    module, batch = make(name, [], "meta")
+    bare = batch._replace(graph=batch.graph._replace(layout=None, triples=None))
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"(?i)meta"):
+        step(module, bare)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in MODELS])
+def test_what_is_prepared_is_what_the_model_would_make(name: str) -> None:
+    module, batch = make(name, [], "cpu")
+    bare = batch.graph._replace(layout=None, triples=None, n_of_type=None)
+    prepared = batch.graph.layout is not None or batch.graph.triples is not None
+    assert prepared == (name not in ("dtnn", "schnet"))
+    found, expected = module.potential(batch.graph), module.potential(bare)
+    for key, value in expected.items():
+        assert torch.equal(found[key], value)
+
+
+def test_average_asks_for_no_number_and_is_torchs() -> None:
+    steps = SimpleNamespace(global_step=0, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    module, _ = make("hipnn", [], "cpu")
+    ours, theirs = Average(0.9), AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    ours.setup(steps, module, "fit")
+    for _ in range(3):
+        steps.global_step += 1
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        for _ in range(2):  # a batch without a step changes nothing
+            ours.on_train_batch_end(steps, module, None, None, 0)
+        theirs.update_parameters(module)
+    assert int(ours._average_model.n_averaged) == 3
+    for found, expected in zip(ours._average_model.module.parameters(), theirs.module.parameters(), strict=True):
+        assert torch.equal(found, expected)
+
+    module, _ = make("hipnn", [], "meta")
+    steps.global_step, steps.strategy.root_device = 0, torch.device("meta")
+    ours = Average(0.9)
+    ours.setup(steps, module, "fit")
+    assert all(parameter.is_meta for parameter in ours._average_model.parameters())
+    with NoTransfers():
+        for _ in range(2):
+            steps.global_step += 1
+            ours.on_train_batch_end(steps, module, None, None, 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_no_step_waits_for_a_gpu(name: str, settings: list[str]) -> None:
+    module, batch = make(name, settings, "cuda")
+    step(module, batch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(module, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
