@@ -21,6 +21,7 @@ from hiphop_train.data.module import DataModule
 from hiphop_train.data.reader import Reader
 from hiphop_train.errors import ConfigError, HipHopError
 from hiphop_train.models.base import Representation
+from hiphop_train.nn.precision import MatmulPrecision, Precision
 from hiphop_train.potential import Network, Potential
 from hiphop_train.readout.base import Readout
 
@@ -40,7 +41,9 @@ DATA_VARIABLES = (
 )
 """Keys of the data section that only serve to be set on the command line and read by others of its keys."""
 
-OWN_KEYS: dict[str, dict[str, Any]] = {"trainer": {"compile": Choice}}
+OWN_KEYS: dict[str, dict[str, Any]] = {
+    "trainer": {"compile": Choice, "precision": Precision, "matmul_precision": MatmulPrecision}
+}
 """Keys of sections whose class is not ours that we read ourselves, with their types."""
 
 HANDED_OVER: dict[str, tuple[str, ...]] = {

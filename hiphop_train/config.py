@@ -184,6 +184,8 @@ def check(config: DictConfig, command: Command, source: Source) -> None:
         _check_value(str(key), value, schema[str(key)], source, strict=True)
         if isinstance(value, dict) and key != "hydra":
             _check_section(str(key), value, source)
+    if plain.get("dtype") == "float64" and plain.get("trainer", {}).get("precision") == "bf16-mixed":
+        raise _at("trainer.precision", source, "bf16-mixed leaves nothing of dtype=float64; leave out one of them")
 
 
 def _missing_keys(section: DictConfig, parent: str = "") -> list[str]:

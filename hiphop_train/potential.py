@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hiphop_train.graph.assemble import with_pair_vectors
 from hiphop_train.graph.segments import segment_sum
 from hiphop_train.models.base import Representation
+from hiphop_train.nn.precision import full_precision
 from hiphop_train.nn.standardisation import Standardisation
 from hiphop_train.readout.base import Readout
 from hiphop_train.types import Graph, Preparation
@@ -63,8 +64,18 @@ class Network(Term):
         levels: List[Tensor] = self.representation(graph)
         for standardisation in self.standardisations:
             levels[-1] = standardisation(levels[-1], graph.species)
-        energies: Tensor = self.readout(levels, graph.species, graph.n_of_type)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            energies: Tensor = self.readout(levels, graph.species, graph.n_of_type)
+        else:
+            energies = self.read_out(levels, graph.species, graph.n_of_type)
         return energies.to(torch.float64) * self.scale
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def read_out(self, levels: List[Tensor], species: Tensor, n_of_type: Optional[List[int]]) -> Tensor:
+        """Call the readout: energies are not rounded to less than float32."""
+        with full_precision(species):
+            energies: Tensor = self.readout(levels, species, n_of_type)
+        return energies
 
 
 def hierarchicality(level_energies: Tensor) -> Tensor:
@@ -161,8 +172,11 @@ class Potential(nn.Module):
             "hierarchicality": unruly / n_owned_of_system,
         }
         if derivatives:
-            gradient = torch.autograd.grad([energy.sum()], [vectors], create_graph=self.training)[0]
-            assert gradient is not None
+            if torch.jit.is_scripting():  # type: ignore[attr-defined]
+                gradient = torch.autograd.grad([energy.sum()], [vectors], create_graph=self.training)[0]
+                assert gradient is not None
+            else:
+                gradient = self.differentiate(energy, vectors)
             if forces:
                 pull = segment_sum(gradient, graph.pair_i, n_atoms) - segment_sum(gradient, graph.pair_j, n_atoms)
                 outputs["forces"] = pull
@@ -170,3 +184,9 @@ class Potential(nn.Module):
                 strain = -vectors[:, :, None] * gradient[:, None, :]
                 outputs["virial"] = segment_sum(strain, graph.system[graph.pair_i], graph.n_systems)
         return outputs
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def differentiate(self, energy: Tensor, vectors: Tensor) -> Tensor:
+        """Return dE/d vectors: derivatives of products are made in the precision of the products, of no less."""
+        with full_precision(energy):
+            return torch.autograd.grad(energy.sum(), vectors, create_graph=self.training)[0]

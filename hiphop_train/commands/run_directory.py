@@ -31,7 +31,13 @@ INCIDENTAL = {
 }
 """What may differ between two starts of one run: where it runs and how it is watched."""
 
-ADDED: dict[str, Any] = {"init_weights": None, "data.batch_by": "structures", "data.bucket": 1}
+ADDED: dict[str, Any] = {
+    "init_weights": None,
+    "data.batch_by": "structures",
+    "data.bucket": 1,
+    "trainer.precision": "full",
+    "trainer.matmul_precision": "highest",
+}
 """What defines a run only where it differs from this, so that runs from before there was such a key are found again."""
 
 

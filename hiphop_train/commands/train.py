@@ -17,6 +17,7 @@ from hiphop_train.compilation import Choice, compile_potential
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
+from hiphop_train.nn.precision import matmul_precision
 from hiphop_train.potential import Potential
 from hiphop_train.training import callbacks
 from hiphop_train.training.module import PotentialModule
@@ -74,6 +75,7 @@ def train(config: DictConfig) -> TrainResult:
         build.make_part(config.optimizer, "optimizer", params=list(potential.parameters())),
         build.make_part(config.scheduler, "scheduler"),
         record,
+        config.trainer.get("precision", "full"),
     )
     stop, clock = callbacks.GracefulStop(), callbacks.Clock()
     trainer = _make_trainer(config, run, module, [clock, stop])
@@ -84,7 +86,8 @@ def train(config: DictConfig) -> TrainResult:
         _introduce(config, run, potential, data, statistics, compiled)
     start_from = None if run.start_from is None else str(run.start_from)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=start_from, weights_only=True)
+        with matmul_precision(config.trainer.get("matmul_precision", "highest")):
+            trainer.fit(module, datamodule=data, ckpt_path=start_from, weights_only=True)
         seconds = clock.seconds
         exit_code = 0 if stop.received is None else 128 + signal.Signals(stop.received)
         if not trainer.is_global_zero:
@@ -135,7 +138,8 @@ def _introduce(
     print(f"data       {structures.source}: {parts} structures")
     if n_forces < len(structures):
         print(f"           forces of {n_forces:,} of {len(structures):,}; the others train on energies alone")
-    print(f"model      {config.model['_target_'].split('.')[-1]}, {n_parameters:,} parameters, {config.dtype}")
+    mixed = ", bf16-mixed" if config.trainer.get("precision") == "bf16-mixed" else ""
+    print(f"model      {config.model['_target_'].split('.')[-1]}, {n_parameters:,} parameters, {config.dtype}{mixed}")
     for name, energies in zip(structures.level_names, potential.e0.tolist(), strict=True):
         e0 = ", ".join(f"{symbol} {energy:.3f}" for symbol, energy in zip(potential.elements, energies, strict=True))
         print(f"E0         {e0} eV{f' ({name})' if len(structures.level_names) > 1 else ''}")

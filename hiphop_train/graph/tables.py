@@ -146,7 +146,7 @@ def multiply_sums(left: Tensor, right: Tensor, blocks: Blocks, out: Tensor) -> T
         if target.is_contiguous():
             torch.bmm(transposed, b, out=target)
         else:
-            target.copy_(torch.bmm(transposed, b))
+            target.copy_(torch.bmm(transposed, b, out=b.new_empty(target.shape)))  # autocast leaves `out` alone
     return out
 
 

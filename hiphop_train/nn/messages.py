@@ -22,6 +22,7 @@ from hiphop_train.graph.tables import (
     sums_of_products,
 )
 from hiphop_train.nn.blocks import PAIRS, in_blocks
+from hiphop_train.nn.precision import full_precision
 from hiphop_train.nn.tensors import irreducible_tensors
 from hiphop_train.types import Graph, Layout, Table
 
@@ -155,7 +156,8 @@ def _tensors_in_blocks(unit: Tensor, present: Tensor, l_max: int) -> Tensor:
     def tensors(unit: Tensor, present: Tensor) -> Tensor:
         return irreducible_tensors(unit, l_max) * present
 
-    return in_blocks(tensors, [unit, present], PAIRS)
+    with full_precision(unit):
+        return in_blocks(tensors, [unit, present], PAIRS)
 
 
 def distances(pairs: Pairs, features_are_species: bool) -> Tensor:
@@ -187,7 +189,7 @@ def convolve(sensitivity: Tensor, features: Tensor, weight: Tensor, pairs: Pairs
         sums = sums.transpose(0, 1).index_select(1, pairs.species_line)
         weight = weight.index_select(0, pairs.present)
         sums = sums.reshape(sums.shape[0], -1, weight.shape[0] * weight.shape[1])  # (n_components, n_atoms, ...)
-        return torch.matmul(sums, weight.flatten(0, 1)).transpose(0, 1)
+        return torch.matmul(sums, weight.flatten(0, 1)).to(sums.dtype).transpose(0, 1)
     features = features.index_select(0, pairs.sent.line)
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return message_first(sensitivity, features, weight, pairs.received_tensors, pairs)
@@ -197,7 +199,7 @@ def convolve(sensitivity: Tensor, features: Tensor, weight: Tensor, pairs: Pairs
 
 def message_first(sensitivity: Tensor, features: Tensor, weight: Tensor, tensors: Tensor, pairs: Pairs) -> Tensor:
     """Do as `convolve`, for features (n_atoms, n_in) in order of the lines of `pairs.sent`."""
-    sources = torch.tensordot(features, weight, dims=1)  # (n_atoms, n_sensitivities, n_out)
+    sources = torch.tensordot(features, weight, dims=1).to(features.dtype)  # (n_atoms, n_sensitivities, n_out)
     messages = rows_of_products(sensitivity, sources, pairs.sent.blocks)
     messages = exchange(messages, pairs.sent_to_received, pairs.received_to_sent)
     return sums_of_products(tensors, messages, pairs.received.blocks)
@@ -251,7 +253,8 @@ def _message_first(sensitivity: Tensor, features: Tensor, weight: Tensor, tensor
     """Choose the implementation by size."""
     if pairs.sent.n_slots * weight.shape[2] <= LARGE:
         return message_first(sensitivity, features, weight, tensors, pairs)
-    environment: Tensor = _MessageFirst.apply(sensitivity, features, weight, tensors, pairs)  # type: ignore[no-untyped-call]
+    with full_precision(features):  # the derivative makes the messages again, without autocast
+        environment: Tensor = _MessageFirst.apply(sensitivity, features, weight, tensors, pairs)  # type: ignore[no-untyped-call]
     return environment
 
 

@@ -31,7 +31,8 @@ class Residual(nn.Module):
         -------
         features : (n_atoms, n_out)
         """
-        residual: Tensor = self.update(softplus(middle)) + self.adjust(features)
+        # under autocast layers answer in bfloat16; what is carried on from layer to layer stays what it was
+        residual: Tensor = self.update(softplus(middle)).to(features.dtype) + self.adjust(features)
         return residual
 
 
