@@ -3,19 +3,21 @@
 What this cannot see, waiting inside of an operation, `test_no_step_waits_for_a_gpu` sees where there is a GPU.
 """
 
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hiphop_train import build
+from hiphop_train import build, cli
 from hiphop_train.config import load_config
-from hiphop_train.data.sharing import exchanged
+from hiphop_train.training import callbacks
 from hiphop_train.training.callbacks import Average
 from hiphop_train.training.module import PotentialModule
 from hiphop_train.types import Batch
@@ -59,7 +61,7 @@ def make(name: str, settings: list[str], device: str) -> tuple[PotentialModule, 
         {},
     ).to(device)
     batch = next(iter(data.train_dataloader()))
-    return module, exchanged(batch, Tensor, lambda tensor: tensor.to(device))
+    return module, data.transfer_batch_to_device(batch, torch.device(device), 0)
 
 
 def step(module: PotentialModule, batch: Batch) -> None:
@@ -126,6 +128,53 @@ def test_average_asks_for_no_number_and_is_torchs() -> None:
         for _ in range(2):
             steps.global_step += 1
             ours.on_train_batch_end(steps, module, None, None, 0)
+
+
+ASKING = ("_local_scalar_dense", "bincount", "equal", "masked_select", "nonzero", "repeat_interleave", "_unique2")
+
+
+class Asked(TorchDispatchMode):
+    """Note which lines ask tensors for numbers while `listens`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listens = False
+        self.steps = 0
+        self.lines: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.listens and func._schema.name.removeprefix("aten::") in ASKING:
+            frames = traceback.extract_stack()
+            by_loader = any(frame.name == "__getitem__" and frame.filename.endswith("batches.py") for frame in frames)
+            if not by_loader and not any("one_hot(" in (frame.line or "") for frame in frames):  # looks on CPUs only
+                self.lines.add("\n".join(f"{frame.filename}:{frame.lineno}" for frame in frames))
+        return func(*args, **(kwargs or {}))
+
+
+class Listen(Callback):
+    """Listen from the first step of an epoch to its validation."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.asked.listens = True
+        self.asked.steps += 1
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.asked.listens = False
+
+
+@pytest.mark.parametrize("precision", ["full", "bf16-mixed"])
+def test_nothing_around_a_step_asks_either(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning, clipping, optimizer, average, logging; one loop over the default configuration's callbacks."""
+    asked = Asked()
+    monkeypatch.setattr(callbacks, "progress", lambda: Listen(asked))
+    settings = ["model=hipnn", "trainer.max_epochs=1", "trainer.accelerator=cpu", "data.batch_size=256"]
+    with asked:
+        assert cli.run("train", [*settings, f"trainer.precision={precision}", f"run_dir={tmp_path / 'run'}"]) == 0
+    assert asked.steps == 6
+    assert asked.lines == set()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
