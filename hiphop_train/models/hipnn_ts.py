@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from hiphop_train.models.base import Representation
-from hiphop_train.nn.messages import Pairs, convolve, distances, in_order_of_atoms, lay_out_pairs, with_layout
+from hiphop_train.nn.messages import convolve, distances, in_order_of_atoms
+from hiphop_train.nn.pairs import PairLayout, Pairs, with_layout
 from hiphop_train.nn.residual import AtomLayer, Residual
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
 from hiphop_train.types import Graph
@@ -62,7 +63,7 @@ class Interaction(nn.Module):
         Parameters
         ----------
         features : (n_atoms, n_in)
-        pairs : from `lay_out_pairs`
+        pairs : from `PairLayout`
 
         Returns
         -------
@@ -114,8 +115,7 @@ class HIPNNTS(Representation):
         preparation = partial(with_layout, n_types=n_types, l_max=l_max, n_sensitivities=n_sensitivities)
         super().__init__(elements, cutoff, [n_types] + [n_features] * n_interactions, preparation=preparation)
         self.n_types = n_types
-        self.n_sensitivities = n_sensitivities
-        self.l_max = l_max
+        self.lay_out = PairLayout(n_types, l_max, n_sensitivities, n_features)
         self.interactions = nn.ModuleList(
             Interaction(n_in, n_features, n_sensitivities, soft_min, soft_max, cutoff, l_max, cusp, first=level == 0)
             for level, n_in in enumerate(self.feature_sizes[:-1])
@@ -126,7 +126,7 @@ class HIPNNTS(Representation):
 
     def forward(self, graph: Graph) -> List[Tensor]:
         """Return one-hot species and the features after each interaction block."""
-        pairs = lay_out_pairs(graph, self.n_types, self.l_max, self.n_sensitivities)
+        pairs = self.lay_out(graph)
         features = one_hot(graph.species, self.n_types).to(graph.pair_vectors.dtype)
         levels = [features]
         for interaction, atom_layers in zip(self.interactions, self.atom_layers):

@@ -11,11 +11,12 @@ import shutil
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Optional
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,26 +41,36 @@ class _Tensor(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Kernels:
+class Compiled:
+    """A compiled library.
+
+    Attributes
+    ----------
+    library : file
+    dtype : of all tensors
+    """
+
+    library: Path
+    dtype: torch.dtype
+
+    def serve(self, tensor: Tensor) -> bool:
+        """Whether the library is made for a tensor."""
+        return tensor.is_cpu and tensor.dtype == self.dtype
+
+
+@dataclass(frozen=True)
+class Kernels(Compiled):
     """A function of one tensor, its gradient and that one's gradient, as functions of a compiled library.
 
     All tensors are (n_planes, n_rows, n_columns) to the library, of any strides but the last.
 
     Attributes
     ----------
-    library : file
-    dtype : of all tensors
     n_inputs, n_outputs : planes of the function's argument and of its result
     """
 
-    library: Path
-    dtype: torch.dtype
     n_inputs: int
     n_outputs: int
-
-    def serve(self, tensor: Tensor) -> bool:
-        """Whether the library is made for a tensor."""
-        return tensor.is_cpu and tensor.dtype == self.dtype
 
     def evaluate(self, inputs: Tensor) -> Tensor:
         """Evaluate the function: (n_outputs, ...) from (n_inputs, ...)."""
@@ -107,8 +118,14 @@ class Compilable(nn.Module, ABC):
         """Compile for a floating-point type; returns whether that was new, or raises `CompilationError`."""
 
 
-def _none_yet() -> Optional[Kernels]:
+def _none_yet() -> Any:
     return None
+
+
+def call(library: str, function: str, *arguments: Tensor | int) -> None:
+    """Call a function of a library, of pointers, 64-bit integers, and the number of threads at last."""
+    given = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a) for a in arguments]
+    getattr(_loaded(Path(library)), function)(*given, ctypes.c_int(torch.get_num_threads()))
 
 
 def _as_table(tensor: Tensor) -> Tensor:
@@ -146,6 +163,13 @@ def compile_kernels(source: str, dtype: torch.dtype, n_inputs: int, n_outputs: i
     -------
     kernels : compiled
     is_new : whether they were not in the cache
+    """
+    library, is_new = compile_library(source, dtype)
+    return Kernels(library, dtype, n_inputs, n_outputs), is_new
+
+
+def compile_library(source: str, dtype: torch.dtype, flags: Sequence[str] = ()) -> tuple[Path, bool]:
+    """Compile what follows on `PRELUDE`; returns the file, and whether it was not in the cache.
 
     Raises
     ------
@@ -155,7 +179,7 @@ def compile_kernels(source: str, dtype: torch.dtype, n_inputs: int, n_outputs: i
     compiler = find_compiler()
     text = f"typedef {REALS[dtype]} real;\n{PRELUDE}{source}"
     macros = _output_of([*compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull])  # of compiler and processor
-    name = sha256("\0".join([text, *compiler, *FLAGS, macros]).encode()).hexdigest()[:24]
+    name = sha256("\0".join([text, *compiler, *FLAGS, *flags, macros]).encode()).hexdigest()[:24]
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hiphop-train" / "kernels"
     library = folder / f"{name}.so"
     try:
@@ -165,12 +189,12 @@ def compile_kernels(source: str, dtype: torch.dtype, n_inputs: int, n_outputs: i
             with tempfile.TemporaryDirectory(dir=folder) as scratch:  # other processes see whole files only
                 file, made = Path(scratch) / "source.c", Path(scratch) / "library.so"
                 file.write_text(text)
-                _output_of([*compiler, *FLAGS, "-o", str(made), str(file)])
+                _output_of([*compiler, *FLAGS, *flags, "-o", str(made), str(file)])
                 made.replace(library)
             _loaded(library)
     except OSError as error:
         raise CompilationError(f"{library} cannot be made or loaded: {error}") from error
-    return Kernels(library, dtype, n_inputs, n_outputs), is_new
+    return library, is_new
 
 
 def find_compiler() -> list[str]:

@@ -7,157 +7,20 @@ cheaper in the first layer, where z_j only says which species an atom is, when t
 pairs x sensitivities x features is made either way, and of large systems none of pairs x features.
 """
 
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from hiphop_train.graph.tables import (
-    fill,
-    lay_out,
-    multiply_rows,
-    multiply_sums,
-    rows_of_products,
-    sums_of_products,
-)
-from hiphop_train.nn.blocks import PAIRS, in_blocks
+from hiphop_train.graph.tables import multiply_rows, multiply_sums, rows_of_products, sums_of_products
+from hiphop_train.nn.fused_convolution import environments, species_sums
+from hiphop_train.nn.pairs import Pairs, exchange
 from hiphop_train.nn.precision import full_precision
-from hiphop_train.nn.tensors import irreducible_tensors
-from hiphop_train.types import Graph, Layout, Table
 
 LARGE = 2**24
 """Elements of pairs x features from which on features are taken a few at a time."""
 FEATURES_AT_A_TIME = 32
-
-
-class Pairs(NamedTuple):
-    """The pairs, laid out for all interaction layers of a model.
-
-    Where no pair stands, distances lie beyond any cutoff, so that sensitivities are zero, and so are received tensors.
-    """
-
-    sent: Table
-    """Lines by sending atom."""
-    sent_distance: Tensor
-    """(n_sent_slots,) Angstrom."""
-    received: Table
-    """Lines by receiving atom. Atoms that receive are counted by these lines."""
-    received_tensors: Tensor
-    """(n_received_slots, n_components), T."""
-    sent_to_received: Tensor
-    """(n_received_slots,) int64: place by sender of what stands at each place by receiver; 0 where nothing."""
-    received_to_sent: Tensor
-    """(n_sent_slots,) int64: the other way round."""
-    present: Tensor
-    """(n_present,) int64: the species that are there."""
-    by_species: Optional[Table]
-    """Lines by receiving atom and species of the sender, where environment first pays; else what follows is empty."""
-    species_distance: Tensor
-    """(n_by_species_slots,) Angstrom."""
-    species_tensors: Tensor
-    """(n_by_species_slots, n_components), T."""
-    species_line: Tensor
-    """(n_atoms * n_present,) int64: line in `by_species` of receiving atoms, in order of `received`, and species."""
-
-
-def lay_out_pairs(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) -> Pairs:
-    """Lay out the pairs once; all interaction layers use the same tables.
-
-    Parameters
-    ----------
-    graph : with its pairs in any order; where it has a layout, no number is asked for
-    n_types : number of species
-    l_max : highest rank of the tensors
-    n_sensitivities : of the layers, for the choice of the order of summation
-    """
-    given = graph.layout
-    layout = lay_out_indices(graph, n_types, l_max, n_sensitivities) if given is None else given
-    distance = torch.linalg.norm(graph.pair_vectors, dim=1, keepdim=True)
-    unit = graph.pair_vectors / distance
-    far = 1e4  # Angstrom, beyond any cutoff
-    received_tensors = fill_tensors(unit, layout.received, l_max)
-    species_distance = distance[:0, 0]
-    species_tensors = received_tensors[:0]
-    by_species = layout.by_species
-    if by_species is not None:
-        species_distance = fill(distance, by_species, far).squeeze(1)
-        species_tensors = exchange(received_tensors, layout.received_to_species, layout.species_to_received)
-    return Pairs(
-        sent=layout.sent,
-        sent_distance=fill(distance, layout.sent, far).squeeze(1),
-        received=layout.received,
-        received_tensors=received_tensors,
-        sent_to_received=layout.sent_to_received,
-        received_to_sent=layout.received_to_sent,
-        present=layout.present,
-        by_species=by_species,
-        species_distance=species_distance,
-        species_tensors=species_tensors,
-        species_line=layout.species_line,
-    )
-
-
-def lay_out_indices(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) -> Layout:
-    """Do that part of `lay_out_pairs` that depends on species and pairs alone; asks for numbers, so not on a GPU."""
-    pair_i, pair_j, n_atoms = graph.pair_i, graph.pair_j, graph.species.shape[0]
-    sent = lay_out(pair_j, n_atoms)
-    received = lay_out(pair_i, n_atoms)
-    by_species: Optional[Table] = None
-    received_to_species = species_to_received = species_line = pair_i[:0]
-    is_present = torch.bincount(graph.species, minlength=n_types) > 0
-    present = torch.nonzero(is_present)[:, 0]
-    n_present = present.shape[0]
-    # multiplications of each order, per feature
-    n_components = (l_max + 1) ** 2
-    if pair_i.shape[0] * (n_sensitivities + n_components) > n_atoms * n_present * n_components * n_sensitivities:
-        number = (torch.cumsum(is_present, 0) - 1).index_select(0, graph.species)  # among those that are there
-        table = lay_out(pair_i * n_present + number.index_select(0, pair_j), n_atoms * n_present)
-        received_to_species, species_to_received = places(received, table), places(table, received)
-        numbers = torch.arange(n_present, device=pair_i.device)
-        species_line = table.segment_line.index_select(0, (received.line[:, None] * n_present + numbers).flatten())
-        by_species = table
-    return Layout(
-        sent=sent,
-        received=received,
-        sent_to_received=places(sent, received),
-        received_to_sent=places(received, sent),
-        present=present,
-        by_species=by_species,
-        received_to_species=received_to_species,
-        species_to_received=species_to_received,
-        species_line=species_line,
-    )
-
-
-def with_layout(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) -> Graph:
-    """Lay the pairs of a graph out before it goes to a model; the rest is as for `lay_out_pairs`."""
-    return graph._replace(layout=lay_out_indices(graph, n_types, l_max, n_sensitivities))
-
-
-def places(given: Table, asked: Table) -> Tensor:
-    """Place in one table of what stands at each place of another (n_slots,) int64; 0 where nothing does."""
-    nothing = torch.zeros((asked.n_slots,), dtype=torch.int64, device=asked.slot.device)
-    return nothing.scatter(0, asked.slot, given.slot)
-
-
-def fill_tensors(unit: Tensor, table: Table, l_max: int) -> Tensor:
-    """Lay out the irreducible tensors (n_slots, (l_max + 1)^2) of unit vectors (n_pairs, 3) in a table."""
-    present = fill(torch.ones_like(unit[:, :1]), table)
-    unit = fill(unit, table)
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        return irreducible_tensors(unit, l_max) * present
-    tensors: Tensor = _tensors_in_blocks(unit, present, l_max)
-    return tensors
-
-
-@torch.jit.ignore  # type: ignore[untyped-decorator]
-def _tensors_in_blocks(unit: Tensor, present: Tensor, l_max: int) -> Tensor:
-    def tensors(unit: Tensor, present: Tensor) -> Tensor:
-        return irreducible_tensors(unit, l_max) * present
-
-    with full_precision(unit):
-        return in_blocks(tensors, [unit, present], PAIRS)
 
 
 def distances(pairs: Pairs, features_are_species: bool) -> Tensor:
@@ -175,7 +38,7 @@ def convolve(sensitivity: Tensor, features: Tensor, weight: Tensor, pairs: Pairs
     sensitivity : (n_slots, n_sensitivities), s at `distances`
     features : (n_atoms, n_in), z
     weight : (n_in, n_sensitivities, n_out), V
-    pairs : from `lay_out_pairs`
+    pairs : from `nn.pairs.PairLayout`
     features_are_species : whether the features are the species, one-hot
 
     Returns
@@ -183,6 +46,9 @@ def convolve(sensitivity: Tensor, features: Tensor, weight: Tensor, pairs: Pairs
     environment : (n_atoms, n_components, n_out), in memory (n_components, n_atoms, n_out); in order of the lines of
         `pairs.received`: what is made of them goes back to the order of the atoms by `in_order_of_atoms`
     """
+    if not torch.jit.is_scripting() and pairs.library != "":  # type: ignore[attr-defined]
+        fused: Tensor = _convolve_fused(sensitivity, features, weight, pairs, features_are_species)
+        return fused
     by_species = pairs.by_species
     if features_are_species and by_species is not None:
         sums = sums_of_products(pairs.species_tensors, sensitivity, by_species.blocks)
@@ -197,6 +63,19 @@ def convolve(sensitivity: Tensor, features: Tensor, weight: Tensor, pairs: Pairs
     return environment
 
 
+@torch.jit.ignore  # type: ignore[untyped-decorator]
+def _convolve_fused(
+    sensitivity: Tensor, features: Tensor, weight: Tensor, pairs: Pairs, features_are_species: bool
+) -> Tensor:
+    """Do as `convolve`, compiled; environments of atoms stand side by side in memory, in the order of the atoms."""
+    tensors, start = pairs.received_tensors, pairs.start
+    if features_are_species and len(pairs.sender_number) > 0:
+        n_present = len(pairs.present)
+        sums = species_sums(sensitivity, tensors, start, pairs.sender_number, n_present, pairs.library)
+        return sums @ weight.index_select(0, pairs.present).flatten(0, 1)
+    return environments(sensitivity, tensors, features, weight, start, pairs.sender, pairs.library)
+
+
 def message_first(sensitivity: Tensor, features: Tensor, weight: Tensor, tensors: Tensor, pairs: Pairs) -> Tensor:
     """Do as `convolve`, for features (n_atoms, n_in) in order of the lines of `pairs.sent`."""
     sources = torch.tensordot(features, weight, dims=1).to(features.dtype)  # (n_atoms, n_sensitivities, n_out)
@@ -206,46 +85,10 @@ def message_first(sensitivity: Tensor, features: Tensor, weight: Tensor, tensors
 
 
 def in_order_of_atoms(rows: Tensor, pairs: Pairs) -> Tensor:
-    """Bring rows from the order of the lines of `pairs.received` into that of the atoms."""
+    """Bring rows from the order of the lines of `pairs.received`, where it is used, into that of the atoms."""
+    if pairs.library != "":
+        return rows
     return exchange(rows, pairs.received.segment_line, pairs.received.line)
-
-
-def exchange(rows: Tensor, there: Tensor, back: Tensor) -> Tensor:
-    """Bring rows into another order.
-
-    Parameters
-    ----------
-    rows : (n_rows, n_columns)
-    there : (n_found,) int64, row that comes to each place
-    back : (n_rows,) int64, place to which each row comes; anything, in both, where the row is of no consequence
-    """
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        return rows.index_select(0, there)
-    exchanged: Tensor = _exchange(rows, there, back)
-    return exchanged
-
-
-@torch.jit.ignore  # type: ignore[untyped-decorator]
-def _exchange(rows: Tensor, there: Tensor, back: Tensor) -> Tensor:
-    exchanged: Tensor = _Exchange.apply(rows, there, back)  # type: ignore[no-untyped-call]
-    return exchanged
-
-
-class _Exchange(Function):
-    """Autograd's own derivative adds row by row, since it cannot know that none comes twice.
-
-    Places where no pair stands get any row, there and back: what stands beside them in the products is zero.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, there: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(there, back)
-        return rows.index_select(0, there)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, None, None]:
-        there, back = ctx.saved_tensors
-        return _exchange(gradient, back, there), None, None
 
 
 @torch.jit.ignore  # type: ignore[untyped-decorator]

@@ -15,7 +15,7 @@ from hiphop_train.data.sampler import BatchSampler
 from hiphop_train.data.sharing import Packer, unpack
 from hiphop_train.data.structures import Structures
 from hiphop_train.graph.triples import with_triples
-from hiphop_train.nn.messages import with_layout
+from hiphop_train.nn.pairs import with_layout
 
 ELEMENTS = ["H", "O", "C", "N"]
 

@@ -12,7 +12,7 @@ from hiphop_train.config import load_config
 from hiphop_train.errors import ConfigError
 from hiphop_train.graph.tables import lay_out, sums_of_products
 from hiphop_train.nn import messages
-from hiphop_train.nn.messages import lay_out_pairs
+from hiphop_train.nn.pairs import lay_out_pairs
 from hiphop_train.potential import Network
 from hiphop_train.training.module import PotentialModule
 from hiphop_train.training.standardisation import fit_standardisation
