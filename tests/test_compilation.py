@@ -49,7 +49,7 @@ def test_same_steps_compiled_and_not(model_name: str, potential_of: PotentialOf,
     plain, compiled = potential_of(model_name, group_norm=True), potential_of(model_name, group_norm=True)
     keys = list(plain.state_dict())
     said = compile_potential(compiled, "auto", torch.float64, CPU)
-    assert said.startswith("yes" if model_name.startswith("hiphop") else "no: nothing in this model")
+    assert said.startswith("yes" if model_name.startswith("hip") else "no: nothing in this model")
     assert list(compiled.state_dict()) == keys
     expected, found = train_steps(plain, batches[:5]), train_steps(compiled, batches[:5])
     assert found[0] == pytest.approx(expected[0], rel=1e-10)

@@ -122,9 +122,14 @@ def _none_yet() -> Any:
     return None
 
 
-def call(library: str, function: str, *arguments: Tensor | int) -> None:
-    """Call a function of a library, of pointers, 64-bit integers, and the number of threads at last."""
-    given = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int64(a) for a in arguments]
+def call(library: str, function: str, *arguments: Tensor | int | float) -> None:
+    """Call a function of a library, of pointers, 64-bit integers and doubles, and the number of threads at last."""
+    given: list[Any] = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            given.append(ctypes.c_void_p(argument.data_ptr()))
+        else:
+            given.append(ctypes.c_double(argument) if isinstance(argument, float) else ctypes.c_int64(argument))
     getattr(_loaded(Path(library)), function)(*given, ctypes.c_int(torch.get_num_threads()))
 
 

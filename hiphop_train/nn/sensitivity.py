@@ -10,6 +10,8 @@ from torch.autograd import Function
 from hiphop_train.errors import ConfigError
 from hiphop_train.nn.blocks import PAIRS, blocks
 from hiphop_train.nn.gaussians import gaussian
+from hiphop_train.nn.kernels import Compilable, Compiled, call, compile_library
+from hiphop_train.nn.sensitivity_source import FLAGS, source
 
 
 def squared_cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
@@ -23,7 +25,7 @@ def squared_cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
     return torch.cos(0.5 * math.pi / cutoff * distance).square() * (distance < cutoff).to(distance.dtype)
 
 
-class InverseGaussianSensitivity(nn.Module):
+class InverseGaussianSensitivity(Compilable):
     """Gaussians in the inverse distance with learnable centres and widths (JCP 148, 241715, eqs. 6 to 8).
 
     s_nu(r) = exp(-(1/r - 1/mu_nu)^2 / (2 sigma_nu^-2)) cos^2(pi r / 2 r_c)
@@ -75,6 +77,22 @@ class InverseGaussianSensitivity(nn.Module):
         sensitivity: Tensor = _OfFrozen.apply(distance, self)  # type: ignore[no-untyped-call]
         return sensitivity
 
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def compile_for(self, dtype: torch.dtype) -> bool:
+        """Compile the functions and their derivative for frozen weights."""
+        library, is_new = compile_library(source(len(self.centre), dtype), dtype, FLAGS)
+        self.kernels = Compiled(library, dtype)
+        return is_new
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def call_kernel(self, name: str, distance: Tensor, *tensors: Tensor) -> bool:
+        """Call a compiled function with distances and weights; returns whether there is one."""
+        if self.kernels is None or not self.kernels.serve(distance):
+            return False
+        given = (distance, (1.0 / self.centre), self.inverse_width, *tensors)
+        call(str(self.kernels.library), name, *given, len(distance), float(self.cutoff))
+        return True
+
 
 class _OfFrozen(Function):
     """Sensitivities as functions of the distance alone.
@@ -86,8 +104,9 @@ class _OfFrozen(Function):
     @staticmethod
     def forward(ctx: Any, distance: Tensor, functions: InverseGaussianSensitivity) -> Tensor:
         sensitivity = distance.new_empty((len(distance), len(functions.centre)))
-        for rows in blocks(len(distance), PAIRS):
-            sensitivity[rows] = functions.evaluate(distance[rows])
+        if not functions.call_kernel("sensitivities", distance.contiguous(), sensitivity):
+            for rows in blocks(len(distance), PAIRS):
+                sensitivity[rows] = functions.evaluate(distance[rows])
         ctx.save_for_backward(distance, sensitivity)
         ctx.functions = functions
         return sensitivity
@@ -99,7 +118,10 @@ class _OfFrozen(Function):
         if torch.is_grad_enabled():  # to be differentiated again
             again = functions.evaluate(distance)
             return torch.autograd.grad(again, distance, gradient, create_graph=True)[0], None
+        distance, gradient = distance.contiguous(), gradient.contiguous()
         of_distance = torch.empty_like(distance)
+        if functions.call_kernel("derivatives", distance, sensitivity, gradient, of_distance):
+            return of_distance, None
         for rows in blocks(len(distance), PAIRS):
             r = distance[rows]
             pull = gradient[rows] * sensitivity[rows]

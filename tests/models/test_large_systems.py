@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hiphop_train.models import hiphop
-from hiphop_train.nn import messages, sensitivity
+from hiphop_train.nn import messages, pairs, sensitivity
 from hiphop_train.types import Graph
 from tests.conftest import GraphOf, MakeAtoms, PotentialOf
 
@@ -24,7 +24,7 @@ def graph(make_molecule: MakeAtoms, make_box: MakeAtoms, graph_of: GraphOf) -> G
 def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "LARGE", 0)
     monkeypatch.setattr(messages, "FEATURES_AT_A_TIME", 5)
-    monkeypatch.setattr(messages, "PAIRS", 16)
+    monkeypatch.setattr(pairs, "PAIRS", 16)
     monkeypatch.setattr(sensitivity, "PAIRS", 16)
     monkeypatch.setattr(hiphop, "ATOMS_AT_A_TIME", 4)
 
