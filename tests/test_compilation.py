@@ -77,7 +77,7 @@ def test_same_steps_in_single_precision(potential_of: PotentialOf, batches: list
 def test_one_compilation_for_all_sizes(
     potential_of: PotentialOf, batches: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One library for the invariants of all layers and one for their norm; the second start compiles nothing."""
+    """One library for all layers' convolutions, sensitivities, invariants, norms; the second start compiles nothing."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     commands = []
     run = subprocess.run
@@ -87,16 +87,16 @@ def test_one_compilation_for_all_sizes(
         return run(command, **options)
 
     monkeypatch.setattr(subprocess, "run", watched)
-    potential = potential_of("hiphop", n_interactions=3, group_norm=True)
+    potential = potential_of("hiphop", n_interactions=3, n_features=16, group_norm=True)
     started = time.perf_counter()
     assert compile_potential(potential, True, torch.float64, CPU).startswith("yes: ")
     first = time.perf_counter() - started
-    assert len([command for command in commands if "-shared" in command]) == 2
+    assert len([command for command in commands if "-shared" in command]) == 4
     commands.clear()
     assert len({len(graph.pair_i) for graph in batches}) > 8
     train_steps(potential, batches)
     assert commands == []
-    again = potential_of("hiphop", group_norm=True)
+    again = potential_of("hiphop", n_features=16, group_norm=True)
     started = time.perf_counter()
     assert compile_potential(again, True, torch.float64, CPU).startswith("yes: cached")
     assert time.perf_counter() - started < 0.7 * first
@@ -112,7 +112,7 @@ def test_without_a_compiler(potential_of: PotentialOf, monkeypatch: pytest.Monke
         ConfigError, match=r"^trainer.compile=true: no C compiler found .* install gcc.* leave it at auto"
     ):
         compile_potential(potential_of("hiphop"), True, torch.float32, CPU)
-    assert compile_potential(potential_of("hipnn"), True, torch.float32, CPU).startswith("no: nothing in this model")
+    assert compile_potential(potential_of("dtnn"), True, torch.float32, CPU).startswith("no: nothing in this model")
     assert compile_potential(potential_of("hiphop"), False, torch.float32, CPU) == "no: trainer.compile=false"
 
 
