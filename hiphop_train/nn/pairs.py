@@ -1,6 +1,5 @@
 """Where the pairs of a graph stand, so that sums over neighbours become products of matrices; TorchScript-safe."""
 
-from functools import partial
 from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
@@ -12,7 +11,7 @@ from hiphop_train.nn.blocks import PAIRS, in_blocks
 from hiphop_train.nn.fused_convolution import FLAGS, MULTIPLE, first_pairs, source
 from hiphop_train.nn.kernels import Compilable, Compiled, compile_library
 from hiphop_train.nn.precision import full_precision
-from hiphop_train.nn.tensors import irreducible_tensors
+from hiphop_train.nn.tensors import IrreducibleTensors, irreducible_tensors
 from hiphop_train.types import Graph, Layout, Table
 
 
@@ -73,6 +72,7 @@ class PairLayout(Compilable):
         self.l_max = l_max
         self.n_sensitivities = n_sensitivities
         self.n_features = n_features
+        self.tensors = IrreducibleTensors(l_max)
 
     def forward(self, graph: Graph) -> Pairs:
         """Lay out; in training mode in tables."""
@@ -87,8 +87,40 @@ class PairLayout(Compilable):
         if self.kernels is not None and not self.training and self.kernels.serve(graph.pair_vectors):
             start = first_pairs(graph)
             if start is not None:
-                return in_order(graph, start, self.n_types, self.l_max, self.n_sensitivities, str(self.kernels.library))
+                found: Pairs = self.in_order(graph, start)
+                return found
         return lay_out_pairs(graph, self.n_types, self.l_max, self.n_sensitivities)
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def in_order(self, graph: Graph, start: Tensor) -> Pairs:
+        """Lay out pairs for the compiled convolution; `start` from `first_pairs`."""
+        distance = torch.linalg.norm(graph.pair_vectors, dim=1, keepdim=True)
+        unit = graph.pair_vectors / distance
+        tensors = self.tensors(unit)
+        is_present = torch.bincount(graph.species, minlength=self.n_types) > 0
+        present = torch.nonzero(is_present)[:, 0]
+        n_atoms, nothing = len(graph.species), graph.pair_i[:0]
+        number = nothing
+        if environment_first_pays(len(graph.pair_i), n_atoms, len(present), tensors.shape[1], self.n_sensitivities):
+            number = (torch.cumsum(is_present, 0) - 1).index_select(0, graph.species).index_select(0, graph.pair_j)
+        table = Table(nothing, 0, nothing, nothing, [])
+        return Pairs(
+            sent=table,
+            sent_distance=distance.squeeze(1),
+            received=table,
+            received_tensors=tensors,
+            sent_to_received=nothing,
+            received_to_sent=nothing,
+            present=present,
+            by_species=None,
+            species_distance=distance[:0, 0],
+            species_tensors=tensors[:0],
+            species_line=nothing,
+            library=str(self.kernels.library),
+            start=start,
+            sender=graph.pair_j,
+            sender_number=number,
+        )
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def compile_for(self, dtype: torch.dtype) -> bool:
@@ -103,37 +135,6 @@ class PairLayout(Compilable):
 def environment_first_pays(n_pairs: int, n_atoms: int, n_present: int, n_components: int, n_sensitivities: int) -> bool:
     """Whether it takes fewer multiplications, per feature, where features are the species."""
     return n_pairs * (n_sensitivities + n_components) > n_atoms * n_present * n_components * n_sensitivities
-
-
-def in_order(graph: Graph, start: Tensor, n_types: int, l_max: int, n_sensitivities: int, library: str) -> Pairs:
-    """Lay out pairs for a compiled convolution; `start` from `first_pairs`, the rest as for `lay_out_pairs`."""
-    distance = torch.linalg.norm(graph.pair_vectors, dim=1, keepdim=True)
-    unit = graph.pair_vectors / distance
-    tensors = in_blocks(partial(irreducible_tensors, l_max=l_max), [unit], PAIRS)
-    is_present = torch.bincount(graph.species, minlength=n_types) > 0
-    present = torch.nonzero(is_present)[:, 0]
-    n_atoms, nothing = len(graph.species), graph.pair_i[:0]
-    number = nothing
-    if environment_first_pays(len(graph.pair_i), n_atoms, len(present), tensors.shape[1], n_sensitivities):
-        number = (torch.cumsum(is_present, 0) - 1).index_select(0, graph.species).index_select(0, graph.pair_j)
-    table = Table(nothing, 0, nothing, nothing, [])
-    return Pairs(
-        sent=table,
-        sent_distance=distance.squeeze(1),
-        received=table,
-        received_tensors=tensors,
-        sent_to_received=nothing,
-        received_to_sent=nothing,
-        present=present,
-        by_species=None,
-        species_distance=distance[:0, 0],
-        species_tensors=tensors[:0],
-        species_line=nothing,
-        library=library,
-        start=start,
-        sender=graph.pair_j,
-        sender_number=number,
-    )
 
 
 def lay_out_pairs(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) -> Pairs:

@@ -10,6 +10,12 @@ from typing import List
 import torch
 from torch import Tensor
 
+from hiphop_train.nn.blocks import PAIRS, in_blocks
+from hiphop_train.nn.compiled import evaluate_compiled
+from hiphop_train.nn.kernels import Compilable, compile_kernels
+from hiphop_train.nn.polynomials import NOTHING, Program, Writer
+from hiphop_train.nn.program_source import source
+
 
 def place(rank: int, n_x: int, n_z: int) -> int:
     """Where a free component stands among those of all ranks, by its number of indices x and z (0 or 1)."""
@@ -116,3 +122,52 @@ def raising_matrix(rank: int) -> Tensor:
 def _product(rank: int, n_x: int, n_z: int, axis: int) -> int:
     """Where the product of a free component and one of the unit vector stands among the products."""
     return 3 * (place(rank, n_x, n_z) - rank * rank) + axis
+
+
+@cache
+def tensor_program(l_max: int) -> Program:
+    """Write the recurrence of `next_tensor` as a program: components from rank 1 on, of x, y and z."""
+    writer = Writer(3)
+    tensors = [[writer.sum({(axis, NOTHING): 1.0}) for axis in range(3)]]
+    for rank in range(2, l_max + 1):
+        products = [(lower, axis) for lower in tensors[-1] for axis in range(3)]
+        rows = (raising_matrix(rank).double() / (rank * (2 * rank - 1))).tolist()
+        tensors.append(
+            [writer.sum({pair: factor for pair, factor in zip(products, row, strict=True) if factor}) for row in rows]
+        )
+    return writer.finish([component for tensor in tensors for component in tensor])
+
+
+class IrreducibleTensors(Compilable):
+    """`irreducible_tensors` of many pairs, some at a time.
+
+    Parameters
+    ----------
+    l_max : highest rank
+    """
+
+    def __init__(self, l_max: int) -> None:
+        super().__init__()
+        self.l_max = l_max
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def forward(self, unit: Tensor) -> Tensor:
+        """Evaluate, (n_pairs, (l_max + 1)^2) of (n_pairs, 3)."""
+        return in_blocks(self.evaluate, [unit], PAIRS)
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def evaluate(self, unit: Tensor) -> Tensor:
+        """Evaluate at once."""
+        if self.kernels is None or not self.kernels.serve(unit):
+            return irreducible_tensors(unit, self.l_max)
+        others = evaluate_compiled(self.kernels, unit.T.contiguous())
+        return torch.cat([torch.ones_like(unit[:, :1]), others.T], dim=1)
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def compile_for(self, dtype: torch.dtype) -> bool:
+        """Compile the recurrence."""
+        if self.l_max == 0:
+            return False
+        program = tensor_program(self.l_max)
+        self.kernels, is_new = compile_kernels(source(program), dtype, 3, len(program.outputs))
+        return is_new
