@@ -9,25 +9,28 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from hiphop_train import checkpoint
+from hiphop_train.compilation import compile_potential
 from hiphop_train.errors import DataError
-from hiphop_train.export.torchscript import load
+from hiphop_train.export.torchscript import ExportedPotential, load
 
 
 class HipHopCalculator(Calculator):
-    """ASE calculator of an exported potential.
+    """ASE calculator of an exported potential or, in less time on CPUs, of a checkpoint.
 
     Properties are energy and free_energy (equal), forces, energies (of the atoms), and for structures that are periodic
     in all three directions stress, in ASE's units (eV, Angstrom), order and sign.
 
     Parameters
     ----------
-    path : exported file (``hiphop-export``)
+    path : exported file (``hiphop-export``), or run directory or checkpoint (``.ckpt``), whose potential is compiled
+        where there is a C compiler, which no exported file can hold
     device : where torch computes, ``cpu`` or ``cuda``
 
     Raises
     ------
     CheckpointError
-        when the file is missing, no exported potential, or of a newer format
+        when the file is missing, no potential, or of a newer format
 
     Notes
     -----
@@ -38,7 +41,7 @@ class HipHopCalculator(Calculator):
     Examples
     --------
     >>> atoms = ase.build.molecule("CH3CH2OH")
-    >>> atoms.calc = HipHopCalculator("model.pt")
+    >>> atoms.calc = HipHopCalculator("RUN/model.pt")  # or "RUN"
     >>> atoms.get_potential_energy()
     """
 
@@ -47,7 +50,8 @@ class HipHopCalculator(Calculator):
     def __init__(self, path: str | Path, device: str = "cpu") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.device = device
-        self.potential = load(Path(path), device)
+        path = Path(path)
+        self.potential = _of_checkpoint(path, device) if path.is_dir() or path.suffix == ".ckpt" else load(path, device)
         self.elements: list[str] = self.potential.elements
         self.cutoff: float = self.potential.cutoff  # Angstrom
 
@@ -92,3 +96,11 @@ class HipHopCalculator(Calculator):
         if structure.pbc.all():
             stress = -outputs["virial"].cpu().numpy() / structure.cell.volume
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)  # type: ignore[no-untyped-call]
+
+
+def _of_checkpoint(path: Path, device: str) -> ExportedPotential:
+    """Return what would be exported, in Python."""
+    loaded = checkpoint.load(str(path))
+    potential = ExportedPotential(loaded.potential, "{}", golden=[]).to(device)
+    compile_potential(potential.potential, "auto", potential.network_type.dtype, torch.device(device))
+    return potential

@@ -8,7 +8,11 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
+from omegaconf import OmegaConf
 
+from hiphop_train import checkpoint
+from hiphop_train.build import make_potential
+from hiphop_train.config import load_config
 from hiphop_train.errors import CheckpointError, DataError
 from hiphop_train.export.torchscript import ExportedPotential, export
 from hiphop_train.interfaces.ase import HipHopCalculator
@@ -37,6 +41,28 @@ def model_file(potential, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("ase") / "model.pt"
     export(potential, path, {})
     return path
+
+
+def test_a_checkpoint_gives_the_numbers_of_its_exported_file(tmp_path: Path, crystal: Atoms) -> None:
+    """From the file or its run directory, compiled and in the order of the pairs."""
+    model = load_config("train", ["model=hiphop", "model.n_features=16", "model.elements=[H,C]"]).model
+    torch.manual_seed(0)
+    potential = make_potential(model, torch.float64).eval()
+    content = checkpoint.of_weights(
+        OmegaConf.to_container(model, resolve=True), "float64", potential.state_dict(), "a test"
+    )
+    file = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    file.parent.mkdir(parents=True)
+    torch.save(content, file)
+    export(potential, tmp_path / "model.pt", {})
+    results = []
+    for path in (tmp_path / "model.pt", file, tmp_path / "run"):
+        crystal.calc = HipHopCalculator(path)
+        stress = crystal.get_stress()
+        results.append(np.concatenate([[crystal.get_potential_energy()], crystal.get_forces().ravel(), stress]))
+    assert crystal.calc.potential.potential.terms[0].representation.lay_out.kernels is not None
+    for found in results[1:]:
+        np.testing.assert_allclose(found, results[0], rtol=1e-10, atol=1e-10)
 
 
 @pytest.fixture
@@ -124,9 +150,12 @@ def test_missing_lattice_vector_is_named(model_file):
 def test_missing_and_wrong_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such file; write one with hiphop-export"):
         HipHopCalculator(tmp_path / "missing.pt")
-    torch.save({"state_dict": {}}, tmp_path / "best.ckpt")
-    with pytest.raises(CheckpointError, match="not an exported potential"):
-        HipHopCalculator(str(tmp_path / "best.ckpt"))
+    for name, message in (("model.pt", "not an exported potential"), ("best.ckpt", "was not written by hiphop-train")):
+        torch.save({"state_dict": {}}, tmp_path / name)
+        with pytest.raises(CheckpointError, match=message):
+            HipHopCalculator(str(tmp_path / name))
+    with pytest.raises(CheckpointError, match="holds no checkpoints/best"):
+        HipHopCalculator(tmp_path)
 
 
 def test_newer_format_is_refused(model_file, monkeypatch):
