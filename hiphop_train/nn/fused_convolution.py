@@ -256,7 +256,8 @@ def environments(
     -------
     environment : (n_atoms, n_components, n_out)
     """
-    found: Tensor = _Environments.apply(sensitivity, tensors, features, weight, start, sender, library)  # type: ignore[no-untyped-call]
+    rows = (sensitivity.contiguous(), tensors.contiguous())
+    found: Tensor = _Environments.apply(*rows, features, weight, start, sender, library)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -274,7 +275,8 @@ def species_sums(
     -------
     sums : (n_atoms, n_components, n_present * n_sensitivities)
     """
-    sums: Tensor = _SpeciesSums.apply(sensitivity, tensors, start, number, n_present, library)  # type: ignore[no-untyped-call]
+    rows = (sensitivity.contiguous(), tensors.contiguous())
+    sums: Tensor = _SpeciesSums.apply(*rows, start, number, n_present, library)  # type: ignore[no-untyped-call]
     return sums
 
 

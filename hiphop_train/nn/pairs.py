@@ -118,7 +118,7 @@ class PairLayout(Compilable):
             species_line=nothing,
             library=str(self.kernels.library),
             start=start,
-            sender=graph.pair_j,
+            sender=graph.pair_j.contiguous(),
             sender_number=number,
         )
 
