@@ -10,6 +10,9 @@ from torch.autograd import Function
 PAIRS = 8192
 """Rows at a time that stay in a processor's cache, where a row has some tens of numbers."""
 
+ROWS = 2048
+"""Where a row has some hundreds."""
+
 
 def in_blocks(
     function: Callable[..., Tensor], inputs: Sequence[Tensor], size: int, parameters: Sequence[Tensor] = ()
@@ -80,6 +83,60 @@ class _InBlocks(Function):
             results = [torch.cat(column) for column in zip(*parts)]
         joined = iter([*results, *sums])
         return (None, None, None, *(next(joined) if need else None for need in needed))
+
+
+def functions_with_slopes(
+    functions: Callable[[Tensor], Sequence[Tensor]],
+    write: Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], None],
+    argument: Tensor,
+    widths: Sequence[int],
+) -> list[Tensor]:
+    """Evaluate functions of one number per row together with their slopes, on blocks of rows.
+
+    With the slopes at hand the derivative is a sum of products. What lies between is not kept.
+
+    Parameters
+    ----------
+    functions : of a tensor (n_rows,), to tensors (n_rows, width) that depend on nothing else that is differentiated
+    write : the same functions, without derivatives, into values and slopes (n_rows, width) that are given after the
+        argument
+    argument : (n_rows,)
+    widths : of each value
+
+    Returns
+    -------
+    values : (n_rows, width) each, as often differentiable as the functions
+    """
+    return list(_WithSlopes.apply(functions, write, argument, widths))  # type: ignore[no-untyped-call]
+
+
+class _WithSlopes(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        functions: Callable[[Tensor], Sequence[Tensor]],
+        write: Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], None],
+        argument: Tensor,
+        widths: Sequence[int],
+    ) -> tuple[Tensor, ...]:
+        values, slopes = ([argument.new_empty((len(argument), width)) for width in widths] for _ in range(2))
+        for rows in blocks(len(argument), ROWS):
+            write(argument[rows], [value[rows] for value in values], [slope[rows] for slope in slopes])
+        ctx.save_for_backward(argument, *slopes)
+        ctx.functions = functions
+        return tuple(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, None]:
+        argument, *slopes = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            values = ctx.functions(argument)
+            return None, None, torch.autograd.grad(values, argument, gradients, create_graph=True)[0], None
+        total = torch.zeros_like(argument)
+        for rows in blocks(len(argument), ROWS):
+            for gradient, slope in zip(gradients, slopes, strict=True):
+                total[rows] += (gradient[rows] * slope[rows]).sum(1)
+        return None, None, total, None
 
 
 def blocks(n_rows: int, size: int) -> list[slice]:

@@ -1,5 +1,7 @@
 """Gaussians, alone and as a grid over which distances are spread."""
 
+from typing import Tuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import threshold
@@ -34,6 +36,20 @@ def gaussian_expansion(distance: Tensor, first: float, last: float, n_gaussians:
     -------
     expansion : (n_pairs, n_gaussians)
     """
+    return gaussian(0.5 * _offsets(distance, first, last, n_gaussians).square())
+
+
+def gaussian_expansion_with_slope(
+    distance: Tensor, first: float, last: float, n_gaussians: int
+) -> Tuple[Tensor, Tensor]:
+    """Return `gaussian_expansion` and its slope, 1/Angstrom, (n_pairs, n_gaussians) each."""
+    offsets = _offsets(distance, first, last, n_gaussians)
+    expansion = gaussian(0.5 * offsets.square())
+    return expansion, expansion * offsets * (-(n_gaussians - 1) / (last - first))
+
+
+def _offsets(distance: Tensor, first: float, last: float, n_gaussians: int) -> Tensor:
+    """Distances from the centres, in widths of the Gaussians."""
     centres = torch.linspace(first, last, n_gaussians, dtype=distance.dtype, device=distance.device)
     width = (last - first) / (n_gaussians - 1)
-    return gaussian(0.5 * ((distance[:, None] - centres) / width).square())
+    return (distance[:, None] - centres) / width

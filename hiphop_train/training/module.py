@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hiphop_train.graph.segments import segment_sum
@@ -14,6 +14,15 @@ from hiphop_train.training.losses import Loss
 from hiphop_train.training.metrics import Errors
 from hiphop_train.training.schedules import MONITOR, Schedule
 from hiphop_train.types import Batch
+
+
+def differentiate(loss: Tensor, potential: nn.Module) -> None:
+    """Add the derivatives of a loss to the gradients of the parameters alone.
+
+    Without being told, autograd would also find those by the pair vectors, by which the energy was differentiated to
+    forces: nobody needs them, and for symmetry functions they take as long as all the rest.
+    """
+    torch.autograd.backward(loss, inputs=[p for p in potential.parameters() if p.requires_grad])
 
 
 class PotentialModule(LightningModule):
@@ -54,6 +63,10 @@ class PotentialModule(LightningModule):
             loss = self._loss(batch)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.graph.n_systems)
         return loss * self.trainer.world_size
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Differentiate the loss by the parameters, as Lightning asks for it."""
+        differentiate(loss, self.potential)
 
     def on_validation_epoch_start(self) -> None:
         """Start new sums."""

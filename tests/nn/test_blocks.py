@@ -1,9 +1,13 @@
 """Row by row in blocks gives the values and derivatives of the whole."""
 
+from collections.abc import Sequence
+
+import pytest
 import torch
 from torch import Tensor
 
-from hiphop_train.nn.blocks import in_blocks
+from hiphop_train.nn import blocks
+from hiphop_train.nn.blocks import functions_with_slopes, in_blocks
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -54,3 +58,26 @@ def test_only_what_is_needed_is_differentiated() -> None:
     in_blocks(lambda rows: rows * parameter, [rows], 2, [parameter]).sum().backward()
     assert rows.grad is not None
     torch.testing.assert_close(rows.grad, parameter.expand(7, 3))
+
+
+def test_functions_with_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and derivatives by the slopes, and second derivatives without them; the last block is a smaller one."""
+    monkeypatch.setattr(blocks, "ROWS", 3)
+    argument, power = random(7), torch.tensor([1.0, 2.0, 3.0])
+
+    def functions(argument: Tensor) -> list[Tensor]:
+        return [torch.sin(argument)[:, None], argument[:, None] ** power]
+
+    def write(argument: Tensor, values: Sequence[Tensor], slopes: Sequence[Tensor]) -> None:
+        for value, found in zip(values, functions(argument), strict=True):
+            value.copy_(found)
+        slopes[0].copy_(torch.cos(argument)[:, None])
+        slopes[1].copy_(power * argument[:, None] ** (power - 1))
+
+    def blocked(argument: Tensor) -> tuple[Tensor, ...]:
+        return tuple(functions_with_slopes(functions, write, argument, [1, 3]))
+
+    for value, expected in zip(blocked(argument), functions(argument), strict=True):
+        assert torch.equal(value, expected)
+    assert torch.autograd.gradcheck(blocked, argument)
+    assert torch.autograd.gradgradcheck(blocked, argument)

@@ -19,6 +19,7 @@ from hiphop_train.data.sampler import BatchSampler, Groups
 from hiphop_train.data.sharing import exchanged
 from hiphop_train.graph.assemble import make_graph, pair_vectors, with_pair_vectors
 from hiphop_train.graph.neighbours import neighbours
+from hiphop_train.training.module import differentiate
 from hiphop_train.types import Batch, Graph
 
 PERIOD = 0.3
@@ -161,7 +162,7 @@ class Program(Subject):
         batch = self._moved(batch)
         loss = self._loss(self.model(batch.graph), batch)
         self.fit.zero_grad()
-        loss.backward()
+        differentiate(loss, self.model)
         self.fit.step()
 
     def _loss(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
@@ -204,7 +205,7 @@ class Program(Subject):
         loss = self._loss(outputs, batch)
         times["loss"] = clock.split()
         self.fit.zero_grad()
-        loss.backward()
+        differentiate(loss, self.model)
         times["backward"] = clock.split()
         self.fit.step()
         times["optimiser"] = clock.split()

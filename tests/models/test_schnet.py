@@ -1,0 +1,59 @@
+"""Filters with their slopes, of frozen weights, and filters of one direction of each pair give the same numbers."""
+
+import pytest
+import torch
+from ase import Atoms
+
+from hiphop_train.graph.assemble import with_pair_vectors
+from hiphop_train.models import schnet
+from hiphop_train.nn import blocks
+from hiphop_train.nn.cutoffs import cosine_cutoff, cosine_cutoff_slope
+from hiphop_train.nn.gaussians import gaussian_expansion, gaussian_expansion_with_slope
+from tests.conftest import GraphOf, PotentialOf
+
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def test_slopes() -> None:
+    distance = torch.linspace(0.3, 4.5, 43, dtype=torch.float64)
+    slope = torch.func.jacfwd(lambda r: cosine_cutoff(r, 4.0))(distance).diagonal()
+    torch.testing.assert_close(cosine_cutoff_slope(distance, 4.0), slope, **EXACT)
+    expansion, slopes = gaussian_expansion_with_slope(distance, -0.5, 4.0, 7)
+    torch.testing.assert_close(expansion, gaussian_expansion(distance, -0.5, 4.0, 7), rtol=0, atol=0)
+    expected = torch.func.jacfwd(lambda r: gaussian_expansion(r, -0.5, 4.0, 7).sum(0))(distance).T
+    torch.testing.assert_close(slopes, expected, **EXACT)
+
+
+def test_frozen_weights(
+    mixed_structures: list[Atoms], potential_of: PotentialOf, graph_of: GraphOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First derivatives in blocks, and second ones."""
+    monkeypatch.setattr(blocks, "ROWS", 16)
+    potential, graph = potential_of("schnet"), graph_of(mixed_structures)
+    expected = potential(graph, virial=True)
+    found = potential.requires_grad_(False)(graph, virial=True)
+    for key in ("energy", "forces", "virial"):
+        torch.testing.assert_close(found[key], expected[key], **EXACT)
+
+    direction = torch.randn(graph.pair_vectors.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def curvature(frozen: bool) -> torch.Tensor:
+        potential.requires_grad_(not frozen)
+        vectors = graph.pair_vectors.clone().requires_grad_()
+        energy = potential(with_pair_vectors(graph, vectors), forces=False)["energy"].sum()
+        (slope,) = torch.autograd.grad(energy, vectors, create_graph=True)
+        return torch.autograd.grad((slope * direction).sum(), vectors)[0]
+
+    torch.testing.assert_close(curvature(frozen=True), curvature(frozen=False), **EXACT)
+
+
+def test_one_direction_is_both(
+    mixed_structures: list[Atoms], potential_of: PotentialOf, graph_of: GraphOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    potential, graph = potential_of("schnet"), graph_of(mixed_structures)
+    found = potential(graph, virial=True)
+    monkeypatch.setattr(schnet, "half_of_pairs", lambda graph: None)
+    expected = potential(graph, virial=True)
+    for key in ("energy", "forces", "virial"):
+        torch.testing.assert_close(found[key], expected[key], **EXACT)
+        assert not torch.equal(found[key], expected[key])  # it was another sum
