@@ -146,6 +146,28 @@ def test_second_derivatives_are_finite_in_straight_lines(ours: ANI, graph_of: Gr
     assert second.abs().max() > 0
 
 
+@pytest.mark.parametrize("zeta", [1.0, 2.0, 7.0, 14.1, 32.0])
+def test_slopes_of_the_angular_part(zeta: float) -> None:
+    """Against autograd and torch's powers."""
+    section = OmegaConf.load(YAML)
+    section.angular_zeta = zeta
+    model = make_potential(section, torch.float64).terms[0].representation
+    generator = torch.Generator().manual_seed(0)
+    of_j, of_k = torch.rand((2, 5, 50), dtype=torch.float64, generator=generator).add_(0.5).unbind()
+    for unit in (of_j[:3], of_k[:3]):
+        unit.copy_(torch.nn.functional.normalize(unit - 1.0, dim=0))
+    numbers = [of_j.requires_grad_(), of_k.requires_grad_()]
+    terms = model.angular_terms(*numbers)
+    weights = torch.rand(terms.shape, dtype=torch.float64, generator=generator)
+    expected = torch.autograd.grad(terms, numbers, weights)
+    with torch.no_grad():
+        found = model.angular_slopes(*numbers, weights)
+    for slope, value in zip(found, expected, strict=True):
+        torch.testing.assert_close(slope, value, rtol=1e-11, atol=1e-11)
+    base = torch.rand(3, 20, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(model.power(base, zeta), base**zeta, rtol=1e-13, atol=1e-20)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

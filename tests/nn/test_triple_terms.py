@@ -1,0 +1,56 @@
+"""Sums over triples in blocks are those of the whole, and so are their derivatives."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from hiphop_train.nn import triple_terms
+from hiphop_train.nn.triple_terms import plain_sums, sums_in_blocks, transposed
+
+
+def terms(of_j: Tensor, of_k: Tensor) -> Tensor:
+    return torch.stack([of_j[0] * of_k[1].square(), of_j[1] * of_k[1], of_j[0] + of_k[0]])
+
+
+def slopes(of_j: Tensor, of_k: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    first, second, third = gradient
+    of_first = torch.stack([first * of_k[1].square() + third, second * of_k[1]])
+    of_second = torch.stack([third, 2 * first * of_j[0] * of_k[1] + second * of_j[1]])
+    return of_first, of_second
+
+
+def test_sums_and_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once and twice differentiated, in blocks of which the last is shorter; channels without triples are zero."""
+    monkeypatch.setattr(triple_terms, "TRIPLES", 4)
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.randn(2, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+    triples = torch.tensor([[0, 0, 1, 3, 3, 3, 2, 0, 4, 1], [1, 2, 2, 4, 2, 0, 4, 4, 0, 3]])
+    channel = torch.tensor([0, 1, 1, 4, 5, 5, 5, 0, 1, 4])
+
+    def sums(pairs: Tensor) -> Tensor:
+        return sums_in_blocks(terms, slopes, pairs, triples, channel, 7)
+
+    values = terms(pairs[:, triples[0]], pairs[:, triples[1]])
+    expected = torch.stack([values[:, channel == number].sum(1) for number in range(7)])
+    torch.testing.assert_close(sums(pairs), expected, rtol=1e-14, atol=1e-14)
+    plain = plain_sums(terms, pairs, triples, channel, 7)
+    torch.testing.assert_close(plain, expected, rtol=1e-14, atol=1e-14)
+    assert torch.autograd.gradcheck(sums, pairs)
+    assert torch.autograd.gradgradcheck(sums, pairs)
+
+
+def test_no_triples() -> None:
+    pairs = torch.ones(2, 3, requires_grad=True)
+    none = torch.zeros((2, 0), dtype=torch.int64)
+    sums = sums_in_blocks(terms, slopes, pairs, none, none[0], 4)
+    assert torch.equal(sums, torch.zeros(4, 3))
+    (gradient,) = torch.autograd.grad(sums.sum(), pairs)
+    assert torch.equal(gradient, torch.zeros(2, 3))
+
+
+def test_transposed() -> None:
+    matrix = torch.arange(6.0, dtype=torch.float64).reshape(2, 3).requires_grad_()
+    assert torch.equal(transposed(matrix), matrix.t())
+    assert transposed(matrix).is_contiguous()
+    assert torch.autograd.gradcheck(transposed, matrix)
+    assert torch.autograd.gradgradcheck(lambda matrix: transposed(matrix).square(), matrix)
