@@ -4,6 +4,7 @@ Smith, Isayev, Roitberg, Chem. Sci. 8, 3192 (2017).
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, List
 
@@ -16,8 +17,9 @@ from hiphop_train.errors import ConfigError
 from hiphop_train.graph.segments import segment_sum
 from hiphop_train.graph.triples import triples_within, with_triples
 from hiphop_train.models.base import Representation
+from hiphop_train.nn.blocks import functions_with_slopes
 from hiphop_train.nn.channels import functions_of_features, species_pair_index
-from hiphop_train.nn.cutoffs import cosine_cutoff
+from hiphop_train.nn.cutoffs import cosine_cutoff, cosine_cutoff_slope
 from hiphop_train.nn.gaussians import gaussian
 from hiphop_train.nn.triple_terms import plain_sums, sums_in_blocks, transposed
 from hiphop_train.types import Graph
@@ -125,10 +127,34 @@ class ANI(Representation):
         -------
         features : (n_atoms, n_types * n_shifts)
         """
-        radial = gaussian(self.radial_eta * (distance[:, None] - self.radial_shift).square())
-        terms = 0.25 * radial * cosine_cutoff(distance, self.cutoff)[:, None]  # (n_pairs, n_shifts)
+        scripting = torch.jit.is_scripting()  # type: ignore[attr-defined]
+        terms = self.radial_terms(distance) if scripting else self.radial_in_blocks(distance)
         sums = segment_sum(terms, pair_i * self.n_types + sender, n_atoms * self.n_types)
         return sums.reshape(n_atoms, -1)
+
+    def radial_terms(self, distance: Tensor) -> Tensor:
+        """Return the terms of eq. 3 (n_pairs, n_shifts)."""
+        radial = gaussian(self.radial_eta * (distance[:, None] - self.radial_shift).square())
+        return 0.25 * radial * cosine_cutoff(distance, self.cutoff)[:, None]
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def radial_in_blocks(self, distance: Tensor) -> Tensor:
+        """Return the same with their slopes, where derivatives will not be differentiated."""
+        if self.training:
+            return self.radial_terms(distance)
+        return functions_with_slopes(
+            lambda r: [self.radial_terms(r)], self.write_radial, distance, [len(self.radial_shift)]
+        )[0]
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def write_radial(self, distance: Tensor, terms: Sequence[Tensor], slopes: Sequence[Tensor]) -> None:
+        """Write the terms and their slopes, without derivatives."""
+        r = distance[:, None]
+        offset = r - self.radial_shift
+        radial = gaussian(self.radial_eta * offset.square())
+        torch.mul(radial, 0.25 * cosine_cutoff(r, self.cutoff), out=terms[0])
+        torch.mul(terms[0], offset, out=slopes[0]).mul_(-2.0 * self.radial_eta)
+        slopes[0].addcmul_(radial, 0.25 * cosine_cutoff_slope(r, self.cutoff))
 
     def angular(
         self, vectors: Tensor, distance: Tensor, pair_i: Tensor, sender: Tensor, n_atoms: int, triples: Tensor

@@ -180,3 +180,13 @@ def test_parameters_without_meaning_are_refused(key: str, value: object, message
     section[key] = value
     with pytest.raises(ConfigError, match=message):
         make_potential(section, torch.float32)
+
+
+def test_slopes_of_the_radial_part(ours: ANI) -> None:
+    """Inside and outside of the cutoff."""
+    distance = torch.linspace(0.5, 5.5, 41, dtype=torch.float64)
+    terms, slopes = torch.empty((2, 41, 16), dtype=torch.float64).unbind()
+    ours.write_radial(distance, [terms], [slopes])
+    torch.testing.assert_close(terms, ours.radial_terms(distance), rtol=1e-14, atol=1e-20)
+    expected = torch.func.jacfwd(lambda r: ours.radial_terms(r).sum(0))(distance).T
+    torch.testing.assert_close(slopes, expected, rtol=1e-12, atol=1e-14)
