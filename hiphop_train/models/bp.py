@@ -4,7 +4,7 @@ Behler, Parrinello, Phys. Rev. Lett. 98, 146401 (2007); the five forms as in Beh
 """
 
 from functools import partial
-from typing import Annotated, List
+from typing import Annotated, Dict, List, Tuple
 
 import torch
 from pydantic import Field
@@ -17,6 +17,8 @@ from hiphop_train.models.base import Representation
 from hiphop_train.nn.channels import functions_of_features, species_pair_index
 from hiphop_train.nn.cutoffs import cosine_cutoff
 from hiphop_train.nn.gaussians import gaussian
+from hiphop_train.nn.powers import whole_power
+from hiphop_train.nn.triple_sums import sum_in_blocks
 from hiphop_train.types import Graph
 
 Two = Annotated[List[float], Field(min_length=2, max_length=2)]
@@ -36,6 +38,12 @@ def check_angular(eta: float, zeta: float, sign: float, key: str) -> None:
         raise ConfigError(f"model.{key}: zeta={zeta}; it must be 1, 2, 3 ... in [eta, zeta, lambda]")
     if abs(sign) != 1:
         raise ConfigError(f"model.{key}: lambda={sign}; it must be 1 or -1 in [eta, zeta, lambda]")
+
+
+def numbered(functions: List[List[float]]) -> Tuple[List[float], List[Tuple[int, int, float]]]:
+    """Return the values of eta that differ, and of each function which one is its own, with zeta and lambda."""
+    etas = sorted({eta for eta, _, _ in functions})
+    return etas, [(etas.index(eta), int(zeta), sign) for eta, zeta, sign in functions]
 
 
 class BehlerParrinello(Representation):
@@ -67,11 +75,9 @@ class BehlerParrinello(Representation):
     shift2: Tensor
     kappa3: Tensor
     eta4: Tensor
-    zeta4: Tensor
-    lambda4: Tensor
     eta5: Tensor
-    zeta5: Tensor
-    lambda5: Tensor
+    angular4: List[Tuple[int, int, float]]
+    angular5: List[Tuple[int, int, float]]
     pair_channel: Tensor
 
     def __init__(
@@ -102,17 +108,15 @@ class BehlerParrinello(Representation):
         self.n_pair_types = n_pair_types
         self.n_angular = n_angular
         self.has_g1 = g1
-        self.has_g4 = len(g4) > 0
+        self.has_g4, self.has_g5 = len(g4) > 0, len(g5) > 0
+        etas4, self.angular4 = numbered(g4)
+        etas5, self.angular5 = numbered(g5)
         constants = {
             "shift2": [shift for _, shift in g2],
             "eta2": [eta for eta, _ in g2],
             "kappa3": g3,
-            "eta4": [eta for eta, _, _ in g4],
-            "zeta4": [zeta for _, zeta, _ in g4],
-            "lambda4": [sign for _, _, sign in g4],
-            "eta5": [eta for eta, _, _ in g5],
-            "zeta5": [zeta for _, zeta, _ in g5],
-            "lambda5": [sign for _, _, sign in g5],
+            "eta4": etas4,
+            "eta5": etas5,
         }
         for name, values in constants.items():  # not in checkpoints, whose configuration holds them
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64), persistent=False)
@@ -130,9 +134,12 @@ class BehlerParrinello(Representation):
         given = graph.triples
         triples = triples_within(graph, self.cutoff) if given is None else given
         j, k = triples[0], triples[1]  # (n_triples,) the two pairs of each triple
-        terms = self.angular(graph.pair_vectors, distance, j, k)
         channel = graph.pair_i[j] * self.n_pair_types + self.pair_channel[sender[j], sender[k]]
-        angular = segment_sum(terms, channel, n_atoms * self.n_pair_types).reshape(n_atoms, -1)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            angular = segment_sum(self.angular(graph.pair_vectors, j, k), channel, n_atoms * self.n_pair_types)
+        else:
+            angular = self.sum_angular(graph.pair_vectors, triples, channel, n_atoms * self.n_pair_types)
+        angular = angular.reshape(n_atoms, -1)
         return [torch.cat([radial, angular], dim=1)]
 
     def radial(self, distance: Tensor) -> Tensor:
@@ -142,30 +149,65 @@ class BehlerParrinello(Representation):
         wave = torch.cos(self.kappa3 * r) * cutoff
         return torch.cat([cutoff, radial, wave] if self.has_g1 else [radial, wave], dim=1)
 
-    def angular(self, vectors: Tensor, distance: Tensor, j: Tensor, k: Tensor) -> Tensor:
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def sum_angular(self, vectors: Tensor, triples: Tensor, channel: Tensor, n_channels: int) -> Tensor:
+        """Sum the terms of G4 and G5 by channel; some triples at a time where forces are not to be differentiated."""
+        if self.training:
+            return segment_sum(self.angular(vectors, triples[0], triples[1]), channel, n_channels)
+        return sum_in_blocks(self.angular, vectors, triples, channel, n_channels)
+
+    def angular(self, vectors: Tensor, j: Tensor, k: Tensor) -> Tensor:
         """Return the terms of G4 and G5.
 
         Parameters
         ----------
         vectors : (n_pairs, 3) Angstrom
-        distance : (n_pairs,) Angstrom
         j, k : (n_triples,) int64, the two pairs of each triple
 
         Returns
         -------
         terms : (n_triples, n_angular)
         """
+        distance = torch.linalg.norm(vectors, dim=1)
         unit = vectors / distance[:, None]
-        cosine = (unit[j] * unit[k]).sum(1, keepdim=True)  # (n_triples, 1)
+        cosine = (unit.index_select(0, j) * unit.index_select(0, k)).sum(1)  # (n_triples,)
         cutoff = cosine_cutoff(distance, self.cutoff)
-        both = (cutoff[j] * cutoff[k])[:, None]
+        both = 2.0 * cutoff.index_select(0, j) * cutoff.index_select(0, k)
         square = distance.square()
-        squares = (square[j] + square[k])[:, None]
-        angle5 = 2.0 * torch.pow(0.5 + 0.5 * self.lambda5 * cosine, self.zeta5)
-        terms5 = angle5 * gaussian(self.eta5 * squares) * both
-        if not self.has_g4:
-            return terms5
-        third = torch.linalg.norm(vectors[k] - vectors[j], dim=1, keepdim=True)
-        angle4 = 2.0 * torch.pow(0.5 + 0.5 * self.lambda4 * cosine, self.zeta4)
-        terms4 = angle4 * gaussian(self.eta4 * (squares + third.square())) * both * cosine_cutoff(third, self.cutoff)
-        return torch.cat([terms4, terms5], dim=1)
+        squares = square.index_select(0, j) + square.index_select(0, k)
+        terms: List[Tensor] = []  # of triples in a row: n_triples numbers that are treated alike
+        if self.has_g4:
+            third = torch.linalg.norm(vectors.index_select(0, k) - vectors.index_select(0, j), dim=1)
+            all_three = both * cosine_cutoff(third, self.cutoff)
+            terms.append(self.products(self.angular4, self.eta4, cosine, squares + third.square(), all_three))
+        if self.has_g5:
+            terms.append(self.products(self.angular5, self.eta5, cosine, squares, both))
+        return torch.cat(terms).t()
+
+    def products(
+        self, functions: List[Tuple[int, int, float]], eta: Tensor, cosine: Tensor, squares: Tensor, cutoff: Tensor
+    ) -> Tensor:
+        """Return ((1 + lambda cos(theta)) / 2)^zeta exp(-eta sum of squares) f_c.
+
+        Parameters
+        ----------
+        functions : of each function number of eta, zeta, lambda
+        eta : (n_eta,) 1/Angstrom^2, those that differ
+        cosine : (n_triples,)
+        squares : (n_triples,) Angstrom^2
+        cutoff : (n_triples,)
+
+        Returns
+        -------
+        terms : (n_functions, n_triples)
+        """
+        radial = (gaussian(eta[:, None] * squares) * cutoff).unbind(0)
+        plus, minus = 0.5 + 0.5 * cosine, 0.5 - 0.5 * cosine
+        angle: Dict[int, Tensor] = {}
+        terms: List[Tensor] = []
+        for number, zeta, sign in functions:
+            key = zeta if sign > 0 else -zeta
+            if key not in angle:
+                angle[key] = whole_power(plus if sign > 0 else minus, zeta)
+            terms.append(radial[number] * angle[key])
+        return torch.stack(terms)
