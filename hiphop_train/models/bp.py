@@ -4,14 +4,14 @@ Behler, Parrinello, Phys. Rev. Lett. 98, 146401 (2007); the five forms as in Beh
 """
 
 from functools import partial
-from typing import Annotated, Dict, List, Tuple
+from typing import Annotated, List, Tuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from hiphop_train.errors import ConfigError
-from hiphop_train.graph.segments import segment_sum
+from hiphop_train.graph.segments import segment_sum, segment_sum_of_columns
 from hiphop_train.graph.triples import triples_within, with_triples
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.channels import functions_of_features, species_pair_index
@@ -40,10 +40,27 @@ def check_angular(eta: float, zeta: float, sign: float, key: str) -> None:
         raise ConfigError(f"model.{key}: lambda={sign}; it must be 1 or -1 in [eta, zeta, lambda]")
 
 
-def numbered(functions: List[List[float]]) -> Tuple[List[float], List[Tuple[int, int, float]]]:
-    """Return the values of eta that differ, and of each function which one is its own, with zeta and lambda."""
+Functions = Tuple[List[float], List[int], List[List[int]]]
+"""Values of eta that differ, those of zeta, and with each eta the rows of its functions among the powers: for each zeta
+two, lambda being 1 and -1."""
+
+
+def sorted_functions(functions: List[List[float]]) -> Tuple[Functions, List[int]]:
+    """Sort functions [eta, zeta, lambda]; those with the same eta stand together.
+
+    Returns
+    -------
+    functions : sorted
+    order : (n_functions,), place of each given function among them
+    """
     etas = sorted({eta for eta, _, _ in functions})
-    return etas, [(etas.index(eta), int(zeta), sign) for eta, zeta, sign in functions]
+    zetas = sorted({int(zeta) for _, zeta, _ in functions})
+    rows: List[List[int]] = [[] for _ in etas]
+    given = sorted(range(len(functions)), key=lambda n: (functions[n][0], functions[n][1], -functions[n][2]))
+    for n in given:
+        eta, zeta, sign = functions[n]
+        rows[etas.index(eta)].append(2 * zetas.index(int(zeta)) + int(sign < 0))
+    return (etas, zetas, rows), [given.index(n) for n in range(len(functions))]
 
 
 class BehlerParrinello(Representation):
@@ -74,10 +91,9 @@ class BehlerParrinello(Representation):
     eta2: Tensor
     shift2: Tensor
     kappa3: Tensor
-    eta4: Tensor
-    eta5: Tensor
-    angular4: List[Tuple[int, int, float]]
-    angular5: List[Tuple[int, int, float]]
+    angular_order: Tensor
+    angular4: Functions
+    angular5: Functions
     pair_channel: Tensor
 
     def __init__(
@@ -109,17 +125,17 @@ class BehlerParrinello(Representation):
         self.n_angular = n_angular
         self.has_g1 = g1
         self.has_g4, self.has_g5 = len(g4) > 0, len(g5) > 0
-        etas4, self.angular4 = numbered(g4)
-        etas5, self.angular5 = numbered(g5)
+        self.angular4, order4 = sorted_functions(g4)
+        self.angular5, order5 = sorted_functions(g5)
         constants = {
             "shift2": [shift for _, shift in g2],
             "eta2": [eta for eta, _ in g2],
             "kappa3": g3,
-            "eta4": etas4,
-            "eta5": etas5,
         }
         for name, values in constants.items():  # not in checkpoints, whose configuration holds them
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64), persistent=False)
+        order = torch.tensor([*order4, *(len(g4) + place for place in order5)], dtype=torch.int64)
+        self.register_buffer("angular_order", order, persistent=False)
         self.register_buffer("pair_channel", species_pair_index(n_types), persistent=False)
 
     def forward(self, graph: Graph) -> List[Tensor]:
@@ -135,11 +151,12 @@ class BehlerParrinello(Representation):
         triples = triples_within(graph, self.cutoff) if given is None else given
         j, k = triples[0], triples[1]  # (n_triples,) the two pairs of each triple
         channel = graph.pair_i[j] * self.n_pair_types + self.pair_channel[sender[j], sender[k]]
+        n_channels = n_atoms * self.n_pair_types
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            angular = segment_sum(self.angular(graph.pair_vectors, j, k), channel, n_atoms * self.n_pair_types)
+            angular = segment_sum_of_columns(self.angular(graph.pair_vectors, j, k), channel, n_channels)
         else:
-            angular = self.sum_angular(graph.pair_vectors, triples, channel, n_atoms * self.n_pair_types)
-        angular = angular.reshape(n_atoms, -1)
+            angular = self.sum_angular(graph.pair_vectors, triples, channel, n_channels)
+        angular = angular.index_select(0, self.angular_order).t().reshape(n_atoms, -1)
         return [torch.cat([radial, angular], dim=1)]
 
     def radial(self, distance: Tensor) -> Tensor:
@@ -153,11 +170,11 @@ class BehlerParrinello(Representation):
     def sum_angular(self, vectors: Tensor, triples: Tensor, channel: Tensor, n_channels: int) -> Tensor:
         """Sum the terms of G4 and G5 by channel; some triples at a time where forces are not to be differentiated."""
         if self.training:
-            return segment_sum(self.angular(vectors, triples[0], triples[1]), channel, n_channels)
+            return segment_sum_of_columns(self.angular(vectors, triples[0], triples[1]), channel, n_channels)
         return sum_in_blocks(self.angular, vectors, triples, channel, n_channels)
 
     def angular(self, vectors: Tensor, j: Tensor, k: Tensor) -> Tensor:
-        """Return the terms of G4 and G5.
+        """Return the terms of G4 and G5; what is of one kind stands in a row, so that a processor treats it alike.
 
         Parameters
         ----------
@@ -166,48 +183,47 @@ class BehlerParrinello(Representation):
 
         Returns
         -------
-        terms : (n_triples, n_angular)
+        terms : (n_angular, n_triples), of each key the functions with the same eta together
         """
+        vector = vectors.t()
         distance = torch.linalg.norm(vectors, dim=1)
-        unit = vectors / distance[:, None]
-        cosine = (unit.index_select(0, j) * unit.index_select(0, k)).sum(1)  # (n_triples,)
-        cutoff = cosine_cutoff(distance, self.cutoff)
-        both = 2.0 * cutoff.index_select(0, j) * cutoff.index_select(0, k)
-        square = distance.square()
-        squares = square.index_select(0, j) + square.index_select(0, k)
-        terms: List[Tensor] = []  # of triples in a row: n_triples numbers that are treated alike
-        if self.has_g4:
-            third = torch.linalg.norm(vectors.index_select(0, k) - vectors.index_select(0, j), dim=1)
-            all_three = both * cosine_cutoff(third, self.cutoff)
-            terms.append(self.products(self.angular4, self.eta4, cosine, squares + third.square(), all_three))
-        if self.has_g5:
-            terms.append(self.products(self.angular5, self.eta5, cosine, squares, both))
-        return torch.cat(terms).t()
-
-    def products(
-        self, functions: List[Tuple[int, int, float]], eta: Tensor, cosine: Tensor, squares: Tensor, cutoff: Tensor
-    ) -> Tensor:
-        """Return ((1 + lambda cos(theta)) / 2)^zeta exp(-eta sum of squares) f_c.
-
-        Parameters
-        ----------
-        functions : of each function number of eta, zeta, lambda
-        eta : (n_eta,) 1/Angstrom^2, those that differ
-        cosine : (n_triples,)
-        squares : (n_triples,) Angstrom^2
-        cutoff : (n_triples,)
-
-        Returns
-        -------
-        terms : (n_functions, n_triples)
-        """
-        radial = (gaussian(eta[:, None] * squares) * cutoff).unbind(0)
-        plus, minus = 0.5 + 0.5 * cosine, 0.5 - 0.5 * cosine
-        angle: Dict[int, Tensor] = {}
+        scalars = torch.stack([1.0 / distance, distance.square(), cosine_cutoff(distance, self.cutoff)])
+        of_pairs = torch.cat([vector, scalars])  # (6, n_pairs)
+        of_j, of_k = of_pairs.index_select(1, j), of_pairs.index_select(1, k)
+        cosine = (of_j[:3] * of_k[:3]).sum(0) * (of_j[3] * of_k[3])  # (n_triples,)
+        squares = of_j[4] + of_k[4]
+        cutoff = 2.0 * of_j[5] * of_k[5]
+        bases = torch.stack([0.5 + 0.5 * cosine, 0.5 - 0.5 * cosine])
         terms: List[Tensor] = []
-        for number, zeta, sign in functions:
-            key = zeta if sign > 0 else -zeta
-            if key not in angle:
-                angle[key] = whole_power(plus if sign > 0 else minus, zeta)
-            terms.append(radial[number] * angle[key])
-        return torch.stack(terms)
+        if self.has_g4:
+            third_square = (of_k[:3] - of_j[:3]).square().sum(0)
+            third = torch.sqrt(third_square.clamp(min=1e-30))  # a slope also where two neighbours meet
+            all_three = cutoff * cosine_cutoff(third, self.cutoff)
+            terms.append(products(self.angular4, bases, squares + third_square, all_three))
+        if self.has_g5:
+            terms.append(products(self.angular5, bases, squares, cutoff))
+        return torch.cat(terms)
+
+
+def products(functions: Functions, bases: Tensor, squares: Tensor, cutoff: Tensor) -> Tensor:
+    """Return ((1 + lambda cos(theta)) / 2)^zeta exp(-eta sum of squares) f_c.
+
+    Parameters
+    ----------
+    functions : from `sorted_functions`
+    bases : (2, n_triples), (1 + lambda cos(theta)) / 2 for lambda 1 and -1
+    squares : (n_triples,) Angstrom^2
+    cutoff : (n_triples,)
+
+    Returns
+    -------
+    terms : (n_functions, n_triples)
+    """
+    etas, zetas, rows = functions
+    powers = torch.cat([whole_power(bases, zeta) for zeta in zetas])
+    everything = list(range(powers.shape[0]))
+    terms: List[Tensor] = []
+    for eta, some in zip(etas, rows):
+        angle = powers if some == everything else torch.stack([powers[row] for row in some])
+        terms.append(angle * (gaussian(eta * squares) * cutoff))
+    return torch.cat(terms)

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from hiphop_train.graph.segments import segment_sum
+from hiphop_train.graph.segments import segment_sum_of_columns
 from hiphop_train.nn.blocks import blocks
 
 Terms = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From vectors of pairs (n_pairs, 3) and the two pairs j and k of each triple, (n_triples,) int64 each, to the values
-of all functions (n_triples, n_functions)."""
+of all functions (n_functions, n_triples)."""
 
-TRIPLES = 16384
+TRIPLES = 32768
 """Triples at a time, whose values stay in a processor's cache."""
 
 
@@ -35,10 +35,10 @@ def sum_in_blocks(terms: Terms, vectors: Tensor, triples: Tensor, channel: Tenso
 
     Returns
     -------
-    sums : (n_channels, n_functions), as often differentiable as the terms
+    sums : (n_functions, n_channels), as often differentiable as the terms
     """
     if not vectors.is_cpu or triples.shape[1] <= 2 * TRIPLES:
-        return segment_sum(terms(vectors, triples[0], triples[1]), channel, n_channels)
+        return segment_sum_of_columns(terms(vectors, triples[0], triples[1]), channel, n_channels)
     sums: Tensor = _Sum.apply(terms, vectors, triples, channel, n_channels)  # type: ignore[no-untyped-call]
     return sums
 
@@ -48,17 +48,18 @@ class _Sum(Function):
     def forward(ctx: Any, terms: Terms, vectors: Tensor, triples: Tensor, channel: Tensor, n_channels: int) -> Tensor:
         ctx.save_for_backward(vectors, triples, channel)
         ctx.terms = terms
-        sums = vectors.new_zeros((n_channels, terms(vectors, *triples[:, :0]).shape[1]))
+        sums = vectors.new_zeros((len(terms(vectors, *triples[:, :0])), n_channels))
         for rows in blocks(triples.shape[1], TRIPLES):
             pairs, j, k = _pairs_of(triples[:, rows])
-            sums.index_add_(0, channel[rows], terms(vectors[pairs], j, k))
+            sums.index_add_(1, channel[rows], terms(vectors[pairs], j, k))
         return sums
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None, None, None]:
         vectors, triples, channel = ctx.saved_tensors
+        gradient = gradient.contiguous()  # once, instead of for each block
         if torch.is_grad_enabled():  # to be differentiated again
-            of_terms = gradient.index_select(0, channel)
+            of_terms = gradient.index_select(1, channel)
             again = ctx.terms(vectors, *triples)
             return None, torch.autograd.grad(again, vectors, of_terms, create_graph=True)[0], None, None, None
         of_vectors = torch.zeros_like(vectors)
@@ -67,7 +68,7 @@ class _Sum(Function):
             some = vectors[pairs].detach().requires_grad_(True)
             with torch.enable_grad():
                 values = ctx.terms(some, j, k)
-            of_vectors[pairs] += torch.autograd.grad(values, some, gradient.index_select(0, channel[rows]))[0]
+            of_vectors[pairs] += torch.autograd.grad(values, some, gradient.index_select(1, channel[rows]))[0]
         return None, of_vectors, None, None, None
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hiphop_train.graph.segments import segment_sum
+from hiphop_train.graph.segments import segment_sum_of_columns
 from hiphop_train.graph.triples import pairs_of_pairs
 from hiphop_train.nn import triple_sums
 from hiphop_train.nn.triple_sums import sum_in_blocks
@@ -12,7 +12,7 @@ from hiphop_train.nn.triple_sums import sum_in_blocks
 
 def terms(vectors: Tensor, j: Tensor, k: Tensor) -> Tensor:
     product = (vectors[j] * vectors[k]).sum(1)
-    return torch.stack([product.sin(), product.square() * vectors[j, 0]], 1)
+    return torch.stack([product.sin(), product.square() * vectors[j, 0]])
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -27,7 +27,7 @@ def test_blocks_are_the_whole(mixed: bool, monkeypatch: pytest.MonkeyPatch) -> N
     channel = 2 * pair_i[triples[0]] + (triples[1] % 2)
 
     found = sum_in_blocks(terms, vectors, triples, channel, 10)
-    expected = segment_sum(terms(vectors, *triples), channel, 10)
+    expected = segment_sum_of_columns(terms(vectors, *triples), channel, 10)
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
     seeds = torch.randn_like(expected)
     first = [torch.autograd.grad(sums, vectors, seeds, retain_graph=True)[0] for sums in (found, expected)]
@@ -43,5 +43,5 @@ def test_no_triples() -> None:
     vectors = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
     none = torch.zeros((2, 0), dtype=torch.int64)
     sums = sum_in_blocks(terms, vectors, none, none[0], 4)
-    assert torch.equal(sums, torch.zeros(4, 2, dtype=torch.float64))
+    assert torch.equal(sums, torch.zeros(2, 4, dtype=torch.float64))
     assert torch.equal(torch.autograd.grad(sums.sum(), vectors)[0], torch.zeros_like(vectors))
