@@ -4,19 +4,21 @@ Behler, Parrinello, Phys. Rev. Lett. 98, 146401 (2007); the five forms as in Beh
 """
 
 from functools import partial
-from typing import Annotated, List
+from typing import Annotated, List, Tuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from hiphop_train.errors import ConfigError
-from hiphop_train.graph.segments import segment_sum
+from hiphop_train.graph.segments import segment_sum, segment_sum_of_columns
 from hiphop_train.graph.triples import triples_within, with_triples
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.channels import functions_of_features, species_pair_index
 from hiphop_train.nn.cutoffs import cosine_cutoff
 from hiphop_train.nn.gaussians import gaussian
+from hiphop_train.nn.powers import whole_power
+from hiphop_train.nn.triple_sums import sum_in_blocks
 from hiphop_train.types import Graph
 
 Two = Annotated[List[float], Field(min_length=2, max_length=2)]
@@ -36,6 +38,29 @@ def check_angular(eta: float, zeta: float, sign: float, key: str) -> None:
         raise ConfigError(f"model.{key}: zeta={zeta}; it must be 1, 2, 3 ... in [eta, zeta, lambda]")
     if abs(sign) != 1:
         raise ConfigError(f"model.{key}: lambda={sign}; it must be 1 or -1 in [eta, zeta, lambda]")
+
+
+Functions = Tuple[List[float], List[int], List[List[int]]]
+"""Values of eta that differ, those of zeta, and with each eta the rows of its functions among the powers: for each zeta
+two, lambda being 1 and -1."""
+
+
+def sorted_functions(functions: List[List[float]]) -> Tuple[Functions, List[int]]:
+    """Sort functions [eta, zeta, lambda]; those with the same eta stand together.
+
+    Returns
+    -------
+    functions : sorted
+    order : (n_functions,), place of each given function among them
+    """
+    etas = sorted({eta for eta, _, _ in functions})
+    zetas = sorted({int(zeta) for _, zeta, _ in functions})
+    rows: List[List[int]] = [[] for _ in etas]
+    given = sorted(range(len(functions)), key=lambda n: (functions[n][0], functions[n][1], -functions[n][2]))
+    for n in given:
+        eta, zeta, sign = functions[n]
+        rows[etas.index(eta)].append(2 * zetas.index(int(zeta)) + int(sign < 0))
+    return (etas, zetas, rows), [given.index(n) for n in range(len(functions))]
 
 
 class BehlerParrinello(Representation):
@@ -66,12 +91,9 @@ class BehlerParrinello(Representation):
     eta2: Tensor
     shift2: Tensor
     kappa3: Tensor
-    eta4: Tensor
-    zeta4: Tensor
-    lambda4: Tensor
-    eta5: Tensor
-    zeta5: Tensor
-    lambda5: Tensor
+    angular_order: Tensor
+    angular4: Functions
+    angular5: Functions
     pair_channel: Tensor
 
     def __init__(
@@ -102,20 +124,18 @@ class BehlerParrinello(Representation):
         self.n_pair_types = n_pair_types
         self.n_angular = n_angular
         self.has_g1 = g1
-        self.has_g4 = len(g4) > 0
+        self.has_g4, self.has_g5 = len(g4) > 0, len(g5) > 0
+        self.angular4, order4 = sorted_functions(g4)
+        self.angular5, order5 = sorted_functions(g5)
         constants = {
             "shift2": [shift for _, shift in g2],
             "eta2": [eta for eta, _ in g2],
             "kappa3": g3,
-            "eta4": [eta for eta, _, _ in g4],
-            "zeta4": [zeta for _, zeta, _ in g4],
-            "lambda4": [sign for _, _, sign in g4],
-            "eta5": [eta for eta, _, _ in g5],
-            "zeta5": [zeta for _, zeta, _ in g5],
-            "lambda5": [sign for _, _, sign in g5],
         }
         for name, values in constants.items():  # not in checkpoints, whose configuration holds them
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64), persistent=False)
+        order = torch.tensor([*order4, *(len(g4) + place for place in order5)], dtype=torch.int64)
+        self.register_buffer("angular_order", order, persistent=False)
         self.register_buffer("pair_channel", species_pair_index(n_types), persistent=False)
 
     def forward(self, graph: Graph) -> List[Tensor]:
@@ -130,9 +150,13 @@ class BehlerParrinello(Representation):
         given = graph.triples
         triples = triples_within(graph, self.cutoff) if given is None else given
         j, k = triples[0], triples[1]  # (n_triples,) the two pairs of each triple
-        terms = self.angular(graph.pair_vectors, distance, j, k)
         channel = graph.pair_i[j] * self.n_pair_types + self.pair_channel[sender[j], sender[k]]
-        angular = segment_sum(terms, channel, n_atoms * self.n_pair_types).reshape(n_atoms, -1)
+        n_channels = n_atoms * self.n_pair_types
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            angular = segment_sum_of_columns(self.angular(graph.pair_vectors, j, k), channel, n_channels)
+        else:
+            angular = self.sum_angular(graph.pair_vectors, triples, channel, n_channels)
+        angular = angular.index_select(0, self.angular_order).t().reshape(n_atoms, -1)
         return [torch.cat([radial, angular], dim=1)]
 
     def radial(self, distance: Tensor) -> Tensor:
@@ -142,30 +166,64 @@ class BehlerParrinello(Representation):
         wave = torch.cos(self.kappa3 * r) * cutoff
         return torch.cat([cutoff, radial, wave] if self.has_g1 else [radial, wave], dim=1)
 
-    def angular(self, vectors: Tensor, distance: Tensor, j: Tensor, k: Tensor) -> Tensor:
-        """Return the terms of G4 and G5.
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def sum_angular(self, vectors: Tensor, triples: Tensor, channel: Tensor, n_channels: int) -> Tensor:
+        """Sum the terms of G4 and G5 by channel; some triples at a time where forces are not to be differentiated."""
+        if self.training:
+            return segment_sum_of_columns(self.angular(vectors, triples[0], triples[1]), channel, n_channels)
+        return sum_in_blocks(self.angular, vectors, triples, channel, n_channels)
+
+    def angular(self, vectors: Tensor, j: Tensor, k: Tensor) -> Tensor:
+        """Return the terms of G4 and G5; what is of one kind stands in a row, so that a processor treats it alike.
 
         Parameters
         ----------
         vectors : (n_pairs, 3) Angstrom
-        distance : (n_pairs,) Angstrom
         j, k : (n_triples,) int64, the two pairs of each triple
 
         Returns
         -------
-        terms : (n_triples, n_angular)
+        terms : (n_angular, n_triples), of each key the functions with the same eta together
         """
-        unit = vectors / distance[:, None]
-        cosine = (unit[j] * unit[k]).sum(1, keepdim=True)  # (n_triples, 1)
-        cutoff = cosine_cutoff(distance, self.cutoff)
-        both = (cutoff[j] * cutoff[k])[:, None]
-        square = distance.square()
-        squares = (square[j] + square[k])[:, None]
-        angle5 = 2.0 * torch.pow(0.5 + 0.5 * self.lambda5 * cosine, self.zeta5)
-        terms5 = angle5 * gaussian(self.eta5 * squares) * both
-        if not self.has_g4:
-            return terms5
-        third = torch.linalg.norm(vectors[k] - vectors[j], dim=1, keepdim=True)
-        angle4 = 2.0 * torch.pow(0.5 + 0.5 * self.lambda4 * cosine, self.zeta4)
-        terms4 = angle4 * gaussian(self.eta4 * (squares + third.square())) * both * cosine_cutoff(third, self.cutoff)
-        return torch.cat([terms4, terms5], dim=1)
+        vector = vectors.t()
+        distance = torch.linalg.norm(vectors, dim=1)
+        scalars = torch.stack([1.0 / distance, distance.square(), cosine_cutoff(distance, self.cutoff)])
+        of_pairs = torch.cat([vector, scalars])  # (6, n_pairs)
+        of_j, of_k = of_pairs.index_select(1, j), of_pairs.index_select(1, k)
+        cosine = (of_j[:3] * of_k[:3]).sum(0) * (of_j[3] * of_k[3])  # (n_triples,)
+        squares = of_j[4] + of_k[4]
+        cutoff = 2.0 * of_j[5] * of_k[5]
+        bases = torch.stack([0.5 + 0.5 * cosine, 0.5 - 0.5 * cosine])
+        terms: List[Tensor] = []
+        if self.has_g4:
+            third_square = (of_k[:3] - of_j[:3]).square().sum(0)
+            third = torch.sqrt(third_square.clamp(min=1e-30))  # a slope also where two neighbours meet
+            all_three = cutoff * cosine_cutoff(third, self.cutoff)
+            terms.append(products(self.angular4, bases, squares + third_square, all_three))
+        if self.has_g5:
+            terms.append(products(self.angular5, bases, squares, cutoff))
+        return torch.cat(terms)
+
+
+def products(functions: Functions, bases: Tensor, squares: Tensor, cutoff: Tensor) -> Tensor:
+    """Return ((1 + lambda cos(theta)) / 2)^zeta exp(-eta sum of squares) f_c.
+
+    Parameters
+    ----------
+    functions : from `sorted_functions`
+    bases : (2, n_triples), (1 + lambda cos(theta)) / 2 for lambda 1 and -1
+    squares : (n_triples,) Angstrom^2
+    cutoff : (n_triples,)
+
+    Returns
+    -------
+    terms : (n_functions, n_triples)
+    """
+    etas, zetas, rows = functions
+    powers = torch.cat([whole_power(bases, zeta) for zeta in zetas])
+    everything = list(range(powers.shape[0]))
+    terms: List[Tensor] = []
+    for eta, some in zip(etas, rows):
+        angle = powers if some == everything else torch.stack([powers[row] for row in some])
+        terms.append(angle * (gaussian(eta * squares) * cutoff))
+    return torch.cat(terms)

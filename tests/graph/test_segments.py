@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hiphop_train.graph.segments import segment_sum
+from hiphop_train.graph.segments import segment_sum, segment_sum_of_columns
 
 CASES = {
     "unsorted, with empty segments": ([4, 0, 4, 2, 2, 4, 0], 6),
@@ -44,3 +44,9 @@ def test_scripted_equals_eager(case: tuple[torch.Tensor, int]) -> None:
     index, n_segments = case
     values = torch.randn(len(index), 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(torch.jit.script(segment_sum)(values, index, n_segments), segment_sum(values, index, n_segments))
+
+
+def test_columns_are_summed_as_rows_are() -> None:
+    values = torch.randn(3, 6, dtype=torch.float64)
+    index = torch.tensor([2, 0, 2, 2, 3, 0])
+    assert torch.equal(segment_sum_of_columns(values, index, 5), segment_sum(values.T, index, 5).T)
