@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.nn.functional import threshold
 
 from hiphop_train.errors import ConfigError
-from hiphop_train.graph.segments import segment_sum
+from hiphop_train.graph.segments import segment_sum, segment_sum_of_columns
 from hiphop_train.graph.triples import triples_within, with_triples
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.blocks import functions_with_slopes
 from hiphop_train.nn.channels import functions_of_features, species_pair_index
 from hiphop_train.nn.cutoffs import cosine_cutoff, cosine_cutoff_slope
 from hiphop_train.nn.gaussians import gaussian
-from hiphop_train.nn.triple_terms import plain_sums, sums_in_blocks, transposed
+from hiphop_train.nn.powers import whole_power
+from hiphop_train.nn.triple_terms import plain_sums, sums_in_blocks
 from hiphop_train.types import Graph
 
 Shifts = Annotated[List[NonNegativeFloat], Field(min_length=1)]
@@ -179,17 +180,17 @@ class ANI(Representation):
         n_channels = n_atoms * self.n_pair_types
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             terms = self.angular_terms(pairs.index_select(1, j), pairs.index_select(1, k))
-            sums = segment_sum(transposed(terms), channel, n_channels)
+            sums = segment_sum_of_columns(terms, channel, n_channels)
         else:
             sums = self.angular_in_blocks(pairs, triples, channel, n_channels)
-        return sums.reshape(n_atoms, -1)
+        return sums.t().reshape(n_atoms, -1)
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def angular_in_blocks(self, pairs: Tensor, triples: Tensor, channel: Tensor, n_channels: int) -> Tensor:
-        """Sum the terms by channel, (n_channels, n_shifts * n_sections)."""
+        """Sum the terms by channel, (n_shifts * n_sections, n_channels)."""
         if self.training:  # derivatives will be differentiated
             return plain_sums(self.angular_terms, pairs, triples, channel, n_channels)
-        return sums_in_blocks(self.angular_terms, self.angular_slopes, pairs, triples, channel, n_channels)
+        return sums_in_blocks(self.angular_terms, pairs, triples, channel, n_channels, self.angular_slopes)
 
     def angular_terms(self, of_j: Tensor, of_k: Tensor) -> Tensor:
         """Return the terms of eq. 4.
@@ -238,21 +239,8 @@ class ANI(Representation):
         )
 
     def power(self, base: Tensor, exponent: float) -> Tensor:
-        """Raise to a power, without denormal numbers; whole powers take a tenth of the time of others."""
+        """Raise to a power, without denormal numbers."""
         base = threshold(base, 1e-20 ** (1.0 / self.angular_zeta), 0.0)
         if exponent != math.floor(exponent):
             return torch.pow(base, exponent)
-        rest = int(exponent)
-        if rest == 0:
-            return torch.ones_like(base)
-        while rest % 2 == 0:  # by repeated squaring
-            base = base.square()
-            rest = rest // 2
-        power = base
-        rest = rest // 2
-        while rest > 0:
-            base = base.square()
-            if rest % 2 == 1:
-                power = power * base
-            rest = rest // 2
-        return power
+        return whole_power(base, int(exponent))

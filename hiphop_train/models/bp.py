@@ -18,7 +18,7 @@ from hiphop_train.nn.channels import functions_of_features, species_pair_index
 from hiphop_train.nn.cutoffs import cosine_cutoff
 from hiphop_train.nn.gaussians import gaussian
 from hiphop_train.nn.powers import whole_power
-from hiphop_train.nn.triple_sums import sum_in_blocks
+from hiphop_train.nn.triple_terms import plain_sums, sums_in_blocks
 from hiphop_train.types import Graph
 
 Two = Annotated[List[float], Field(min_length=2, max_length=2)]
@@ -152,10 +152,13 @@ class BehlerParrinello(Representation):
         j, k = triples[0], triples[1]  # (n_triples,) the two pairs of each triple
         channel = graph.pair_i[j] * self.n_pair_types + self.pair_channel[sender[j], sender[k]]
         n_channels = n_atoms * self.n_pair_types
+        scalars = torch.stack([1.0 / distance, distance.square(), cosine_cutoff(distance, self.cutoff)])
+        pairs = torch.cat([graph.pair_vectors.t(), scalars])  # (6, n_pairs)
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            angular = segment_sum_of_columns(self.angular(graph.pair_vectors, j, k), channel, n_channels)
+            terms = self.angular(pairs.index_select(1, j), pairs.index_select(1, k))
+            angular = segment_sum_of_columns(terms, channel, n_channels)
         else:
-            angular = self.sum_angular(graph.pair_vectors, triples, channel, n_channels)
+            angular = self.sum_angular(pairs, triples, channel, n_channels)
         angular = angular.index_select(0, self.angular_order).t().reshape(n_atoms, -1)
         return [torch.cat([radial, angular], dim=1)]
 
@@ -167,29 +170,23 @@ class BehlerParrinello(Representation):
         return torch.cat([cutoff, radial, wave] if self.has_g1 else [radial, wave], dim=1)
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def sum_angular(self, vectors: Tensor, triples: Tensor, channel: Tensor, n_channels: int) -> Tensor:
+    def sum_angular(self, pairs: Tensor, triples: Tensor, channel: Tensor, n_channels: int) -> Tensor:
         """Sum the terms of G4 and G5 by channel; some triples at a time where forces are not to be differentiated."""
         if self.training:
-            return segment_sum_of_columns(self.angular(vectors, triples[0], triples[1]), channel, n_channels)
-        return sum_in_blocks(self.angular, vectors, triples, channel, n_channels)
+            return plain_sums(self.angular, pairs, triples, channel, n_channels)
+        return sums_in_blocks(self.angular, pairs, triples, channel, n_channels)
 
-    def angular(self, vectors: Tensor, j: Tensor, k: Tensor) -> Tensor:
-        """Return the terms of G4 and G5; what is of one kind stands in a row, so that a processor treats it alike.
+    def angular(self, of_j: Tensor, of_k: Tensor) -> Tensor:
+        """Return the terms of G4 and G5.
 
         Parameters
         ----------
-        vectors : (n_pairs, 3) Angstrom
-        j, k : (n_triples,) int64, the two pairs of each triple
+        of_j, of_k : (6, n_triples), of the two pairs of each triple: vector in Angstrom, 1/r, r^2 and f_c
 
         Returns
         -------
         terms : (n_angular, n_triples), of each key the functions with the same eta together
         """
-        vector = vectors.t()
-        distance = torch.linalg.norm(vectors, dim=1)
-        scalars = torch.stack([1.0 / distance, distance.square(), cosine_cutoff(distance, self.cutoff)])
-        of_pairs = torch.cat([vector, scalars])  # (6, n_pairs)
-        of_j, of_k = of_pairs.index_select(1, j), of_pairs.index_select(1, k)
         cosine = (of_j[:3] * of_k[:3]).sum(0) * (of_j[3] * of_k[3])  # (n_triples,)
         squares = of_j[4] + of_k[4]
         cutoff = 2.0 * of_j[5] * of_k[5]

@@ -1,4 +1,4 @@
-"""Sums over triples of functions of what their two pairs are; TorchScript-safe where it says so.
+"""Sums over triples of functions of what their two pairs are.
 
 Numbers of one kind stand in a row, one for each triple, since processors treat long rows faster than many short ones.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from hiphop_train.graph.segments import segment_sum
+from hiphop_train.graph.segments import segment_sum_of_columns
 from hiphop_train.nn.blocks import blocks
 
 Terms = Callable[[Tensor, Tensor], Tensor]
@@ -23,33 +23,8 @@ TRIPLES = 8192
 """Triples at a time, whose functions stay in a processor's cache."""
 
 
-def transposed(matrix: Tensor) -> Tensor:
-    """Transpose in memory, and derivatives back; TorchScript-safe."""
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        return matrix.t().contiguous()
-    rows: Tensor = _transposed(matrix)
-    return rows
-
-
-@torch.jit.ignore  # type: ignore[untyped-decorator]
-def _transposed(matrix: Tensor) -> Tensor:
-    rows: Tensor = _Transposed.apply(matrix)  # type: ignore[no-untyped-call]
-    return rows
-
-
-class _Transposed(Function):
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor) -> Tensor:
-        return matrix.t().contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        rows: Tensor = _transposed(gradient)
-        return rows
-
-
 def sums_in_blocks(
-    terms: Terms, slopes: Slopes, pairs: Tensor, triples: Tensor, channel: Tensor, n_channels: int
+    terms: Terms, pairs: Tensor, triples: Tensor, channel: Tensor, n_channels: int, slopes: Slopes | None = None
 ) -> Tensor:
     """Sum functions over the triples of each channel, some triples at a time.
 
@@ -58,24 +33,35 @@ def sums_in_blocks(
     Parameters
     ----------
     terms : functions that depend on nothing else that is differentiated
-    slopes : their derivatives
     pairs : (n_numbers, n_pairs), what the functions are of
     triples : (2, n_triples) int64, the first and the second pair of each
     channel : (n_triples,) int64, in [0, n_channels)
     n_channels : number of sums
+    slopes : derivatives of the terms; without, autograd finds them
 
     Returns
     -------
-    sums : (n_channels, n_functions), as often differentiable as the functions
+    sums : (n_functions, n_channels), as often differentiable as the functions
     """
-    sums: Tensor = _InBlocks.apply(terms, slopes, pairs, triples, channel, n_channels)  # type: ignore[no-untyped-call]
+    sums: Tensor = _InBlocks.apply(terms, slopes or _by_autograd(terms), pairs, triples, channel, n_channels)  # type: ignore[no-untyped-call]
     return sums
 
 
 def plain_sums(terms: Terms, pairs: Tensor, triples: Tensor, channel: Tensor, n_channels: int) -> Tensor:
     """Do as `sums_in_blocks`, at once and by autograd."""
     values = terms(pairs.index_select(1, triples[0]), pairs.index_select(1, triples[1]))
-    return segment_sum(transposed(values), channel, n_channels)
+    return segment_sum_of_columns(values, channel, n_channels)
+
+
+def _by_autograd(terms: Terms) -> Slopes:
+    def slopes(of_j: Tensor, of_k: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        of_j, of_k = of_j.requires_grad_(True), of_k.requires_grad_(True)
+        with torch.enable_grad():
+            values = terms(of_j, of_k)
+        by_j, by_k = torch.autograd.grad(values, (of_j, of_k), gradient)
+        return by_j, by_k
+
+    return slopes
 
 
 class _InBlocks(Function):
@@ -86,25 +72,23 @@ class _InBlocks(Function):
         ctx.save_for_backward(pairs, triples, channel)
         ctx.terms, ctx.slopes = terms, slopes
         none = pairs[:, :0]
-        sums = pairs.new_zeros((n_channels, len(terms(none, none))))
-        for rows in blocks(len(channel), TRIPLES):
-            j, k = triples[:, rows]
-            values = terms(pairs.index_select(1, j), pairs.index_select(1, k))
-            sums.index_add_(0, channel[rows], values.t().contiguous())
+        sums = pairs.new_zeros((len(terms(none, none)), n_channels))
+        for some in blocks(len(channel), TRIPLES):
+            j, k = triples[:, some]
+            sums.index_add_(1, channel[some], terms(pairs.index_select(1, j), pairs.index_select(1, k)))
         return sums
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor, None, None, None]:
         pairs, triples, channel = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
-            sums = plain_sums(ctx.terms, pairs, triples, channel, len(gradient))
+            sums = plain_sums(ctx.terms, pairs, triples, channel, gradient.shape[1])
             return None, None, torch.autograd.grad(sums, pairs, gradient, create_graph=True)[0], None, None, None
-        of_sums = gradient.t().contiguous()
-        of_pairs = pairs.new_zeros((pairs.shape[1], pairs.shape[0]))
-        for rows in blocks(len(channel), TRIPLES):
-            j, k = triples[:, rows]
-            of_terms = of_sums.index_select(1, channel[rows])
+        gradient = gradient.contiguous()  # once, instead of for each block
+        of_pairs = torch.zeros_like(pairs)
+        for some in blocks(len(channel), TRIPLES):
+            j, k = triples[:, some]
+            of_terms = gradient.index_select(1, channel[some])
             of_j, of_k = ctx.slopes(pairs.index_select(1, j), pairs.index_select(1, k), of_terms)
-            of_pairs.index_add_(0, j, of_j.t().contiguous())
-            of_pairs.index_add_(0, k, of_k.t().contiguous())
-        return None, None, of_pairs.t(), None, None, None
+            of_pairs.index_add_(1, j, of_j).index_add_(1, k, of_k)
+        return None, None, of_pairs, None, None, None

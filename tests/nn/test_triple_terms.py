@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from hiphop_train.nn import triple_terms
-from hiphop_train.nn.triple_terms import plain_sums, sums_in_blocks, transposed
+from hiphop_train.nn.triple_terms import Slopes, plain_sums, sums_in_blocks
 
 
 def terms(of_j: Tensor, of_k: Tensor) -> Tensor:
@@ -19,7 +19,8 @@ def slopes(of_j: Tensor, of_k: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor
     return of_first, of_second
 
 
-def test_sums_and_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("given", [slopes, None], ids=["slopes by hand", "by autograd"])
+def test_sums_and_derivatives(given: Slopes | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once and twice differentiated, in blocks of which the last is shorter; channels without triples are zero."""
     monkeypatch.setattr(triple_terms, "TRIPLES", 4)
     generator = torch.Generator().manual_seed(0)
@@ -28,10 +29,10 @@ def test_sums_and_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
     channel = torch.tensor([0, 1, 1, 4, 5, 5, 5, 0, 1, 4])
 
     def sums(pairs: Tensor) -> Tensor:
-        return sums_in_blocks(terms, slopes, pairs, triples, channel, 7)
+        return sums_in_blocks(terms, pairs, triples, channel, 7, given)
 
     values = terms(pairs[:, triples[0]], pairs[:, triples[1]])
-    expected = torch.stack([values[:, channel == number].sum(1) for number in range(7)])
+    expected = torch.stack([values[:, channel == number].sum(1) for number in range(7)], dim=1)
     torch.testing.assert_close(sums(pairs), expected, rtol=1e-14, atol=1e-14)
     plain = plain_sums(terms, pairs, triples, channel, 7)
     torch.testing.assert_close(plain, expected, rtol=1e-14, atol=1e-14)
@@ -39,18 +40,11 @@ def test_sums_and_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.autograd.gradgradcheck(sums, pairs)
 
 
-def test_no_triples() -> None:
+@pytest.mark.parametrize("given", [slopes, None], ids=["slopes by hand", "by autograd"])
+def test_no_triples(given: Slopes | None) -> None:
     pairs = torch.ones(2, 3, requires_grad=True)
     none = torch.zeros((2, 0), dtype=torch.int64)
-    sums = sums_in_blocks(terms, slopes, pairs, none, none[0], 4)
-    assert torch.equal(sums, torch.zeros(4, 3))
+    sums = sums_in_blocks(terms, pairs, none, none[0], 4, given)
+    assert torch.equal(sums, torch.zeros(3, 4))
     (gradient,) = torch.autograd.grad(sums.sum(), pairs)
     assert torch.equal(gradient, torch.zeros(2, 3))
-
-
-def test_transposed() -> None:
-    matrix = torch.arange(6.0, dtype=torch.float64).reshape(2, 3).requires_grad_()
-    assert torch.equal(transposed(matrix), matrix.t())
-    assert transposed(matrix).is_contiguous()
-    assert torch.autograd.gradcheck(transposed, matrix)
-    assert torch.autograd.gradgradcheck(lambda matrix: transposed(matrix).square(), matrix)
