@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ class CannotImport(HipHopError):  # noqa: N818
 
 class Failed(HipHopError):  # noqa: N818
     """A program stopped with an error of its own."""
+
+
+def free_memory() -> int | None:
+    """Memory of the machine that is free now, bytes; None where the system does not say."""
+    file = Path("/proc/meminfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
 class Link:
@@ -91,6 +99,19 @@ class Link:
         if self.process is None:
             self.open()
         return self._exchange(request)
+
+    def make_room(self, others: Iterable["Link"]) -> None:
+        """Let others give back memory that they do not use, where less is free than this one may take.
+
+        All keep what they have freed, which together may be more than there is.
+        """
+        limit, free = self.start["memory"], free_memory()
+        if limit is None or free is None or free >= limit:
+            return
+        for other in others:
+            if other.process is not None and other is not self:
+                with contextlib.suppress(DoesNotFit, Failed):  # its own turn will say so
+                    other.ask(do="rest")
 
     def _exchange(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self.process is not None

@@ -12,7 +12,7 @@ from ase.data import atomic_numbers
 
 from hiphop_train import build, checkpoint
 from hiphop_train.benchmark import systems, weights
-from hiphop_train.benchmark.link import CannotImport, DoesNotFit, Failed, Link
+from hiphop_train.benchmark.link import CannotImport, DoesNotFit, Failed, Link, free_memory
 from hiphop_train.benchmark.md import OURS, Field
 from hiphop_train.benchmark.peers.settings import Exported, Hippynn, Peer
 from hiphop_train.compilation import compile_potential
@@ -160,7 +160,8 @@ def open_field(
     """
     numbers = [atomic_numbers[symbol] for symbol in ours.elements]
     limit = settings["memory_limit"]
-    memory = int(limit * 2**30) if limit is not None else _free_memory(MEMORY_SHARE)
+    free = free_memory()
+    memory = int(limit * 2**30) if limit is not None else free and int(MEMORY_SHARE * free)
     start = {
         "dtype": ours.dtype,
         "device": device,
@@ -264,11 +265,3 @@ def _share_weights(link: Link, ours: Ours, folder: Path) -> None:
     torch.save(given, file)
     link.ask(do="special", weights="read", file=str(file))
     link.start["settings"]["weights"] = str(file)  # for a process that must be started anew
-
-
-def _free_memory(share: float) -> int | None:
-    """So much of the memory that is free now, bytes; None where the system does not say."""
-    file = Path("/proc/meminfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
-    return None if free is None else int(share * free)

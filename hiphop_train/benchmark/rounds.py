@@ -77,11 +77,14 @@ def in_turns(
     turns : by label; those whose work does not fit in memory, or who fail, say so, and the others go on
     """
     turns = {label: Turns() for label in subjects}
+    links = {link.name: link for link, _ in subjects.values()}.values()
     for label, (link, what) in subjects.items():
+        link.make_room(links)
         _try(turns[label], lambda turn, link=link, what=what: _warm_up(turn, link, what))  # type: ignore[misc]
         advance(1)
     for _ in range(rounds):
         for label, (link, what) in subjects.items():
+            link.make_room(links)
             _try(turns[label], lambda turn, link=link, what=what: _take(turn, link, what))  # type: ignore[misc]
             advance(1)
     return turns

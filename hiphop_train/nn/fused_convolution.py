@@ -21,16 +21,11 @@ WIDTH = 128
 """Features at a time; of more, an atom's messages and their derivatives leave the nearest cache."""
 MULTIPLE = 16
 """Numbers of features are multiples of the processor's vectors."""
-FLAGS = ["-O3", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math"]
-"""Sums may be taken in vectors; -ffast-math would change the mode of the processor for the whole process."""
-
 SOURCE = """\
 enum { SOME = 8 };  /* pairs at a time */
 #define EACH_LANES(f) for (int64_t f = 0; f < n; f += N_LANES)
 #define EACH_PAIR(q) _Pragma("GCC unroll 8") for (int q = 0; q < SOME; q++)
 
-static inline lanes get(const real *from) { lanes values; memcpy(&values, from, sizeof values); return values; }
-static inline void put(real *to, lanes values) { memcpy(to, &values, sizeof values); }
 typedef real half __attribute__((vector_size(BYTES / 2)));
 typedef real quarter __attribute__((vector_size(BYTES / 4)));
 static inline real total(lanes values)

@@ -25,6 +25,9 @@ REALS = {torch.float32: "float", torch.float64: "double"}
 
 FLAGS = ["-O2", "-march=native", "-fopenmp", "-fPIC", "-shared"]
 
+IN_VECTORS = ["-O3", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math"]
+"""For loops that run in vectors, sums too; -ffast-math would change the mode of the processor for the whole process."""
+
 PRELUDE = """\
 #include <stdint.h>
 #include <string.h>

@@ -8,8 +8,8 @@ from torch.autograd import Function
 
 from hiphop_train.graph.tables import fill, lay_out
 from hiphop_train.nn.blocks import PAIRS, in_blocks
-from hiphop_train.nn.fused_convolution import FLAGS, MULTIPLE, first_pairs, source
-from hiphop_train.nn.kernels import Compilable, Compiled, compile_library
+from hiphop_train.nn.fused_convolution import MULTIPLE, first_pairs, source
+from hiphop_train.nn.kernels import IN_VECTORS, Compilable, Compiled, compile_library
 from hiphop_train.nn.precision import full_precision
 from hiphop_train.nn.tensors import IrreducibleTensors, irreducible_tensors
 from hiphop_train.types import Graph, Layout, Table
@@ -127,7 +127,7 @@ class PairLayout(Compilable):
         """Compile the convolution."""
         if self.n_features % MULTIPLE:
             return False
-        library, is_new = compile_library(source(self.n_sensitivities, (self.l_max + 1) ** 2), dtype, FLAGS)
+        library, is_new = compile_library(source(self.n_sensitivities, (self.l_max + 1) ** 2), dtype, IN_VECTORS)
         self.kernels = Compiled(library, dtype)
         return is_new
 

@@ -23,16 +23,24 @@ LANES = """\
 typedef real lanes __attribute__((vector_size(BYTES)));
 enum { N_LANES = BYTES / sizeof(real) };
 
+static inline lanes get(const real *from) { lanes values; memcpy(&values, from, sizeof values); return values; }
+static inline void put(real *to, lanes values) { memcpy(to, &values, sizeof values); }
+"""
+
+
+ENDS = """\
+/* The same where fewer than N_LANES numbers may be left. */
 static inline lanes load(const real *from, int64_t n)
 {
     lanes values = {0};
-    if (n >= N_LANES) memcpy(&values, from, sizeof values); else memcpy(&values, from, n * sizeof(real));
+    if (n >= N_LANES) return get(from);
+    memcpy(&values, from, n * sizeof(real));
     return values;
 }
 
 static inline void store(real *to, lanes values, int64_t n)
 {
-    if (n >= N_LANES) memcpy(to, &values, sizeof values); else memcpy(to, &values, n * sizeof(real));
+    if (n >= N_LANES) put(to, values); else memcpy(to, &values, n * sizeof(real));
 }
 """
 
@@ -43,7 +51,7 @@ def source(program: Program) -> str:
     inputs, outputs = range(program.n_inputs), program.outputs
     seeds, adjoints = [n + k for k in outputs], [n + k for k in inputs]
     steps = [*program.steps]
-    parts = [LANES, _function("evaluate", steps, n, [inputs], [outputs])]
+    parts = [LANES, ENDS, _function("evaluate", steps, n, [inputs], [outputs])]
     steps += program.gradient
     parts.append(_function("gradient", steps, 2 * n, [inputs, seeds], [adjoints]))
     steps += program.gradient_of_gradient

@@ -10,8 +10,8 @@ from torch.autograd import Function
 from hiphop_train.errors import ConfigError
 from hiphop_train.nn.blocks import PAIRS, blocks
 from hiphop_train.nn.gaussians import gaussian
-from hiphop_train.nn.kernels import Compilable, Compiled, call, compile_library
-from hiphop_train.nn.sensitivity_source import FLAGS, source
+from hiphop_train.nn.kernels import IN_VECTORS, Compilable, Compiled, call, compile_library
+from hiphop_train.nn.sensitivity_source import source
 
 
 def squared_cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
@@ -80,7 +80,7 @@ class InverseGaussianSensitivity(Compilable):
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def compile_for(self, dtype: torch.dtype) -> bool:
         """Compile the functions and their derivative for frozen weights."""
-        library, is_new = compile_library(source(len(self.centre), dtype), dtype, FLAGS)
+        library, is_new = compile_library(source(len(self.centre), dtype), dtype, IN_VECTORS)
         self.kernels = Compiled(library, dtype)
         return is_new
 

@@ -6,9 +6,6 @@ import torch
 
 from hiphop_train.nn.program_source import LANES
 
-FLAGS = ["-O3", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math"]
-"""Loops may run in vectors; -ffast-math would change the mode of the processor for the whole process."""
-
 SOURCE = """\
 #include <tgmath.h>
 
@@ -41,12 +38,7 @@ void sensitivities(const real *distance, const real *inverse_centre, const real 
                 x[p * N_SENSITIVITIES + k] = -(square < 50 ? square : 50);
             }
         }
-        for (int i = 0; i < SOME * N_SENSITIVITIES; i += N_LANES) {
-            lanes values;
-            memcpy(&values, x + i, sizeof values);
-            values = exponential(values);
-            memcpy(x + i, &values, sizeof values);
-        }
+        for (int i = 0; i < SOME * N_SENSITIVITIES; i += N_LANES) put(x + i, exponential(get(x + i)));
         for (int p = 0; p < n; p++) {
             const real r = distance[first + p], wave = cos((real)(PI / 2 / cutoff) * r);
             const real decay = r < (real)cutoff ? wave * wave : 0;

@@ -93,3 +93,22 @@ def test_steps_train(link: Link, tmp_path: Path) -> None:
     assert link.ask(do="run", what="training", count=2)["milliseconds"] > 0
     after = outputs(link, work, tmp_path)[0]
     assert np.abs(after - before).max() > 0  # the optimiser moved the weights
+
+
+def test_others_make_room(link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where less is free than a program may take; what is asked next is right, and timed after a first time."""
+    water = systems.work_of(systems.water(24, seed=0), link.description["cutoff"])
+    expected = outputs(link, water, tmp_path)[0]
+    asked: list[str] = []
+    ask = link.ask
+    monkeypatch.setattr(link, "ask", lambda do, **request: asked.append(do) or ask(do=do, **request))
+    other = Link("other", "exported", None, {"memory": 1}, tmp_path)
+    other.make_room([link, other])
+    assert asked == []
+    other.start["memory"] = 2**60
+    other.make_room([link, other])
+    assert asked == ["rest"]
+    link.ask(do="run", what="excluded", count=1)
+    link.ask(do="outputs", file=str(tmp_path / "again.npz"))
+    with np.load(tmp_path / "again.npz") as arrays:
+        np.testing.assert_array_equal(arrays["energy"], expected)

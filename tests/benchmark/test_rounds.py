@@ -23,6 +23,9 @@ class FakeLink:
         self.description: dict[str, Any] = {"takes_pairs": True, "finds_pairs": False, "cutoff": 4.0, "trains": True}
         self.error: Exception | None = None
 
+    def make_room(self, others: Any) -> None:
+        """It takes none."""
+
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
         if do == "outputs":
             np.savez(request["file"], energy=np.array([self.energy]), forces=self.forces * np.ones((6, 3)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from hiphop_train.compilation import compile_potential
 from hiphop_train.nn import fused_convolution, pairs
 from hiphop_train.nn.fused_convolution import environments, first_pairs
-from hiphop_train.nn.kernels import compile_library
+from hiphop_train.nn.kernels import IN_VECTORS, compile_library
 from hiphop_train.potential import Potential
 from hiphop_train.types import Graph
 from tests.conftest import GraphOf, MakeAtoms, PotentialOf
@@ -151,7 +151,7 @@ def test_no_pairs(potential_of: PotentialOf, graph_of: GraphOf, isolated_atom: A
 
 def test_a_second_derivative_is_refused(graph: Graph) -> None:
     """No wrong number is given where the functions are used by themselves."""
-    library = str(compile_library(fused_convolution.source(3, 4), torch.float64, fused_convolution.FLAGS)[0])
+    library = str(compile_library(fused_convolution.source(3, 4), torch.float64, IN_VECTORS)[0])
     start = first_pairs(graph)
     assert start is not None
     n_pairs, n_atoms = len(graph.pair_i), len(graph.species)

@@ -68,7 +68,7 @@ def step(module: PotentialModule, batch: Batch) -> None:
     """Train and validate on a batch."""
     module.train()
     module.optimizer.zero_grad()
-    module._loss(batch).backward()
+    module.backward(module._loss(batch))
     torch.nn.utils.clip_grad_norm_(module.parameters(), 10.0)
     module.optimizer.step()
     module.eval()

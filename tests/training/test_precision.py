@@ -18,6 +18,10 @@ from hiphop_train.training.module import PotentialModule
 from hiphop_train.training.standardisation import fit_standardisation
 from hiphop_train.types import Batch
 
+MODELS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
+HIP = [name for name in MODELS if name.startswith("hip")]
+"""Models with a way of their own for large systems."""
+
 UNCHANGED = ("ani", "bp")
 """Models whose wide products are the readout's, which stays float32."""
 
@@ -54,10 +58,12 @@ def evaluate(module: PotentialModule, batch: Batch, in_mixed: bool) -> dict[str,
     }
 
 
-@pytest.mark.parametrize("large", [False, True], ids=["", "large"])
+@pytest.mark.parametrize(
+    ("model_name", "large"), [*((name, False) for name in MODELS), *((name, True) for name in HIP)]
+)
 def test_energies_forces_and_gradients_are_near(model_name: str, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured with random weights, relative: energies 0.3 to 0.6 %, forces 0.4 to 1.2 %, gradients 0.3 to 1.8 %."""
-    if large:  # only the line of HIP-NN has a way of its own for large systems
+    if large:
         monkeypatch.setattr(messages, "LARGE", 0)
     module, batches = make(model_name)
     found, expected = (evaluate(module, batches[0], in_mixed) for in_mixed in (True, False))

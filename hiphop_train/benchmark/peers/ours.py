@@ -125,7 +125,9 @@ class Program(Subject):
         if given["data"] is None:
             structures = systems.clusters(8 * given["batch_size"], given["seed"])
             sampler = BatchSampler(range_of(len(structures)), given["batch_size"], given["seed"])
-            self.loader: BatchLoader = batch_loader(structures, sampler, elements, self.cutoff, self.dtype)
+            self.loader: BatchLoader = batch_loader(
+                structures, sampler, elements, self.cutoff, self.dtype, preparation=self.model.preparation
+            )
         else:
             module = build.make_data(given["data"], self.model, self.dtype, given["seed"])
             module.use_levels(["the model's"])

@@ -96,6 +96,7 @@ class Worker:
         self.subject: protocol.Subject = module.Program(request["settings"], dtype, self.device)
         self.targets: tuple[Any, Any] | None = None
         self.optimizer: Any = None
+        self.rested = False
         self.set_training(False)
         self.memory: int | None = request["memory"]
         self.settle(request)
@@ -108,6 +109,7 @@ class Worker:
             "run": self.run,
             "outputs": self.outputs,
             "settle": self.settle,
+            "rest": self.rest,
             "special": self.subject.special,
         }
         return actions[request["do"]](request)
@@ -131,6 +133,12 @@ class Worker:
         """Take the memory of now as that before all work."""
         self.give_back()
         self.base = status("VmRSS")
+        return {}
+
+    def rest(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Give memory back while others work; the next work is done once before it is timed, to have it again."""
+        give_back()
+        self.rested = True
         return {}
 
     def give_back(self) -> None:
@@ -172,6 +180,9 @@ class Worker:
             "included": self.subject.search_and_evaluate,
             "training": self.train,
         }[request["what"]]
+        if self.rested:
+            action()
+            self.rested = False
         reset_peak()
         on_gpu = self.device.type == "cuda"
         if on_gpu:
