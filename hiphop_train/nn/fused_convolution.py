@@ -47,13 +47,27 @@ static inline void rows(const real **found, const real *table, int64_t first, in
     for (int q = 0; q < SOME; q++) found[q] = table + (first + (q < left ? q : 0)) * width;
 }
 
+/* Add to each of `count` rows of n numbers SOME rows x with factors of their own. */
+static inline void add(real *to, int64_t stride, int count, const real *const *factors, const real *x, int64_t n)
+{
+    EACH_LANES(f) {
+        lanes xq[SOME];
+        EACH_PAIR(q) xq[q] = get(x + q * n + f);
+        for (int k = 0; k < count; k++) {
+            lanes sum = get(to + k * stride + f);
+            EACH_PAIR(q) sum += factors[q][k] * xq[q];
+            put(to + k * stride + f, sum);
+        }
+    }
+}
+
 /* A_i = sum_j T(r_ij) m_ij, m_ij = sum_nu s_nu(r_ij) zeta_j,nu */
 void environments(const int64_t *start, const int64_t *sender, const real *s, const real *t, const real *zeta, real *a,
                   int64_t n_atoms, int64_t n, int64_t row, int n_threads)
 {
     #pragma omp parallel for num_threads(n_threads) schedule(dynamic, 16)
     for (int64_t i = 0; i < n_atoms; i++) {
-        real m[SOME * WIDTH] __attribute__((aligned(64))) = {0};
+        real m[SOME * WIDTH] __attribute__((aligned(64)));
         real *ai = a + i * N_COMPONENTS * row;
         for (int c = 0; c < N_COMPONENTS; c++) memset(ai + c * row, 0, n * sizeof(real));
         for (int64_t first = start[i]; first < start[i + 1]; first += SOME) {
@@ -70,15 +84,7 @@ void environments(const int64_t *start, const int64_t *sender, const real *s, co
                     put(m + q * n + f, sum);
                 }
             }
-            EACH_LANES(f) {
-                lanes mq[SOME];
-                EACH_PAIR(q) mq[q] = get(m + q * n + f);
-                for (int c = 0; c < N_COMPONENTS; c++) {
-                    lanes sum = get(ai + c * row + f);
-                    EACH_PAIR(q) sum += tq[q][c] * mq[q];
-                    put(ai + c * row + f, sum);
-                }
-            }
+            add(ai, row, N_COMPONENTS, tq, m, n);
         }
     }
 }
@@ -87,7 +93,7 @@ void environments(const int64_t *start, const int64_t *sender, const real *s, co
    by zeta_j,nu it is sum_i s_nu d_ij, by s_nu sum_f zeta_j,nu d_ij, by T_c sum_f g_i,c m_ij. */
 void derivatives(const int64_t *start, const int64_t *sender, const real *s, const real *t, const real *zeta,
                  const real *g, const real *sign, real *of_s, real *of_t, real *of_zeta,
-                 int64_t n_atoms, int64_t n, int64_t row, int64_t add, int n_threads)
+                 int64_t n_atoms, int64_t n, int64_t row, int64_t is_more, int n_threads)
 {
     #pragma omp parallel for num_threads(n_threads) schedule(dynamic, 16)
     for (int64_t j = 0; j < n_atoms; j++) {
@@ -126,17 +132,9 @@ void derivatives(const int64_t *start, const int64_t *sender, const real *s, con
                     put(d + q * n + f, sum);
                 }
                 for (int c = 0; c < N_COMPONENTS; c++)
-                    of_tq[c] = (add ? of_tq[c] : 0) + sign[c] * total(of[c]);
+                    of_tq[c] = (is_more ? of_tq[c] : 0) + sign[c] * total(of[c]);
             }
-            EACH_LANES(f) {
-                lanes dq[SOME];
-                EACH_PAIR(q) dq[q] = get(d + q * n + f);
-                for (int k = 0; k < N_SENSITIVITIES; k++) {
-                    lanes sum = get(of_z + k * n + f);
-                    EACH_PAIR(q) sum += sq[q][k] * dq[q];
-                    put(of_z + k * n + f, sum);
-                }
-            }
+            add(of_z, n, N_SENSITIVITIES, sq, d, n);
             for (int q = 0; q < SOME && q < left; q += 4)
                 for (int k = 0; k < N_SENSITIVITIES; k += 4) {
                     lanes of[4][4] = {{{0}}};
@@ -150,7 +148,7 @@ void derivatives(const int64_t *start, const int64_t *sender, const real *s, con
                         _Pragma("GCC unroll 4") for (int y = 0; y < 4; y++)
                             if (q + x < left && k + y < N_SENSITIVITIES) {
                                 real *to = of_s + (first + q + x) * N_SENSITIVITIES + k + y;
-                                *to = (add ? *to : 0) + total(of[x][y]);
+                                *to = (is_more ? *to : 0) + total(of[x][y]);
                             }
                 }
         }
