@@ -1,10 +1,10 @@
-"""Energy conservation: molecular dynamics at constant energy with an exported potential.
+"""Energy conservation: molecular dynamics at constant energy, by an exported file or a run.
 
 The structure is relaxed, brought to the temperature with Langevin dynamics, and then left to itself (velocity Verlet).
 A potential whose forces are the derivative of a smooth energy keeps the total energy: its drift (slope of a straight
 line) should be far below 1 meV/atom/ps, and its fluctuation about that line shrinks with the square of the step.
 
-usage: python benchmarks/nve.py model.pt [--structure FILE | --molecule NAME] [--step FS] [--time PS] [--output FILE]
+usage: python benchmarks/nve.py MODEL [--structure FILE | --molecule NAME] [--step FS] [--time PS] [--output FILE]
 """
 
 import argparse
@@ -33,7 +33,7 @@ PROGRESS_REPORTS = 10
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="exported file")
+    parser.add_argument("model", type=Path, help="exported file, or run directory or checkpoint")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--structure", type=Path, help="structure in a file that ASE reads (the last, if many)")
     what.add_argument("--molecule", default="CH3CH2OH", help="name in ase.build.molecule (default: %(default)s)")
