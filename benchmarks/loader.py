@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import multiprocessing
 
-from hiphop_train.data.loader import batch_loader
-from hiphop_train.data.sampler import BatchSampler
+from hiphop_train.data.batching.loader import batch_loader
+from hiphop_train.data.batching.sampler import BatchSampler
 from hiphop_train.data.structures import Structures
 
 BATCH = 256

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiphop_train.data.ani1x import ANI1xReader
+from hiphop_train.data.formats.ani1x import ANI1xReader
 from hiphop_train.data.splits import RandomSplit
 from hiphop_train.units import KCAL_PER_MOL
 

@@ -31,7 +31,7 @@ from hiphop_train.config import load_config
 from hiphop_train import build
 config = load_config("train", ["data=ani1x", f"data.path={sys.argv[1]}"])
 reader = build.make_data(config.data, build.make_potential(config.model, build.DTYPES["float32"]), None, 0).reader
-from hiphop_train.data.packing import pack
+from hiphop_train.data.store.pack import pack
 ready = time.perf_counter()
 packed = pack(reader, Path(sys.argv[2]))
 print("seconds", time.perf_counter() - ready, len(packed.structures), len(packed.structures.numbers))
@@ -39,7 +39,7 @@ print("seconds", time.perf_counter() - ready, len(packed.structures), len(packed
 OPEN = """
 import sys, time
 from pathlib import Path
-from hiphop_train.data.store import open_packed
+from hiphop_train.data.store.packed_set import open_packed
 started = time.perf_counter()
 packed = open_packed(Path(sys.argv[1]))
 packed.structures.take(__import__("numpy").array([0, len(packed.structures) - 1]))

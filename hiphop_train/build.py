@@ -17,8 +17,8 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hiphop_train.compilation import Choice
+from hiphop_train.data.formats.base import Reader
 from hiphop_train.data.module import DataModule
-from hiphop_train.data.reader import Reader
 from hiphop_train.errors import ConfigError, HipHopError
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.precision import MatmulPrecision, Precision

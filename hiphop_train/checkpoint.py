@@ -20,7 +20,7 @@ from hiphop_train.build import DTYPES, make_potential
 from hiphop_train.errors import CheckpointError
 from hiphop_train.potential import Potential
 
-VERSION = 2
+VERSION = 3
 UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom"}
 
 PREFIX = "potential."
@@ -39,7 +39,19 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "hiphop_train": record}
 
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
+def _from_version_2(content: dict[str, Any]) -> dict[str, Any]:
+    """Find the readers where they are now, in `hiphop_train.data.formats`."""
+    record = {**content["hiphop_train"], "version": 3}
+    data = record["config"].get("data")
+    if data is not None:
+        folder, module, name = data["reader"]["_target_"].rsplit(".", 2)
+        module = {"packed": "packed_set"}.get(module, module)
+        reader = {**data["reader"], "_target_": f"{folder}.formats.{module}.{name}"}
+        record["config"] = {**record["config"], "data": {**data, "reader": reader}}
+    return {**content, "hiphop_train": record}
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1, 2: _from_version_2}
 """From a version to the function that turns its checkpoints into those of the next version."""
 
 

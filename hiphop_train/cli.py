@@ -179,6 +179,7 @@ def _quieten() -> None:
         ".*exists and is not empty.*",
         ".*is smaller than the logging interval.*",
         ".*LeafSpec.* is deprecated.*",
+        r".*The `srun` command is available on your system but is not used.*",  # who uses Slurm knows
         ".*sync_dist=True.*",  # what we log has been summed over ranks
         r".*add the following callbacks: \['Timer'\].*",  # the earlier start had a time limit, this one has none
         ".*Grad strides do not match bucket view strides.*",

@@ -16,7 +16,7 @@ from hiphop_train.benchmark.link import CannotImport, DoesNotFit, Failed, Link, 
 from hiphop_train.benchmark.md import OURS, Field
 from hiphop_train.benchmark.peers.settings import Exported, Hippynn, Peer
 from hiphop_train.compilation import compile_potential
-from hiphop_train.data.batches import check_elements
+from hiphop_train.data.batching.dataset import check_elements
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, HipHopError, did_you_mean
 from hiphop_train.export.torchscript import export, load

@@ -14,11 +14,11 @@ from rich.table import Table
 
 from hiphop_train.commands.data_open import Opened, open_data
 from hiphop_train.commands.progress import progress
-from hiphop_train.data.checks import ADVICE
-from hiphop_train.data.findings import Finding
-from hiphop_train.data.judgement import judge_all
-from hiphop_train.data.store import verify
-from hiphop_train.data.survey import Survey, survey
+from hiphop_train.data.checks.dataset import judge_all
+from hiphop_train.data.checks.labels import ADVICE
+from hiphop_train.data.checks.results import Finding
+from hiphop_train.data.checks.scan import Survey, survey
+from hiphop_train.data.store.packed_set import verify
 from hiphop_train.errors import ConfigError, DataError
 
 STYLES = {"ok": "green", "warning": "yellow", "contradiction": "bold red", "not told": "dim"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from hiphop_train.data.download import PATIENCE, Bar, Patience, fetch
-from hiphop_train.data.downloads import REGISTRY, Advance, published, registry
+from hiphop_train.data.download.registry import REGISTRY, Advance, published, registry
+from hiphop_train.data.download.transfer import PATIENCE, Bar, Patience, fetch
 
 
 def download(name: str, root: Path | None = None, listed: Path = REGISTRY, patience: Patience = PATIENCE) -> list[Path]:

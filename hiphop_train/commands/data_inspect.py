@@ -15,9 +15,9 @@ from rich.table import Table
 from hiphop_train.commands.data_check import make_folder
 from hiphop_train.commands.data_open import Opened, open_data
 from hiphop_train.commands.progress import progress
-from hiphop_train.data.atom_energies import fit_atoms
-from hiphop_train.data.contents import arrays
-from hiphop_train.data.survey import Survey, survey
+from hiphop_train.data.checks.atom_energies import fit_atoms
+from hiphop_train.data.checks.hdf5_summary import arrays
+from hiphop_train.data.checks.scan import Survey, survey
 from hiphop_train.errors import ConfigError
 
 

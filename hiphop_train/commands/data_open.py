@@ -9,8 +9,8 @@ from omegaconf import OmegaConf, open_dict
 
 from hiphop_train import build
 from hiphop_train.config import config_directory, load_config, quoted
-from hiphop_train.data.recognise import recognise
-from hiphop_train.data.survey import FromReader
+from hiphop_train.data.checks.scan import FromReader
+from hiphop_train.data.formats.recognise import recognise
 from hiphop_train.errors import ConfigError, DataError
 
 SAME_LEVEL = "wB97X/6-31G(d)"

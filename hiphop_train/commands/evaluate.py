@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from hiphop_train import build, checkpoint
 from hiphop_train.commands.progress import progress
 from hiphop_train.compilation import compile_potential
-from hiphop_train.data.comp6 import COMP6Reader
+from hiphop_train.data.formats.comp6 import COMP6Reader
 from hiphop_train.data.module import DataModule
 from hiphop_train.errors import CheckpointError, ConfigError, did_you_mean
 from hiphop_train.evaluation import plots, report

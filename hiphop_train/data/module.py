@@ -10,14 +10,14 @@ from ase.data import atomic_numbers
 from lightning.pytorch import LightningDataModule
 from pydantic import NonNegativeInt, PositiveInt
 
-from hiphop_train.data.batches import check_elements
-from hiphop_train.data.checks import check_labels
-from hiphop_train.data.loader import BatchLoader, batch_loader
-from hiphop_train.data.loading import Packing, Progress, load, no_progress
-from hiphop_train.data.reader import Reader
-from hiphop_train.data.sampler import BatchSampler, Measure, costs
+from hiphop_train.data.batching.dataset import check_elements
+from hiphop_train.data.batching.loader import BatchLoader, batch_loader
+from hiphop_train.data.batching.sampler import BatchSampler, Measure, costs
+from hiphop_train.data.checks.labels import check_labels
+from hiphop_train.data.formats.base import Reader
 from hiphop_train.data.splits import Split, Splits, check_splits
 from hiphop_train.data.statistics import AtomEnergies, Statistics, fit_statistics
+from hiphop_train.data.store.open_data import Packing, Progress, load, no_progress
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, did_you_mean
 from hiphop_train.types import Batch, Preparation

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from hiphop_train.data.formats.base import locate
 from hiphop_train.data.hashes import Hashes, mix, sum_rows
 from hiphop_train.data.molecules import molecule_hashes
-from hiphop_train.data.reader import locate
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
 

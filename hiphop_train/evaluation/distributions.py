@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from hiphop_train.data.atom_energies import fit_atoms
-from hiphop_train.data.survey import Survey
+from hiphop_train.data.checks.atom_energies import fit_atoms
+from hiphop_train.data.checks.scan import Survey
 
 INK, COLOURS = "#3b4252", ("#2a6f97", "#d1782c", "#5b8c5a", "#8d5a97", "#9a8c3c")
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hiphop_train.data.loader import batch_loader
-from hiphop_train.data.sampler import BatchSampler
-from hiphop_train.data.sharing import exchanged
+from hiphop_train.data.batching.loader import batch_loader
+from hiphop_train.data.batching.sampler import BatchSampler
+from hiphop_train.data.batching.sharing import exchanged
 from hiphop_train.data.structures import Structures
 from hiphop_train.potential import Potential
 from hiphop_train.types import Graph

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hiphop_train.data.batches import BatchDataset
+from hiphop_train.data.batching.dataset import BatchDataset
 from hiphop_train.data.structures import Structures
 from hiphop_train.potential import Potential
 

@@ -20,7 +20,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from hiphop_train.cli import guarded
 from hiphop_train.cli_data import run as run_data
-from hiphop_train.data.recognise import recognise
+from hiphop_train.data.formats.recognise import recognise
 from hiphop_train.errors import DataError
 
 HARTREE, BOHR = 27.211386245988, 0.529177210903

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hiphop_train.cli_data import run
-from hiphop_train.data.store import open_packed
+from hiphop_train.data.store.packed_set import open_packed
 from hiphop_train.errors import DataError
 
 MakeConformers = Callable[..., Any]
@@ -60,7 +60,7 @@ def test_stopped_packing_says_that_it_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hiphop_train.data.packing._append_all", stop)
+        patch.setattr("hiphop_train.data.store.pack._append_all", stop)
         with pytest.raises(KeyboardInterrupt):
             run(["pack", str(file), "--output", str(tmp_path / "p")])
     assert "the same command goes on where it was" in capsys.readouterr().out

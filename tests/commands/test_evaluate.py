@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hiphop_train.checkpoint import load
-from hiphop_train.data.comp6 import COMP6Reader
+from hiphop_train.data.formats.comp6 import COMP6Reader
 from hiphop_train.evaluation.errors import predict
 from tests.commands.conftest import Run
 

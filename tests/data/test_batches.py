@@ -11,11 +11,11 @@ import pytest
 import torch
 from ase import Atoms
 
-from hiphop_train.data import sharing
-from hiphop_train.data.batches import BatchDataset, check_elements
-from hiphop_train.data.loader import batch_loader
-from hiphop_train.data.sampler import BatchSampler, costs
-from hiphop_train.data.sharing import MappedFile, shared, unshared
+from hiphop_train.data.batching import sharing
+from hiphop_train.data.batching.dataset import BatchDataset, check_elements
+from hiphop_train.data.batching.loader import batch_loader
+from hiphop_train.data.batching.sampler import BatchSampler, costs
+from hiphop_train.data.batching.sharing import MappedFile, shared, unshared
 from hiphop_train.data.statistics import fit_statistics
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from hiphop_train.data.atom_energies import GSAE, named_sums
-from hiphop_train.data.checks import check_labels, examine
+from hiphop_train.data.checks.atom_energies import GSAE, named_sums
+from hiphop_train.data.checks.labels import check_labels, examine
 from hiphop_train.data.structures import Collector, Structures, concatenate
 from hiphop_train.errors import DataError
 

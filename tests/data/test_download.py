@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import yaml
 
-from hiphop_train.data.download import PACKET, Patience, fetch
-from hiphop_train.data.downloads import REGISTRY, Digest, Remote, checksum_of, published, registry
+from hiphop_train.data.download.registry import REGISTRY, Digest, Remote, checksum_of, published, registry
+from hiphop_train.data.download.transfer import PACKET, Patience, fetch
 from hiphop_train.errors import DataError
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)

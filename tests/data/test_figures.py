@@ -10,9 +10,9 @@ from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 from scipy.spatial.transform import Rotation
 
-from hiphop_train.data import figures
-from hiphop_train.data.atom_energies import fit_atoms
-from hiphop_train.data.figures import geometry, pull
+from hiphop_train.data.checks import descriptors as figures
+from hiphop_train.data.checks.atom_energies import fit_atoms
+from hiphop_train.data.checks.descriptors import geometry, pull
 from hiphop_train.data.structures import Collector, Structures
 
 MakeAtoms = Callable[..., Atoms]

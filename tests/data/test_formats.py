@@ -12,10 +12,10 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
-from hiphop_train.data import reader as reading
-from hiphop_train.data.checks import check_labels, examine
-from hiphop_train.data.qm9 import QM9Reader
-from hiphop_train.data.spice import total_charge
+from hiphop_train.data.checks.labels import check_labels, examine
+from hiphop_train.data.formats import base as reading
+from hiphop_train.data.formats.qm9 import QM9Reader
+from hiphop_train.data.formats.spice import total_charge
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
 from tests.data.formats import (
@@ -82,8 +82,8 @@ def test_pieces_do_not_change_what_is_read(tmp_path: Path, layout: str, monkeypa
     reader = make_reader(layout, WRITERS[layout](tmp_path, given))
     whole = reader.read()
     monkeypatch.setattr(reading, "BLOCK_ATOMS", 15)
-    monkeypatch.setattr("hiphop_train.data.ase_files.BLOCK_ATOMS", 15)
-    monkeypatch.setattr("hiphop_train.data.qm9.PIECE", 3)
+    monkeypatch.setattr("hiphop_train.data.formats.ase_files.BLOCK_ATOMS", 15)
+    monkeypatch.setattr("hiphop_train.data.formats.qm9.PIECE", 3)
     same(reader.read(), given, layout not in WITHOUT_FORCES)
     every_second = [block() for k, block in enumerate(reader.blocks()) if k % 2]
     where = dict(zip(whole.conformation.tolist(), whole.energy.tolist(), strict=True))

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hiphop_train.data import loading, packing
-from hiphop_train.data.fingerprint import fingerprint
-from hiphop_train.data.packed import PackedReader
-from hiphop_train.data.packing import pack
-from hiphop_train.data.reader import Block, Reader
-from hiphop_train.data.store import open_packed, verify
+from hiphop_train.data.formats.base import Block, Reader
+from hiphop_train.data.formats.packed_set import PackedReader
+from hiphop_train.data.store import open_data as loading
+from hiphop_train.data.store import pack as packing
+from hiphop_train.data.store.fingerprint import fingerprint
+from hiphop_train.data.store.pack import pack
+from hiphop_train.data.store.packed_set import open_packed, verify
 from hiphop_train.data.structures import PER_ATOM, PER_STRUCTURE, Collector, Structures
 from hiphop_train.errors import DataError
 
@@ -144,7 +145,7 @@ CODE = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from hiphop_train.data import packing
+from hiphop_train.data.store import pack as packing
 packing.CHUNK_ATOMS = 150
 from test_packing import MadeUp
 source, folder, kill_at, seconds = sys.argv[2:]

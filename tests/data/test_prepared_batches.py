@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from hiphop_train.data.batches import BatchDataset
-from hiphop_train.data.loader import batch_loader
-from hiphop_train.data.sampler import BatchSampler
-from hiphop_train.data.sharing import Packer, unpack
+from hiphop_train.data.batching.dataset import BatchDataset
+from hiphop_train.data.batching.loader import batch_loader
+from hiphop_train.data.batching.sampler import BatchSampler
+from hiphop_train.data.batching.sharing import Packer, unpack
 from hiphop_train.data.structures import Structures
 from hiphop_train.graph.triples import with_triples
 from hiphop_train.nn.pairs import with_layout

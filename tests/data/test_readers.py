@@ -15,9 +15,9 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from hiphop_train.data.ani1x import ANI1xReader
-from hiphop_train.data.ase_files import ASEReader
-from hiphop_train.data.comp6 import COMP6Reader
+from hiphop_train.data.formats.ani1x import ANI1xReader
+from hiphop_train.data.formats.ase_files import ASEReader
+from hiphop_train.data.formats.comp6 import COMP6Reader
 from hiphop_train.data.structures import Structures, concatenate
 from hiphop_train.errors import DataError
 

@@ -92,7 +92,8 @@ def test_normalisation(dtype: torch.dtype) -> None:
         for values in (x, x.transpose(0, 1)):
             for module in (derived, compiled):
                 assert_equal(module, lambda v: layer_norm(v, v.shape[-1:]), values)
-    constant = torch.full((2, 3, 16), 0.3, dtype=dtype)  # the variance vanishes
+    # the variance vanishes; sums are exact, since derivatives would magnify the rounding of the mean a millionfold
+    constant = torch.full((2, 3, 16), 0.25, dtype=dtype)
     assert_equal(compiled, derived, constant)
 
 

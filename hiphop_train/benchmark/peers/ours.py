@@ -13,10 +13,10 @@ from hiphop_train import __version__, build
 from hiphop_train.benchmark import systems
 from hiphop_train.benchmark.peers.protocol import Result, Subject, Work
 from hiphop_train.compilation import compile_potential
-from hiphop_train.data.batches import BatchDataset
-from hiphop_train.data.loader import BatchLoader, batch_loader
-from hiphop_train.data.sampler import BatchSampler, Groups
-from hiphop_train.data.sharing import exchanged
+from hiphop_train.data.batching.dataset import BatchDataset
+from hiphop_train.data.batching.loader import BatchLoader, batch_loader
+from hiphop_train.data.batching.sampler import BatchSampler, Groups
+from hiphop_train.data.batching.sharing import exchanged
 from hiphop_train.graph.assemble import make_graph, pair_vectors, with_pair_vectors
 from hiphop_train.graph.neighbours import neighbours
 from hiphop_train.training.module import differentiate

@@ -17,8 +17,8 @@ from typing import IO
 
 import requests
 
-from hiphop_train.data.downloads import CHUNK, Advance, Digest, Remote, checksum_of
-from hiphop_train.data.unpack import require_space, unpack
+from hiphop_train.data.download.archive import require_space, unpack
+from hiphop_train.data.download.registry import CHUNK, Advance, Digest, Remote, checksum_of
 from hiphop_train.errors import DataError
 
 BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)

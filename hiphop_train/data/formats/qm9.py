@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from ase.data import atomic_numbers
 
-from hiphop_train.data.reader import Block, Reader, locate
+from hiphop_train.data.formats.base import Block, Reader, locate
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError
 from hiphop_train.units import ENERGY, LENGTH, EnergyUnit, LengthUnit

@@ -12,8 +12,8 @@ import numpy as np
 from ase.data import covalent_radii
 from numpy.typing import NDArray
 
-from hiphop_train.data.atom_energies import GSAE, named_sums
-from hiphop_train.data.findings import Finding
+from hiphop_train.data.checks.atom_energies import GSAE, named_sums
+from hiphop_train.data.checks.results import Finding
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
 from hiphop_train.units import ENERGY

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hiphop_train.data.reader import (
+from hiphop_train.data.formats.base import (
     Block,
     Column,
     Reader,

@@ -13,7 +13,7 @@ from ase.data import atomic_numbers
 from ase.symbols import Symbols
 from numpy.typing import NDArray
 
-from hiphop_train.data.heaps import GuardedFile
+from hiphop_train.data.formats.hdf5_heaps import GuardedFile
 from hiphop_train.data.structures import Structures, concatenate
 from hiphop_train.errors import DataError, did_you_mean
 
@@ -55,7 +55,7 @@ class Reader(ABC):
         return concatenate(found, found[0].source if len(self.files()) == 1 else source)
 
 
-EMBEDDED = Path(__file__).parent / "tiny"
+EMBEDDED = Path(__file__).parents[1] / "tiny"
 
 
 def locate(path: str) -> Path:

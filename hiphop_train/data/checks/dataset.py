@@ -6,11 +6,11 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from hiphop_train.data.atom_energies import GSAE, LINEAR_FIT, fit_atoms, named_residual, robust
-from hiphop_train.data.checks import examine, judge
-from hiphop_train.data.figures import distances
-from hiphop_train.data.findings import Finding, worst_first
-from hiphop_train.data.survey import Source, Survey
+from hiphop_train.data.checks.atom_energies import GSAE, LINEAR_FIT, fit_atoms, named_residual, robust
+from hiphop_train.data.checks.descriptors import distances
+from hiphop_train.data.checks.labels import examine, judge
+from hiphop_train.data.checks.results import Finding, worst_first
+from hiphop_train.data.checks.scan import Source, Survey
 
 TOO_CLOSE = 0.6
 """Of the sum of covalent radii; no two atoms of a molecule come so close at temperatures that sets are made for."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hiphop_train.data.reader import (
+from hiphop_train.data.formats.base import (
     Block,
     Column,
     Reader,

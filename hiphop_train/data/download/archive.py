@@ -6,7 +6,7 @@ import tarfile
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from hiphop_train.data.downloads import CHUNK, Advance, Digest, Remote, checksum_of
+from hiphop_train.data.download.registry import CHUNK, Advance, Digest, Remote, checksum_of
 from hiphop_train.errors import DataError
 
 

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
-from hiphop_train.data.fingerprint import fingerprint
-from hiphop_train.data.packing import identity, pack
-from hiphop_train.data.reader import EMBEDDED, Reader
-from hiphop_train.data.store import open_packed
+from hiphop_train.data.formats.base import EMBEDDED, Reader
+from hiphop_train.data.store.fingerprint import fingerprint
+from hiphop_train.data.store.pack import identity, pack
+from hiphop_train.data.store.packed_set import open_packed
 from hiphop_train.data.structures import Structures
 
 Packing = Literal["auto", "always", "never"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 
-from hiphop_train.data.reader import (
+from hiphop_train.data.formats.base import (
     Block,
     Column,
     Reader,

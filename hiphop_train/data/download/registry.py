@@ -10,7 +10,7 @@ import yaml
 
 from hiphop_train.errors import DataError, did_you_mean
 
-REGISTRY = Path(__file__).with_name("downloads.yaml")
+REGISTRY = Path(__file__).with_name("registry.yaml")
 CHUNK = 1 << 20
 """Bytes that are taken at once."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
-from hiphop_train.data.reader import (
+from hiphop_train.data.formats.base import (
     Block,
     Column,
     Reader,

@@ -13,8 +13,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from hiphop_train.data.figures import geometry, pull
-from hiphop_train.data.reader import Reader
+from hiphop_train.data.checks.descriptors import geometry, pull
+from hiphop_train.data.formats.base import Reader
 from hiphop_train.data.structures import Structures, concatenate
 
 PIECE = 20_000

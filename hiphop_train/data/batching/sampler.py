@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler, SequentialSampler
 
-from hiphop_train.data.batches import Share
+from hiphop_train.data.batching.dataset import Share
 from hiphop_train.data.structures import Structures
 
 Measure = Literal["structures", "atoms", "pairs"]

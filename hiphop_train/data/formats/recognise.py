@@ -8,8 +8,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hiphop_train.data.reader import open_hdf5
-from hiphop_train.data.store import is_packed
+from hiphop_train.data.formats.base import open_hdf5
+from hiphop_train.data.store.packed_set import is_packed
 from hiphop_train.errors import DataError
 
 LEVELS = {"dz": "wb97x_dz.energy", "tz": "wb97x_tz.energy", "ccx": "ccsd(t)_cbs.energy"}

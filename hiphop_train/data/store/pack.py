@@ -16,9 +16,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from hiphop_train.data.fingerprint import Fingerprint
-from hiphop_train.data.reader import Reader
-from hiphop_train.data.store import (
+from hiphop_train.data.formats.base import Reader
+from hiphop_train.data.store.fingerprint import Fingerprint
+from hiphop_train.data.store.packed_set import (
     PERIODIC,
     TYPES,
     UNITS,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hiphop_train.data.sharing import shared, unshared
+from hiphop_train.data.batching.sharing import shared, unshared
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
 from hiphop_train.graph.assemble import make_graph
@@ -54,7 +54,7 @@ def check_elements(structures: Structures, elements: list[str]) -> None:
 class BatchDataset(Dataset[Batch]):
     """Structures as batches: an item is asked for by many indices at once.
 
-    Processes share the arrays, whether they are forked or started anew (see `hiphop_train.data.sharing`).
+    Processes share the arrays, whether they are forked or started anew (see `hiphop_train.data.batching.sharing`).
 
     Parameters
     ----------

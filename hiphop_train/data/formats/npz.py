@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
-from hiphop_train.data.reader import Block, Reader, refuse_zeros, require_file, slices
+from hiphop_train.data.formats.base import Block, Reader, refuse_zeros, require_file, slices
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError, did_you_mean
 from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit

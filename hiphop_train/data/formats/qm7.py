@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from hiphop_train.data.reader import Block, Reader, refuse_zeros, require_file
+from hiphop_train.data.formats.base import Block, Reader, refuse_zeros, require_file
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError
 from hiphop_train.units import ENERGY, LENGTH, EnergyUnit, LengthUnit

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hiphop_train.data.reader import Block, Reader
-from hiphop_train.data.store import is_packed, open_packed
+from hiphop_train.data.formats.base import Block, Reader
+from hiphop_train.data.store.packed_set import is_packed, open_packed
 from hiphop_train.errors import DataError
 
 

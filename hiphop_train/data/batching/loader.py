@@ -6,9 +6,9 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hiphop_train.data.batches import BatchDataset, Share
-from hiphop_train.data.sampler import BatchSampler, Groups
-from hiphop_train.data.sharing import PackedBatches, Packer, unpack
+from hiphop_train.data.batching.dataset import BatchDataset, Share
+from hiphop_train.data.batching.sampler import BatchSampler, Groups
+from hiphop_train.data.batching.sharing import PackedBatches, Packer, unpack
 from hiphop_train.data.structures import Structures
 from hiphop_train.types import Batch, Preparation
 

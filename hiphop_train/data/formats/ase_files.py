@@ -21,7 +21,7 @@ from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_compression
 from numpy.typing import NDArray
 
-from hiphop_train.data.reader import BLOCK_ATOMS, Block, Reader, locate, require_file
+from hiphop_train.data.formats.base import BLOCK_ATOMS, Block, Reader, locate, require_file
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError, did_you_mean
 from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit

@@ -1,0 +1,1 @@
+"""Physical checks of labels and data sets."""

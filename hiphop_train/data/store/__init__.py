@@ -1,0 +1,1 @@
+"""Packed sets: flat arrays in files that are mapped into memory."""
