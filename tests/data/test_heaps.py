@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hiphop_train.data.formats.base import hdf5_errors, open_hdf5
+from hiphop_train.data.formats.hdf5 import hdf5_errors, open_hdf5
 from hiphop_train.data.formats.hdf5_heaps import MAGIC, GuardedFile
 from hiphop_train.errors import DataError
 from tests.data import fuzz
