@@ -42,7 +42,7 @@ def test_database_of_another_program_is_refused_and_left_alone(
     path = tmp_path / name
     foreign(path, mode)
     before = contents(tmp_path)
-    with pytest.raises(DataError, match="no database of ASE's") as caught:
+    with pytest.raises(DataError, match="is not an ASE database") as caught:
         make_reader("ase", path, format=format).read()
     assert str(path) in str(caught.value)
     assert "'systems', but addresses" in str(caught.value)

@@ -59,14 +59,20 @@ def declared(
     stress_unit: StressUnit | None = None,
     stress_sign: StressSign = "tension_positive",
     dipole_unit: DipoleUnit | None = None,
+    virial_unit: EnergyUnit | None = None,
 ) -> Factors:
-    """Return the factors for what a configuration declares; forces are in energy_unit / length_unit."""
+    """Return the factors for what a configuration declares.
+
+    Forces are in energy_unit / length_unit; with a unit of virials, stresses are given as virial / volume.
+    """
     energy, length = ENERGY[energy_unit], LENGTH[length_unit]
     labels = {"energy": energy}
     if force_sign is not None:
         labels["forces"] = energy / length * FORCE_SIGN[force_sign]
     if stress_unit is not None:
         labels["stress"] = STRESS[stress_unit] * STRESS_SIGN[stress_sign]
+    if virial_unit is not None:
+        labels["stress"] = -ENERGY[virial_unit] / length**3
     if dipole_unit is not None:
         labels["dipole"] = DIPOLE[dipole_unit]
     return Factors(length, labels)
