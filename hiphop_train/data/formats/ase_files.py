@@ -219,11 +219,10 @@ class ASEReader(Reader):
         open_ones = f"{seen.not_periodic} structures are not periodic in three directions, and their stress is ignored"
         for key, name in self.keys.items():
             if name and seen.labels[key] == 0:
-                setting = "virial_key" if key == "stress" and self.has_virial else f"{key}_key"
-                reason = (
-                    open_ones if key == "stress" and seen.not_periodic else f"{keys}{did_you_mean(name, seen.keys)}"
-                )
-                raise DataError(f"{file}: no structure has {key} under data.{setting}={name}; {reason}")
+                what = "virial" if key == "stress" and self.has_virial else key
+                near = f"{keys}{did_you_mean(name, seen.keys)}"
+                reason = open_ones if key == "stress" and seen.not_periodic else near
+                raise DataError(f"{file}: no structure has {what} under data.{what}_key={name}; {reason}")
         if not seen.labels:
             raise DataError(
                 f"{file}: no structure has an energy or forces; {keys}; "

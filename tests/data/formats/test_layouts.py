@@ -19,7 +19,7 @@ from hiphop_train.data.formats.qm9 import QM9Reader
 from hiphop_train.data.formats.spice import total_charge
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
-from tests.data.formats import (
+from tests.data.formats.layouts import (
     HARTREE,
     KCAL,
     WITHOUT_FORCES,

@@ -18,7 +18,7 @@ import yaml
 from ase.build import molecule
 from ase.data import chemical_symbols, covalent_radii
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
+CONF = Path(__file__).resolve().parents[3] / "conf" / "data"
 HARTREE, BOHR, KCAL = 27.211386245988, 0.529177210903, 27.211386245988 / 627.5094740631
 
 

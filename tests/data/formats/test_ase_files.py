@@ -11,7 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 
 from hiphop_train.errors import DataError
-from tests.data.formats import make_reader
+from tests.data.formats.layouts import make_reader
 
 ROWS = {
     4: "H 0.0 0.0 0.0\nH 0.0 0.0 0.8\n",
