@@ -17,7 +17,7 @@ from hiphop_train.data.checks.labels import check_labels
 from hiphop_train.data.formats.base import Reader
 from hiphop_train.data.splits import Split, Splits, check_splits
 from hiphop_train.data.statistics import AtomEnergies, Statistics, fit_statistics
-from hiphop_train.data.store.open_data import Packing, Progress, load, no_progress
+from hiphop_train.data.store.open_data import Packing, Progress, no_progress, open_data
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, did_you_mean
 from hiphop_train.types import Batch, Preparation
@@ -104,7 +104,7 @@ class DataModule(LightningDataModule):
     def structures(self) -> Structures:
         """All structures, read and checked at first use."""
         if self._structures is None:
-            structures, checksum = load(self.reader, self.pack, self.packed, self.progress)
+            structures, checksum = open_data(self.reader, self.pack, self.packed, self.progress)
             check_elements(structures, self.elements)
             if self.check:
                 check_labels(structures)

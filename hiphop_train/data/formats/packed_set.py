@@ -1,4 +1,4 @@
-"""A packed set that is named as such, without its source."""
+"""A packed set that is given itself, without its source."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -23,13 +23,15 @@ class PackedReader(Reader):
         self.folder = self.packed = Path(path).expanduser()
 
     def files(self) -> list[Path]:
-        """Return what says all about the set."""
+        """Return the file that describes the set."""
         if not is_packed(self.folder):
-            raise DataError(f"{self.folder} is no packed set: it has no meta.json; make one with hiphop-data pack FILE")
+            raise DataError(
+                f"{self.folder} is not a packed set: it has no meta.json; make one with hiphop-data pack FILE"
+            )
         return [self.folder / "meta.json"]
 
     def blocks(self) -> Iterator[Block]:
-        """Go through all structures, for what wants them piece by piece."""
+        """Go through all structures in blocks."""
         structures = open_packed(self.files()[0].parent).structures
         for piece in structures.pieces():
             yield partial(piece.take, np.arange(len(piece)))
