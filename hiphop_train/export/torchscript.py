@@ -30,6 +30,7 @@ from hiphop_train.errors import CheckpointError
 from hiphop_train.graph.assemble import pair_vectors
 from hiphop_train.graph.neighbours import neighbours
 from hiphop_train.potential import Potential
+from hiphop_train.targets import TARGETS
 from hiphop_train.types import Graph
 
 FORMAT_VERSION = 1
@@ -88,6 +89,7 @@ class ExportedPotential(nn.Module):
         self.length_unit = "angstrom"
         self.forces_unit = "eV/angstrom"
         self.metadata = metadata
+        self.of_structures = ["virial", "hierarchicality"] + [t.key for t in TARGETS.values() if t.per != "atom"]
         self.register_buffer("e0", first_level.e0[0].clone())
         self.register_buffer("network_type", torch.zeros((), dtype=dtype))  # TorchScript has no dtype attributes
         if golden is None:
@@ -130,8 +132,9 @@ class ExportedPotential(nn.Module):
         -------
         outputs : dict
             ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) eV;
-            ``hierarchicality`` (n_systems,); when asked for, ``forces`` (n_atoms, 3) eV/Angstrom and ``virial``
-            (n_systems, 3, 3) eV, the negative derivative with respect to a strain; all detached
+            ``hierarchicality`` (n_systems,); when asked for, ``forces`` (n_atoms, 3) eV/Angstrom, and ``virial``
+            (n_systems, 3, 3) eV, the negative derivative with respect to a strain, with ``stress`` (n_systems, 3, 3)
+            eV/Angstrom^3, see `hiphop_train.potential.stress`; all detached
         """
         positions = positions.detach().to(torch.float64)
         cell = cell.detach().to(torch.float64)
@@ -181,7 +184,8 @@ class ExportedPotential(nn.Module):
         -------
         outputs : dict
             ``energy`` (), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) eV; ``forces``
-            (n_atoms, 3) eV/Angstrom; ``virial`` (3, 3) eV; ``hierarchicality`` ()
+            (n_atoms, 3) eV/Angstrom; ``virial`` (3, 3) eV; ``stress`` (3, 3) eV/Angstrom^3, zero where not periodic in
+            all three directions; ``hierarchicality`` ()
         """
         positions = positions.detach().to(torch.float64)
         cell = cell.detach().to(torch.float64)
@@ -191,8 +195,9 @@ class ExportedPotential(nn.Module):
             species, positions, cell.unsqueeze(0), pbc.unsqueeze(0), system, 1, pair_i, pair_j, pair_shift,
             positions.shape[0], True, True,
         )  # fmt: skip
-        for key in ["energy", "virial", "hierarchicality"]:
-            outputs[key] = outputs[key][0]
+        for key in self.of_structures:
+            if key in outputs:
+                outputs[key] = outputs[key][0]
         return outputs
 
     @torch.jit.export
