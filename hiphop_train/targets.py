@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from hiphop_train.units import KCAL_PER_MOL
+from hiphop_train.units import DEBYE, GPA, KCAL_PER_MOL
 
 Per = Literal["structure", "atom", "cell"]
 """What has one entry each: every structure, every atom, or every structure that is periodic in three directions."""
@@ -58,14 +58,19 @@ class Target:
         """
         return [0, 4, 8, 5, 2, 1] if self.is_symmetric else list(range(math.prod(self.shape)))
 
+    @property
+    def milli_unit(self) -> str:
+        """Unit that errors are reported in beside `reported_unit`: meV where the unit has eV, else none (empty)."""
+        return f"m{self.unit}" if self.unit.startswith("eV") else ""
+
 
 TARGETS: dict[str, Target] = {
     target.key: target
     for target in (
         Target("energy", "structure", (), "eV", "kcal/mol", KCAL_PER_MOL, True, 0, False),
         Target("forces", "atom", (3,), "eV/angstrom", "kcal/mol/angstrom", KCAL_PER_MOL, False, 1, True),
-        Target("stress", "cell", (3, 3), "eV/angstrom^3", "GPa", 1 / 160.2176634, False, 2, False, True, 3),
-        Target("dipole", "structure", (3,), "e*angstrom", "debye", 1 / 4.803204713, True, 1, True, decimals=3),
+        Target("stress", "cell", (3, 3), "eV/angstrom^3", "GPa", GPA, False, 2, False, True, 3),
+        Target("dipole", "structure", (3,), "e*angstrom", "debye", DEBYE, True, 1, True, decimals=3),
     )
 }
 """All targets by key, in the order of tables. Stress is ASE's: the derivative of the energy with respect to a symmetric
