@@ -15,7 +15,7 @@ from hiphop_train.data.batching.sharing import exchanged
 from hiphop_train.data.structures import Structures
 from hiphop_train.potential import Potential
 from hiphop_train.targets import TARGETS, Target, derivatives
-from hiphop_train.types import Graph
+from hiphop_train.types import Graph, Prepare
 
 MEASURES = ("mae", "rmse")
 """Measures of errors in tables."""
@@ -49,6 +49,7 @@ def predict(
     batch_size: int = 64,
     device: str = "cpu",
     advance: Callable[[int], None] = lambda n: None,
+    prepare: Prepare | None = None,
 ) -> Predictions:
     """Evaluate a potential on all structures, for the targets that these have labels of.
 
@@ -60,14 +61,13 @@ def predict(
     batch_size : structures in a batch
     device : cpu or cuda
     advance : called with the number of structures after each batch, for progress
+    prepare : of an accelerated potential
     """
     potential = potential.to(device).eval()
     targets: dict[str, list[NDArray[Any]]] = {key: [] for key in structures.labels}
     hierarchicality = []
     sampler = BatchSampler(np.arange(len(structures)), batch_size)
-    loader = batch_loader(
-        structures, sampler, potential.elements, potential.cutoff, dtype, preparation=potential.preparation
-    )
+    loader = batch_loader(structures, sampler, potential.elements, potential.cutoff, dtype, prepare=prepare)
     for batch in loader:
         graph: Graph = exchanged(batch.graph, torch.Tensor, lambda part: part.to(device))
         outputs = potential(graph, **derivatives(targets))
