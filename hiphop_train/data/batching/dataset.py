@@ -17,7 +17,7 @@ from hiphop_train.graph.neighbours import batch_neighbours, brute_force_pays
 from hiphop_train.graph.open_batches import open_pair_vectors
 from hiphop_train.types import Batch, Prepare
 
-USED = ("offsets", "numbers", "positions", "cell", "pbc", "energy", "forces", "has_forces", "level")
+USED = ("offsets", "numbers", "positions", "cell", "pbc", "theory")
 """Those arrays of a data set that batches are cut from."""
 
 
@@ -83,7 +83,7 @@ class BatchDataset(Dataset[Batch]):
         self.species_of = np.full(119, -1, np.int64)
         for k, symbol in enumerate(elements):
             self.species_of[chemical_symbols.index(symbol)] = k
-        self._given: dict[str, Any] = {name: getattr(structures, name) for name in USED}
+        self._given: dict[str, Any] = {name: getattr(structures, name) for name in USED} | structures.labels
         self._arrays = {name: np.asarray(array) for name, array in self._given.items()}  # np.memmap indexes slowly
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,24 +124,23 @@ class BatchDataset(Dataset[Batch]):
             pair_j,
             pair_shift,
             self.dtype,
-            torch.from_numpy(arrays["level"][index].astype(np.int64, copy=False)),
+            torch.from_numpy(arrays["theory"][index].astype(np.int64, copy=False)),
             vectors,
         )
         if self.prepare is not None:
             graph = self.prepare(graph)
         energy = arrays["energy"][index]
-        has_energy, has_forces = np.isfinite(energy), arrays["has_forces"][index]
         forces = np.take(arrays["forces"], atoms, axis=0).astype(np.float64, copy=False)
-        forces_weight = (weight * has_forces)[system]
+        has_energy, has_forces = np.isfinite(energy), np.isfinite(forces).all(axis=1)
         if not has_forces.all():
-            forces[~has_forces[system]] = 0.0
+            forces[~has_forces] = 0.0
         labels = {
             "weight": torch.from_numpy(weight),
             "energy": torch.from_numpy(np.where(has_energy, energy, 0.0)),
             "energy_weight": torch.from_numpy(weight * has_energy),
             "energy_scale": torch.tensor(structures_scale, dtype=torch.float64),
             "forces": torch.from_numpy(forces),
-            "forces_weight": torch.from_numpy(forces_weight),
+            "forces_weight": torch.from_numpy(weight[system] * has_forces),
             "forces_scale": torch.tensor(atoms_scale, dtype=torch.float64),
         }
         return Batch(graph, labels, torch.from_numpy(index))
