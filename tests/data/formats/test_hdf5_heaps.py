@@ -8,11 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
-from hiphop_train.data.formats.base import hdf5_errors, open_hdf5
+from hiphop_train.data.formats.hdf5 import hdf5_errors, open_hdf5
 from hiphop_train.data.formats.hdf5_heaps import MAGIC, GuardedFile
 from hiphop_train.errors import DataError
-from tests.data import fuzz
-from tests.data.formats import given_to, write_spice
+from tests.data.formats import fuzz
+from tests.data.formats.layouts import given_to, write_spice
 
 
 def read_elsewhere(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:

@@ -19,7 +19,7 @@ from hiphop_train.data.formats.qm9 import QM9Reader
 from hiphop_train.data.formats.spice import total_charge
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
-from tests.data.formats import (
+from tests.data.formats.layouts import (
     HARTREE,
     KCAL,
     WITHOUT_FORCES,
@@ -275,8 +275,8 @@ def test_ase_reads_other_formats_by_pattern(tmp_path: Path) -> None:
         (r"\n$", "", ["the last line does not end"]),
         (r"\n$", " 1.0\n", ["structure 19", "8 columns"]),
         (r"^5\n", "1000000000000\n", ["structure 0", "of 1000000000000 atoms"]),
-        (r"energy=\S+", "energy=T", ["structure 0", "no number"]),
-        (r"energy=\S+", 'energy="1 2"', ["structure 0", "no number"]),
+        (r"energy=\S+", "energy=T", ["structure 0", "not a number"]),
+        (r"energy=\S+", 'energy="1 2"', ["structure 0", "not a number"]),
     ],
 )
 def test_extxyz_traps(tmp_path: Path, old: str, new: str, words: list[str]) -> None:

@@ -18,7 +18,7 @@ import yaml
 from ase.build import molecule
 from ase.data import chemical_symbols, covalent_radii
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
+CONF = Path(__file__).resolve().parents[3] / "conf" / "data"
 HARTREE, BOHR, KCAL = 27.211386245988, 0.529177210903, 27.211386245988 / 627.5094740631
 
 
@@ -272,6 +272,16 @@ def given_to(layout: str, count: int = 4) -> list[Molecule]:
     return molecules(count)[:1] if layout in ONE_MOLECULE else molecules(count)
 
 
+def _section(layout: str) -> dict[str, Any]:
+    """Content of a configuration, with that of the one that it starts from."""
+    content = yaml.safe_load((CONF / f"{layout}.yaml").read_text())
+    for base in content.pop("defaults"):
+        if isinstance(base, str) and base != "_self_":
+            other = _section(base)
+            content = other | content | {"reader": other["reader"] | content.get("reader", {})}
+    return dict(content)
+
+
 def make_reader(layout: str, path: Path, data: dict[str, Any] | None = None, **changes: Any) -> Any:
     """Build the reader as the shipped configuration describes it, for a file and with changes.
 
@@ -282,7 +292,7 @@ def make_reader(layout: str, path: Path, data: dict[str, Any] | None = None, **c
     data : changes of its data section
     changes : of its reader section
     """
-    section = yaml.safe_load((CONF / f"{layout}.yaml").read_text())
+    section = _section(layout)
     section |= {"path": str(path), "root": str(path.parent), **(data or {})}
 
     def resolve(value: Any) -> Any:

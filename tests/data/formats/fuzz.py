@@ -19,9 +19,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tests.data.formats import WRITERS, given_to
+from tests.data.formats.layouts import WRITERS, given_to
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TIMEOUT = 30.0
 """Seconds per file."""
 CHECKSUMS = ("md17", "rmd17", "qm9", "qm7")
@@ -322,7 +322,7 @@ class Worker:
         """Return what reading a file came to."""
         if self.process is None or self.process.poll() is not None:
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-            command = [sys.executable, "-m", "tests.data.fuzz_worker"]
+            command = [sys.executable, "-m", "tests.data.formats.fuzz_worker"]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
         assert self.process.stdin is not None

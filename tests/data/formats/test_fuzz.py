@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.data.fuzz import SPECIAL, campaign
+from tests.data.formats.fuzz import SPECIAL, campaign
 
 
 def test_damaged_files_are_read_rightly_or_refused(tmp_path: Path) -> None:

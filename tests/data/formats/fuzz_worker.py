@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hiphop_train.errors import DataError
-from tests.data.formats import given_to, make_reader
+from tests.data.formats.layouts import given_to, make_reader
 
 MEMORY = 1_200_000_000
 """Bytes of address space; imports alone take a fifth of it."""

@@ -11,7 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 
 from hiphop_train.errors import DataError
-from tests.data.formats import make_reader
+from tests.data.formats.layouts import make_reader
 
 ROWS = {
     4: "H 0.0 0.0 0.0\nH 0.0 0.0 0.8\n",
@@ -42,7 +42,7 @@ def test_database_of_another_program_is_refused_and_left_alone(
     path = tmp_path / name
     foreign(path, mode)
     before = contents(tmp_path)
-    with pytest.raises(DataError, match="no database of ASE's") as caught:
+    with pytest.raises(DataError, match="is not an ASE database") as caught:
         make_reader("ase", path, format=format).read()
     assert str(path) in str(caught.value)
     assert "'systems', but addresses" in str(caught.value)
