@@ -10,8 +10,8 @@ from ase.data import atomic_numbers
 from lightning.pytorch import LightningDataModule
 from pydantic import NonNegativeInt, PositiveInt
 
-from hiphop_train.data.batching.dataset import check_elements
-from hiphop_train.data.batching.loader import BatchLoader, batch_loader
+from hiphop_train.data.batching.dataset import BatchDataset, check_elements
+from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler, Measure, costs
 from hiphop_train.data.checks.labels import check_labels
 from hiphop_train.data.formats.base import Reader
@@ -232,13 +232,5 @@ class DataModule(LightningDataModule):
 
     def _loader(self, sampler: BatchSampler) -> BatchLoader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return batch_loader(
-            self.structures,
-            sampler,
-            self.elements,
-            self.cutoff,
-            self.dtype,
-            self.num_workers,
-            preparation=self.preparation,
-            pin_memory=on_gpu,
-        )
+        dataset = BatchDataset(self.structures, self.elements, self.cutoff, self.dtype, preparation=self.preparation)
+        return BatchLoader(dataset, sampler, self.num_workers, pin_memory=on_gpu)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hiphop_train.data.batching.loader import batch_loader
+from hiphop_train.data.batching.dataset import BatchDataset
+from hiphop_train.data.batching.loader import BatchLoader, to_device
 from hiphop_train.data.batching.sampler import BatchSampler
-from hiphop_train.data.batching.sharing import exchanged
 from hiphop_train.data.structures import Structures
 from hiphop_train.potential import Potential
 from hiphop_train.types import Graph
@@ -61,11 +61,9 @@ def predict(
     potential = potential.to(device).eval()
     energy, forces, hierarchicality = [], [], []
     sampler = BatchSampler(np.arange(len(structures)), batch_size)
-    loader = batch_loader(
-        structures, sampler, potential.elements, potential.cutoff, dtype, preparation=potential.preparation
-    )
-    for batch in loader:
-        graph: Graph = exchanged(batch.graph, torch.Tensor, lambda part: part.to(device))
+    dataset = BatchDataset(structures, potential.elements, potential.cutoff, dtype, preparation=potential.preparation)
+    for batch in BatchLoader(dataset, sampler):
+        graph: Graph = to_device(batch.graph, device)
         outputs = potential(graph)
         energy.append(outputs["energy"].detach().cpu().double().numpy())
         forces.append(outputs["forces"].detach().cpu().numpy())

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,9 @@ import pytest
 import torch
 from ase import Atoms
 
-from hiphop_train.data.batching import sharing
 from hiphop_train.data.batching.dataset import BatchDataset, check_elements
-from hiphop_train.data.batching.loader import batch_loader
+from hiphop_train.data.batching.loader import BatchLoader, to_device
 from hiphop_train.data.batching.sampler import BatchSampler, costs
-from hiphop_train.data.batching.sharing import MappedFile, shared, unshared
 from hiphop_train.data.statistics import fit_statistics
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError
@@ -190,36 +187,66 @@ def signature(batch: Any) -> tuple[list[int], float]:
     return batch.sample.tolist(), float(batch.graph.pair_vectors.double().square().sum())
 
 
-def test_workers_fill_a_buffer_anew_only_when_nobody_looks_at_it(structures: Structures) -> None:
-    """Batches that are kept stay as they are; of those that are not, the memory comes again."""
+def test_workers_yield_the_same_batches(structures: Structures) -> None:
+    """Also of a data set in mapped files, after epochs that were given up, and long after the worker has gone on."""
     sampler = BatchSampler(np.arange(len(structures)), 2, 0)
-    alone = batch_loader(structures, sampler, ELEMENTS, 4.0, torch.float32)
-    of_worker = batch_loader(structures, sampler, ELEMENTS, 4.0, torch.float32, num_workers=1)
-    before = {process for process, _ in sharing._known}
+    dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32)
+    by_worker = BatchLoader(dataset, sampler, num_workers=1)
     kept = []
-    for epoch in range(12):
+    for epoch in range(4):
         sampler.set_epoch(epoch)
-        kept += [(batch, expected) for batch, expected in zip(of_worker, alone, strict=True)][: 2 * (epoch < 2)]
-    for epoch in range(12, 40):
-        sampler.set_epoch(epoch)
-        assert sum(1 for _ in of_worker) == len(sampler)
-        next(iter(of_worker))  # an epoch that is given up
+        next(iter(by_worker))
+        kept += list(zip(by_worker, BatchLoader(dataset, sampler), strict=True))
+    assert len(kept) == 4 * len(sampler)
     for batch, expected in kept:
+        assert torch.equal(batch.sample, expected.sample)
         assert torch.equal(batch.graph.pair_vectors, expected.graph.pair_vectors)
         assert torch.equal(batch.labels["forces"], expected.labels["forces"])
-    new = [process for process, _ in sharing._known if process not in before]
-    assert len(set(new)) == 1
-    assert len(new) <= 8  # of 100 that were sent
+
+
+def test_workers_read_the_memory_of_this_process(structures: Structures, tmp_path: Path) -> None:
+    """Nothing is pickled, whatever way of starting processes Python prefers: a change of a mapped file arrives."""
+    shape = structures.positions.shape
+    structures.positions.tofile(tmp_path / "positions")
+    positions = np.memmap(tmp_path / "positions", np.float64, "r+", shape=shape)
+    dataset = BatchDataset(replace(structures, positions=positions), ELEMENTS, 4.0, torch.float32)
+    loader = BatchLoader(dataset, BatchSampler(np.arange(len(structures)), 3), num_workers=1)
+    before = torch.cat([batch.graph.positions for batch in loader])
+    positions += 1.0
+    after = torch.cat([batch.graph.positions for batch in loader])
+    assert torch.equal(after, before + 1.0)
+
+
+def test_nothing_is_prepared_before_the_first_batch_is_requested(structures: Structures) -> None:
+    """The epoch may be set after the iterator was made, as Lightning does."""
+    sampler = BatchSampler(np.arange(len(structures)), 2, 0)
+    loader = BatchLoader(BatchDataset(structures, ELEMENTS, 4.0, torch.float32), sampler, num_workers=1)
+    batches = iter(loader)
+    sampler.set_epoch(7)
+    found = [batch.sample.tolist() for batch in batches]
+    assert found == [share.chosen.tolist() for share in sampler]
+
+
+def test_all_tensors_of_a_batch_are_moved(structures: Structures) -> None:
+    batch = BatchDataset(structures, ELEMENTS, 4.0, torch.float32)[ones([0, 1])]
+    moved = to_device(batch, "meta")
+    assert type(moved) is type(batch)
+    assert type(moved.graph) is type(batch.graph)
+    assert list(moved.labels) == list(batch.labels)
+    tensors = [part for part in (*moved.graph, *moved.labels.values(), moved.sample) if isinstance(part, torch.Tensor)]
+    assert len(tensors) > 15
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert moved.graph.n_systems == 2
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_loader_goes_on_where_it_stood(structures: Structures, num_workers: int) -> None:
+def test_loader_resumes_at_its_position(structures: Structures, num_workers: int) -> None:
     """Whatever workers have prepared ahead; in the next epoch it begins at the beginning."""
 
     def loader() -> Any:
         sampler = BatchSampler(np.arange(len(structures)), 2, 5)
         sampler.set_epoch(3)
-        return batch_loader(structures, sampler, ELEMENTS, 4.0, torch.float32, num_workers)
+        return BatchLoader(BatchDataset(structures, ELEMENTS, 4.0, torch.float32), sampler, num_workers)
 
     whole = [signature(batch) for batch in loader()]
     broken = loader()
@@ -237,27 +264,6 @@ def test_loader_goes_on_where_it_stood(structures: Structures, num_workers: int)
     later.sampler.set_epoch(4)
     later.load_state_dict(state)
     assert len(list(later)) == len(whole)
-
-
-def test_processes_started_anew_share_arrays(structures: Structures, tmp_path: Path) -> None:
-    """Mapped files by name and place, also of parts of them; other arrays by shared memory."""
-    path = tmp_path / "positions"
-    padded = np.concatenate([np.full((3, 3), -1.0), structures.positions, np.full((2, 3), -1.0)])
-    path.write_bytes(b"head" * 4 + padded.tobytes())
-    whole = np.memmap(path, np.float64, "r", offset=16, shape=padded.shape)
-    mapped = replace(structures, positions=whole[3:-2])
-    reference = shared(mapped.positions)
-    assert reference == MappedFile(str(path), 16 + 72, "<f8", structures.positions.shape)
-    np.testing.assert_array_equal(unshared(reference), structures.positions)
-    assert isinstance(shared(structures.energy), torch.Tensor)
-    dataset = BatchDataset(mapped, ELEMENTS, 4.0, torch.float32)
-    order = BatchSampler(np.arange(len(structures)), 3)
-    loader = batch_loader(mapped, order, ELEMENTS, 4.0, torch.float32, num_workers=1, start_method="spawn")
-    again = BatchDataset(structures, ELEMENTS, 4.0, torch.float32)
-    expected = [signature(again[share]) for share in BatchSampler(np.arange(len(structures)), 3)]
-    assert [signature(batch) for batch in loader] == expected
-    size = len(ForkingPickler.dumps(dataset))
-    assert size < 10_000
 
 
 def order(seed: int | None, epoch: int, repeats: int = 1) -> list[int]:

@@ -1,7 +1,6 @@
 """Loaders add to graphs what models need, and send it from worker to step unchanged."""
 
 from functools import partial
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,8 @@ import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from hiphop_train.data.batching.dataset import BatchDataset
-from hiphop_train.data.batching.loader import batch_loader
+from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler
-from hiphop_train.data.batching.sharing import Packer, unpack
 from hiphop_train.data.structures import Structures
 from hiphop_train.graph.triples import with_triples
 from hiphop_train.nn.pairs import with_layout
@@ -42,36 +40,29 @@ def assert_same(found: Any, expected: Any) -> None:
         assert found == expected
 
 
-@pytest.mark.parametrize("pins", [False, True])
+@pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("preparation", PREPARATIONS)
-def test_packed_batches_are_the_same(
-    structures: Structures, preparation: str, pins: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Empty ones and those with shifts, whose memory is not shared by all rows, included; pinned, in one piece."""
-    copied = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: copied.append(tensor) or tensor.clone())
+def test_loader_prepares_graphs(structures: Structures, preparation: str, num_workers: int) -> None:
+    """Batches of workers are the same, with and without pairs and shifts, pinned ones too."""
+    prepare = PREPARATIONS[preparation]
     is_open = np.flatnonzero(~structures.pbc.any(axis=1))
-    for pairs in (True, False):
-        dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, pairs, PREPARATIONS[preparation])
-        for index in (is_open, np.arange(len(structures)), is_open[:1]):
-            batch = dataset[index, np.ones(len(index))]
+    for pairs, index in ((True, is_open), (True, np.arange(len(structures))), (False, is_open[:1])):
+        sampler = BatchSampler(index, 3)
+        dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, pairs, prepare)
+        plain = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, pairs)
+        for batch, share in zip(BatchLoader(dataset, sampler, num_workers), sampler, strict=True):
+            expected = plain[share]
+            if prepare is not None:
+                expected = expected._replace(graph=prepare(expected.graph))
             assert (batch.graph.layout is not None) == (preparation == "layout")
             assert (batch.graph.triples is not None) == (preparation == "triples")
-            packed = Packer()([dataset[index[::-1].copy(), np.zeros(len(index))], batch])
-            sent = ForkingPickler.loads(ForkingPickler.dumps(packed))
-            _, again = unpack(pin_memory(sent) if pins else sent)
-            assert_same(again, batch)
-            assert len(copied) == pins
-            copied.clear()
+            assert_same(batch, expected)
+            assert batch.graph.n_of_type == torch.bincount(batch.graph.species, minlength=4).tolist()
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_loader_prepares_graphs(structures: Structures, num_workers: int) -> None:
-    sampler = BatchSampler(np.arange(len(structures)), 3)
-    preparation = PREPARATIONS["layout"]
-    loader = batch_loader(
-        structures, sampler, ELEMENTS, 4.0, torch.float32, num_workers=num_workers, preparation=preparation
-    )
-    for batch in loader:
-        assert_same(batch.graph, preparation(batch.graph._replace(layout=None)))
-        assert batch.graph.n_of_type == torch.bincount(batch.graph.species, minlength=4).tolist()
+def test_pinned_batches_are_the_same(structures: Structures, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as it can be seen without a GPU, which `Tensor.pin_memory` wants."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, device=None: tensor.clone())
+    dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, preparation=PREPARATIONS["layout"])
+    batch = dataset[np.arange(len(structures)), np.ones(len(structures))]
+    assert_same(pin_memory(batch), batch)
