@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from hiphop_train.data.batching.dataset import BatchDataset
-from hiphop_train.data.batching.loader import BatchLoader, to_device
+from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler
+from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.data.structures import Structures
 from hiphop_train.potential import Potential
 from hiphop_train.types import Graph

@@ -11,8 +11,9 @@ import torch
 from ase import Atoms
 
 from hiphop_train.data.batching.dataset import BatchDataset, check_elements
-from hiphop_train.data.batching.loader import BatchLoader, to_device
+from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler, costs
+from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.data.statistics import fit_statistics
 from hiphop_train.data.structures import Collector, Structures
 from hiphop_train.errors import DataError

@@ -11,6 +11,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from hiphop_train.data.batching.dataset import BatchDataset
 from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler
+from hiphop_train.data.batching.transfer import flatten, restore
 from hiphop_train.data.structures import Structures
 from hiphop_train.graph.triples import with_triples
 from hiphop_train.nn.pairs import with_layout
@@ -60,9 +61,22 @@ def test_loader_prepares_graphs(structures: Structures, preparation: str, num_wo
             assert batch.graph.n_of_type == torch.bincount(batch.graph.species, minlength=4).tolist()
 
 
-def test_pinned_batches_are_the_same(structures: Structures, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as it can be seen without a GPU, which `Tensor.pin_memory` wants."""
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, device=None: tensor.clone())
-    dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, preparation=PREPARATIONS["layout"])
-    batch = dataset[np.arange(len(structures)), np.ones(len(structures))]
-    assert_same(pin_memory(batch), batch)
+@pytest.mark.parametrize("pins", [False, True])
+def test_flat_batches_are_the_same(structures: Structures, pins: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty tensors and repeated rows included; all in one piece of memory, which is pinned at once."""
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: pinned.append(tensor) or tensor.clone())
+    for pairs, index in ((True, np.array([0, 2])), (True, np.arange(len(structures))), (False, np.array([0]))):
+        dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, pairs, PREPARATIONS["layout"])
+        batch = dataset[index, np.ones(len(index))]
+        flat = flatten(batch)
+        again = restore(pin_memory(flat) if pins else flat)
+        assert_same(again, batch)
+        assert len(pinned) == pins
+        if not pins:
+            tensors = [part for part in (*again.graph, *again.labels.values()) if isinstance(part, torch.Tensor)]
+            places = [tensor.data_ptr() - flat.memory.data_ptr() for tensor in tensors if tensor.numel()]
+            assert all(0 <= place < len(flat.memory) and place % 64 == 0 for place in places)
+        shifts = batch.graph.pair_shift
+        assert (again.graph.pair_shift.stride(0) == 0) == (shifts.stride(0) == 0 and len(shifts) > 1)
+        pinned.clear()

@@ -14,8 +14,9 @@ from hiphop_train.benchmark import systems
 from hiphop_train.benchmark.peers.protocol import Result, Subject, Work
 from hiphop_train.compilation import compile_potential
 from hiphop_train.data.batching.dataset import BatchDataset
-from hiphop_train.data.batching.loader import BatchLoader, to_device
+from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler
+from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.graph.assemble import make_graph, pair_vectors, with_pair_vectors
 from hiphop_train.graph.neighbours import neighbours
 from hiphop_train.training.module import differentiate

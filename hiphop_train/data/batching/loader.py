@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any, cast
 
-from torch import Tensor, device
 from torch.utils.data import DataLoader
 
 from hiphop_train.data.batching.dataset import BatchDataset
 from hiphop_train.data.batching.sampler import BatchSampler
+from hiphop_train.data.batching.transfer import FlatBatch, flatten, restore
 from hiphop_train.types import Batch
 
 
@@ -40,7 +40,7 @@ class BatchLoader(DataLoader[Batch]):
             dataset,
             sampler=sampler,
             batch_size=None,  # the sampler yields whole batches
-            collate_fn=_unchanged,
+            collate_fn=flatten if num_workers else _unchanged,
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
@@ -55,7 +55,7 @@ class BatchLoader(DataLoader[Batch]):
         cast(BatchSampler, self.sampler).start = self.position
         for batch in super().__iter__():
             self.position += 1
-            yield batch
+            yield restore(batch) if isinstance(batch, FlatBatch) else batch
 
     @property
     def _epoch(self) -> dict[str, int]:
@@ -73,14 +73,3 @@ class BatchLoader(DataLoader[Batch]):
 
 def _unchanged(batch: Any) -> Any:
     return batch
-
-
-def to_device(part: Any, where: device | str) -> Any:
-    """Move all tensors of a batch, or of a part of it."""
-    if isinstance(part, Tensor):
-        return part.to(where)
-    if isinstance(part, dict):
-        return {key: to_device(value, where) for key, value in part.items()}
-    if isinstance(part, tuple):  # a NamedTuple
-        return type(part)(*(to_device(value, where) for value in part))
-    return part
