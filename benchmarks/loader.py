@@ -53,9 +53,10 @@ def make_structures(n: int, folder: Path) -> Structures:
         mapped[name] = np.memmap(folder / name, array.dtype, "r", shape=array.shape)
     zeros = np.zeros(n, np.int64)
     return Structures(
-        source="random", offsets=offsets, has_forces=np.ones(n, np.bool_), group=zeros, group_names=("all",),
-        subset=zeros, subset_names=("all",), level=zeros, level_names=("default",), conformation=np.arange(n),
-        geometry=np.arange(n).astype(np.uint64), **mapped,
+        source="random", offsets=offsets, group=zeros, group_names=("all",),
+        subset=zeros, subset_names=("all",), theory=zeros, theory_names=("default",), conformation=np.arange(n),
+        geometry=np.arange(n).astype(np.uint64),
+        labels={key: mapped.pop(key) for key in ("energy", "forces")}, **mapped,
     )  # fmt: skip
 
 

@@ -136,17 +136,17 @@ class DataModule(LightningDataModule):
             )
         if len(known) == 1 or self.level_of_theory is not None:
             place = 0 if self.level_of_theory is None else known.index(self.level_of_theory)
-            level = np.broadcast_to(np.int64(place), len(structures))
+            theory = np.broadcast_to(np.int64(place), len(structures))
         else:
-            strange = [name for name in structures.level_names if name not in known]
+            strange = [name for name in structures.theory_names if name not in known]
             if strange:
                 raise ConfigError(
                     f"the model knows the levels of theory {', '.join(known)}, but {structures.source} has "
                     f"'{strange[0]}'; say whose E0 serves for it: data.level_of_theory={known[0]}"
                 )
-            numbers = np.array([known.index(name) for name in structures.level_names], np.int16)
-            level = numbers[structures.level]
-        self._structures = replace(structures, level=level, level_names=tuple(known))
+            numbers = np.array([known.index(name) for name in structures.theory_names], np.int16)
+            theory = numbers[structures.theory]
+        self._structures = replace(structures, theory=theory, theory_names=tuple(known))
 
     @property
     def test_names(self) -> list[str]:

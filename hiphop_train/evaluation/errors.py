@@ -94,7 +94,7 @@ def relative_energy_errors(structures: Structures, predictions: Predictions) -> 
     """
     known = structures.has_energy
     error = (predictions.energy - structures.energy)[known] / KCAL_PER_MOL
-    group = (structures.group * len(structures.level_names) + structures.level)[known]
+    group = (structures.group * len(structures.theory_names) + structures.theory)[known]
     order = np.lexsort((error, group))
     starts = np.flatnonzero(np.diff(group[order])) + 1
     return [members for members in np.split(error[order], starts) if len(members) > 1]

@@ -14,8 +14,9 @@ from hiphop_train.data.batching.dataset import BatchDataset, check_elements
 from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler, costs
 from hiphop_train.data.batching.transfer import to_device
+from hiphop_train.data.formats.collector import Collector
 from hiphop_train.data.statistics import fit_statistics
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
 from hiphop_train.types import Graph
 
@@ -293,11 +294,11 @@ def test_without_a_seed_the_order_is_the_given_one() -> None:
 
 def labelled(formulas: list[dict[int, int]], energy_of: dict[int, float], noise: float = 0.0) -> Structures:
     rng = np.random.default_rng(0)
-    found = Collector("set.h5", 1.0, 1.0, 1.0)
+    found = Collector("set.h5")
     for k, formula in enumerate(formulas):
         numbers = np.repeat(list(formula), list(formula.values()))
         energy = sum(energy_of[z] * count for z, count in formula.items()) + noise * rng.normal()
-        found.add(str(k), numbers, rng.normal(size=(1, len(numbers), 3)), np.array([energy]), None)
+        found.add(str(k), numbers, rng.normal(size=(1, len(numbers), 3)), {"energy": np.array([energy])})
     return found.finish("train")
 
 
@@ -351,11 +352,10 @@ def test_missing_energies_do_not_enter(structures: Structures) -> None:
 
 
 def test_forces_alone_are_enough_and_nothing_is_not(structures: Structures) -> None:
-    forces_only = replace(structures, energy=np.full(len(structures), np.nan))
+    forces_only = structures.with_labels(energy=np.full(len(structures), np.nan))
     statistics = fit_statistics(forces_only, [1, 6, 7, 8])
     assert not statistics.e0.any()
     assert statistics.scale > 0
-    missing = np.full(structures.forces.shape, np.nan)
-    nothing = replace(forces_only, forces=missing, has_forces=np.zeros(len(structures), np.bool_))
+    nothing = forces_only.with_labels(forces=np.full(structures.forces.shape, np.nan))
     with pytest.raises(DataError, match=r"set\.xyz.*neither energies nor forces"):
         fit_statistics(nothing, [1, 6, 7, 8])

@@ -14,6 +14,7 @@ from ase.io import write
 
 from hiphop_train.data.checks.labels import check_labels, examine
 from hiphop_train.data.formats import base as reading
+from hiphop_train.data.formats.collector import Factors
 from hiphop_train.data.formats.qm9 import QM9Reader
 from hiphop_train.data.formats.spice import total_charge
 from hiphop_train.data.structures import Structures
@@ -97,7 +98,8 @@ def test_the_sign_is_declared_as_it_is(tmp_path: Path, layout: str) -> None:
     path = WRITERS[layout](tmp_path, given_to(layout, 40))
     reader = make_reader(layout, path)
     assert check_labels(reader.read()).bond_correlation < -0.3
-    reader.force_factor *= -1
+    factors = reader.factors
+    reader.factors = Factors(factors.length, {**factors.labels, "forces": -factors.labels["forces"]})
     with pytest.raises(DataError, match="opposite sign"):
         check_labels(reader.read())
 

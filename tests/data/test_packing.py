@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from hiphop_train.data.formats.base import Block, Reader
+from hiphop_train.data.formats.collector import Collector
 from hiphop_train.data.formats.packed_set import PackedReader
 from hiphop_train.data.store import open_data as loading
 from hiphop_train.data.store import pack as packing
 from hiphop_train.data.store.fingerprint import fingerprint
 from hiphop_train.data.store.pack import pack
 from hiphop_train.data.store.packed_set import open_packed, verify
-from hiphop_train.data.structures import PER_ATOM, PER_STRUCTURE, Collector, Structures
+from hiphop_train.data.structures import PER_ATOM, PER_STRUCTURE, Structures
 from hiphop_train.errors import DataError
 
 
@@ -50,7 +51,7 @@ class MadeUp(Reader):
         if k == 3:
             return None
         rng = np.random.default_rng(k)
-        found = Collector(str(self.file), 1.0, 1.0, 1.0, first=100 * k)
+        found = Collector(str(self.file), first=100 * k)
         for name, numbers in (("water", [8, 1, 1]), (f"other{k % 2}", [6, 1, 1, 1, 1])):
             n = 5 + k
             positions = rng.normal(size=(n, len(numbers), 3))
@@ -60,7 +61,8 @@ class MadeUp(Reader):
             forces[1] = np.nan
             cell = np.tile(9.0 * np.eye(3), (n, 1, 1)) if k >= self.periodic_from else None
             pbc = None if cell is None else np.ones((n, 3), np.bool_)
-            found.add(name, np.array(numbers), positions, rng.normal(size=n), forces, cell, pbc, level=f"level{k // 6}")
+            labels = {"energy": rng.normal(size=n), "forces": forces}
+            found.add(name, np.array(numbers), positions, labels, cell, pbc, theory=f"level{k // 6}")
         return found.finish(f"part{k // 5}")
 
 
@@ -78,16 +80,17 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def assert_same(packed: Structures, read: Structures) -> None:
     np.testing.assert_array_equal(packed.offsets, read.offsets)
-    assert (packed.group_names, packed.subset_names, packed.level_names) == (
+    assert (packed.group_names, packed.subset_names, packed.theory_names) == (
         read.group_names,
         read.subset_names,
-        read.level_names,
+        read.theory_names,
     )
     for name in (*PER_ATOM, *PER_STRUCTURE):
-        expected = getattr(read, name)
-        if name == "forces":
-            expected = expected.astype(np.float32)
-        np.testing.assert_array_equal(getattr(packed, name), expected, err_msg=name)
+        np.testing.assert_array_equal(getattr(packed, name), getattr(read, name), err_msg=name)
+    assert packed.labels.keys() == read.labels.keys()
+    for key, expected in read.labels.items():
+        expected = expected.astype(np.float32) if key == "forces" else expected
+        np.testing.assert_array_equal(packed.labels[key], expected, err_msg=key)
 
 
 @pytest.mark.parametrize("exact", [True, False], ids=["float32", "float64"])
@@ -115,7 +118,8 @@ def test_fingerprint_changes_with_any_label_or_geometry(source: Path) -> None:
     for name in ("numbers", "positions", "energy", "forces"):
         array = getattr(read, name).copy()
         array[40] += 1
-        assert fingerprint(replace(read, **{name: array})) != before
+        changed = read.with_labels(**{name: array}) if name in read.labels else replace(read, **{name: array})
+        assert fingerprint(changed) != before
 
 
 def test_packing_happens_once(source: Path, tmp_path: Path) -> None:
@@ -261,7 +265,7 @@ def test_large_sources_are_packed_and_small_ones_are_not(
     assert len(list(tmp_path.glob("*.packed"))) == 2  # another way of reading has a place of its own
     named, _ = loading.load(PackedReader(str(folder)))
     assert_same(named, small)
-    assert_same(PackedReader(str(folder)).read(), replace(large, forces=np.array(large.forces)))
+    assert_same(PackedReader(str(folder)).read(), large)
     with pytest.raises(DataError, match=r"no packed set.*hiphop-data pack"):
         loading.load(PackedReader(str(tmp_path)))
 

@@ -334,7 +334,7 @@ def test_comp6_missing_key(tmp_path: Path, groups: dict[str, Any], key: str) -> 
         ("species", np.array([b"H", b"Xx", b"O"]), ["'Xx'", "no element"]),
         ("species", np.array([8, 1, 1]), ["species"]),
         ("species", np.array([b"O", b"H"]), ["atoms"]),
-        ("energies", np.full(3, -76.0), ["(3, 3, 3)"]),
+        ("energies", np.full(3, -76.0), ["energy", "(3,)", "(4, 3, 3)"]),
         ("forces", np.ones((4, 4, 3)), ["forces", "(4, 3, 3)"]),
         ("energies", np.array([1.0, 2.0, np.nan, 4.0]), ["conformation 2", "NaN"]),
         ("forces", np.full((4, 3, 3), np.nan), ["conformation 0", "NaN"]),

@@ -41,15 +41,13 @@ def labelled() -> tuple[Structures, Predictions]:
         positions=rng.normal(size=(n_atoms, 3)),
         cell=np.zeros((7, 3, 3)),
         pbc=np.zeros((7, 3), bool),
-        energy=energy,
-        forces=forces,
-        has_forces=np.array([True] * 3 + [False] + [True] * 3),
+        labels={"energy": energy, "forces": forces},
         group=np.array([0, 0, 0, 1, 1, 1, 2]),
         group_names=("a", "b", "c"),
         subset=np.zeros(7, np.int64),
         subset_names=("all",),
-        level=np.zeros(7, np.int64),
-        level_names=("only",),
+        theory=np.zeros(7, np.int64),
+        theory_names=("only",),
         conformation=np.arange(7),
         geometry=np.arange(7, dtype=np.uint64),
     )
@@ -81,7 +79,7 @@ def test_levels_of_theory_are_not_compared_with_one_another(labelled: tuple[Stru
     """Another level is as good as another group."""
     structures, predictions = labelled
     level, group = np.array([0, 1, 0, 1, 0, 1, 0]), np.array([0, 3, 0, 4, 1, 4, 2])
-    of_levels = replace(structures, level=level, level_names=("low", "high"))
+    of_levels = replace(structures, theory=level, theory_names=("low", "high"))
     of_groups = replace(structures, group=group, group_names=("a", "b", "c", "d", "e"))
     found, expected = (error_table(each, predictions)["relative_energy"] for each in (of_levels, of_groups))
     assert found == expected

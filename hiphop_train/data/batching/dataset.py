@@ -15,6 +15,7 @@ from hiphop_train.errors import DataError
 from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import batch_neighbours, brute_force_pays
 from hiphop_train.graph.open_batches import open_pair_vectors
+from hiphop_train.targets import TARGETS
 from hiphop_train.types import Batch, Outputs, Preparation
 
 
@@ -71,11 +72,11 @@ class BatchDataset(Dataset[Batch]):
         preparation: Preparation | None = None,
     ) -> None:
         check_elements(structures, elements)
+        names = ("offsets", *PER_ATOM, *PER_STRUCTURE)
         # plain views, as np.memmap indexes slowly
-        arrays: dict[str, Any] = {
-            name: np.asarray(getattr(structures, name)) for name in ("offsets", *PER_ATOM, *PER_STRUCTURE)
-        }
-        self.structures = replace(structures, **arrays)
+        arrays: dict[str, Any] = {name: np.asarray(getattr(structures, name)) for name in names}
+        labels = {key: np.asarray(array) for key, array in structures.labels.items()}
+        self.structures = replace(structures, labels=labels, **arrays)
         self.cutoff = cutoff
         self.dtype = dtype
         self.pairs = pairs
@@ -110,7 +111,7 @@ class BatchDataset(Dataset[Batch]):
             pair_j,
             pair_shift,
             self.dtype,
-            torch.from_numpy(structures.level[index].astype(np.int64, copy=False)),
+            torch.from_numpy(structures.theory[index].astype(np.int64, copy=False)),
             vectors,
         )._replace(n_of_type=np.bincount(species, minlength=self.n_types).tolist())
         if self.preparation is not None:
@@ -118,23 +119,20 @@ class BatchDataset(Dataset[Batch]):
         return Batch(graph, self._labels(share, atoms, system), torch.from_numpy(index))
 
     def _labels(self, share: Share, atoms: NDArray[np.int64], system: NDArray[np.int64]) -> Outputs:
-        """Labels of a batch with their weights; 0 where unknown."""
+        """Targets of a batch with their weights, 0 where unknown, and scales."""
         index, weight, structures_scale, atoms_scale = share
-        energy = self.structures.energy[index]
-        has_energy, has_forces = np.isfinite(energy), self.structures.has_forces[index]
-        forces = np.take(self.structures.forces, atoms, axis=0).astype(np.float64, copy=False)
-        forces_weight = (weight * has_forces)[system]
-        if not has_forces.all():
-            forces[~has_forces[system]] = 0.0
-        return {
-            "weight": torch.from_numpy(weight),
-            "energy": torch.from_numpy(np.where(has_energy, energy, 0.0)),
-            "energy_weight": torch.from_numpy(weight * has_energy),
-            "energy_scale": torch.tensor(structures_scale, dtype=torch.float64),
-            "forces": torch.from_numpy(forces),
-            "forces_weight": torch.from_numpy(forces_weight),
-            "forces_scale": torch.tensor(atoms_scale, dtype=torch.float64),
-        }
+        labels = {"weight": torch.from_numpy(weight)}
+        for key, array in self.structures.labels.items():
+            is_per_atom = TARGETS[key].per == "atom"
+            values = np.take(array, atoms if is_per_atom else index, axis=0).astype(np.float64, copy=False)
+            known = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+            if not known.all():
+                values[~known] = 0.0
+            labels[key] = torch.from_numpy(values)
+            labels[f"{key}_weight"] = torch.from_numpy((weight[system] if is_per_atom else weight) * known)
+            scale = atoms_scale if is_per_atom else structures_scale
+            labels[f"{key}_scale"] = torch.tensor(scale, dtype=torch.float64)
+        return labels
 
     def _pairs(
         self,

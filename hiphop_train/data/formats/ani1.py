@@ -21,8 +21,9 @@ from hiphop_train.data.formats.base import (
     rows,
     slices,
 )
-from hiphop_train.data.structures import Collector, Structures
-from hiphop_train.units import ENERGY, LENGTH, EnergyUnit, LengthUnit
+from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.structures import Structures
+from hiphop_train.units import EnergyUnit, LengthUnit
 
 LAYOUT = "the ANI-1 layout"
 
@@ -50,8 +51,7 @@ class ANI1Reader(Reader):
     ) -> None:
         self.root = root
         self.names = names
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
+        self.factors = declared(energy_unit, length_unit)
         self.high_energy = high_energy
         self.download = download
 
@@ -81,9 +81,9 @@ class ANI1Reader(Reader):
     def _read(
         self, file: Path, name: str, group: h5py.Group, positions: Column, energy: Column, part: slice, first: int
     ) -> Structures | None:
-        found = Collector(str(file), self.energy_factor, self.length_factor, 1.0, may_miss=False, first=first)
+        found = Collector(str(file), self.factors, may_miss=False, first=first)
         energies = energy.read(part)
         refuse_zeros(f"{file}, group {name}", energies, None, part.start)
         numbers = element_numbers(group, "species", file, LAYOUT, "SO")
-        found.add(name.rsplit("/", 1)[-1], numbers, positions.read(part), energies, None)
+        found.add(name.rsplit("/", 1)[-1], numbers, positions.read(part), {"energy": energies})
         return found.finish(file.name) if found.blocks else None

@@ -26,9 +26,10 @@ from hiphop_train.data.formats.base import (
     rows,
     slices,
 )
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, DataError, did_you_mean
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 
 class LevelKeys(TypedDict):
@@ -76,9 +77,7 @@ class ANI1xReader(Reader):
             raise ConfigError(f"data.level={level!r}: give one level, or several different ones")
         self.path = path
         self.levels = {name: levels[name] for name in wanted}
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.factors = declared(energy_unit, length_unit, force_sign)
         self.groups_path = groups_path
         self.download = download
 
@@ -96,8 +95,8 @@ class ANI1xReader(Reader):
         def read(group: h5py.Group, part: slice, first: int) -> Structures | None:
             structures = self._read(file, group, part, first, molecules)
             if structures is not None:
-                for name, level in zip(structures.level_names, range(len(structures.level_names)), strict=True):
-                    here = structures.level == level
+                for theory, name in enumerate(structures.theory_names):
+                    here = structures.theory == theory
                     n, n_forces = found[name]
                     found[name] = n + int(here.sum()), n_forces + int(structures.has_forces[here].sum())
             return structures
@@ -139,7 +138,7 @@ class ANI1xReader(Reader):
     def _read(
         self, file: Path, group: h5py.Group, part: slice, first: int, molecules: list[str] | None
     ) -> Structures | None:
-        found = Collector(str(file), self.energy_factor, self.length_factor, self.force_factor)
+        found = Collector(str(file), self.factors)
         numbers, positions, labels = self._columns(file, group)
         atoms, coordinates = numbers.read(), positions.read(part)
         running = np.arange(first + part.start, first + part.stop)
@@ -158,7 +157,8 @@ class ANI1xReader(Reader):
                 kept = coordinates[known], energy[known], None if forces is None else forces[known], running[known]
             else:
                 kept = coordinates, energy, forces, running
-            found.add(group.name.strip("/"), atoms, *kept[:3], level=name, conformation=kept[3])
+            here = {"energy": kept[1], "forces": kept[2]}
+            found.add(group.name.strip("/"), atoms, kept[0], here, theory=name, conformation=kept[3])
         if not found.blocks:
             return None
         structures = found.finish(file.name)

@@ -24,8 +24,9 @@ from hiphop_train.data.formats.base import (
     rows,
     slices,
 )
-from hiphop_train.data.structures import Collector, Structures
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.structures import Structures
+from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 LAYOUT = "the layout by number of atoms"
 
@@ -54,9 +55,7 @@ class ANI2xReader(Reader):
     ) -> None:
         self.root = root
         self.names = names
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.factors = declared(energy_unit, length_unit, force_sign)
         self.forces = forces
         self.download = download
 
@@ -79,13 +78,11 @@ class ANI2xReader(Reader):
                     first += n
 
     def _read(self, file: Path, name: str, columns: dict[str, Column], part: slice, first: int) -> Structures | None:
-        found = Collector(
-            str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
-        )
+        found = Collector(str(file), self.factors, may_miss=False, first=first)
         arrays = {key: column.read(part) for key, column in columns.items()}
         numbers, positions, energy = (arrays[key] for key in ("species", "coordinates", "energies"))
         refuse_zeros(f"{file}, group {name}", energy, arrays.get("forces"), part.start)
-        found.add(name, np.atleast_2d(numbers), positions, energy, arrays.get("forces"))
+        found.add(name, np.atleast_2d(numbers), positions, {"energy": energy, "forces": arrays.get("forces")})
         if not found.blocks:
             return None
         group, formulas = _formulas(numbers)

@@ -22,9 +22,10 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_
 from numpy.typing import NDArray
 
 from hiphop_train.data.formats.base import BLOCK_ATOMS, Block, Reader, locate, require_file
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError, did_you_mean
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 Paths = str | list[str]
 
@@ -81,9 +82,7 @@ class ASEReader(Reader):
         self.format = format
         self.energy_key = energy_key
         self.forces_key = forces_key
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.factors = declared(energy_unit, length_unit, force_sign)
         self.ignore_cell = ignore_cell
 
     def files(self) -> list[Path]:
@@ -110,7 +109,7 @@ class ASEReader(Reader):
     def _read(
         self, file: Path, subset: str, frames: "Iterator[Atoms]", first: int, start: int, seen: _Seen
     ) -> Structures | None:
-        found = Collector(str(file), self.energy_factor, self.length_factor, self.force_factor, first=first)
+        found = Collector(str(file), self.factors, first=first)
         for k, atoms in enumerate(frames, first - start):
             if len(atoms) == 0:
                 raise DataError(f"{file}, structure {k}: has no atoms")
@@ -125,8 +124,10 @@ class ASEReader(Reader):
                 str(atoms.symbols.formula.format("hill")),
                 atoms.numbers.astype(np.int64),
                 atoms.positions[None],
-                np.array([np.nan if energy is None else energy]),
-                None if forces is None else forces[None],
+                {
+                    "energy": None if energy is None else np.array([energy]),
+                    "forces": None if forces is None else forces[None],
+                },
                 atoms.cell.array[None] if periodic else None,
                 atoms.pbc[None] if periodic else None,
             )

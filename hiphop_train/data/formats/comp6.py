@@ -20,9 +20,10 @@ from hiphop_train.data.formats.base import (
     refuse_zeros,
     rows,
 )
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 LAYOUT = "the COMP6v1 layout"
 
@@ -49,9 +50,7 @@ class COMP6Reader(Reader):
     ) -> None:
         self.root = root
         self.subsets = subsets
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.factors = declared(energy_unit, length_unit, force_sign)
         self.download = download
 
     def files(self) -> list[Path]:
@@ -80,13 +79,11 @@ class COMP6Reader(Reader):
         return {name: subset for subset, files in self.subsets.items() for name in files}
 
     def _read(self, file: Path, name: str, group: h5py.Group, subset: str, first: int) -> Structures | None:
-        found = Collector(
-            str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
-        )
+        found = Collector(str(file), self.factors, may_miss=False, first=first)
         numbers = element_numbers(group, "species", file, LAYOUT, "SO")
         positions, energy, forces = (dataset(group, key, file, LAYOUT) for key in ("coordinates", "energies", "forces"))
         refuse_zeros(f"{file}, group {group.name}", energy, forces)
-        found.add(name, numbers, positions, energy, forces)
+        found.add(name, numbers, positions, {"energy": energy, "forces": forces})
         return found.finish(subset) if found.blocks else None
 
     def missing(self, structures: Structures) -> list[str]:

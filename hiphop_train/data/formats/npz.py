@@ -21,9 +21,10 @@ from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
 from hiphop_train.data.formats.base import Block, Reader, refuse_zeros, require_file, slices
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError, did_you_mean
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 
 class NpzKeys(TypedDict):
@@ -62,9 +63,7 @@ class NpzReader(Reader):
         self.path = path
         self.test_path = test_path
         self.keys = keys
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.factors = declared(energy_unit, length_unit, force_sign)
         self.download = download
 
     def files(self) -> list[Path]:
@@ -96,14 +95,12 @@ class NpzReader(Reader):
     def _read(
         self, file: Path, subset: str, numbers: NDArray[Any], columns: list["NpzColumn"], part: slice, first: int
     ) -> Structures | None:
-        found = Collector(
-            str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
-        )
+        found = Collector(str(file), self.factors, may_miss=False, first=first)
         positions, energy, *forces = (column.read(part) for column in columns)
         refuse_zeros(str(file), energy, forces[0] if forces else None, part.start)
         if energy.ndim == 2 and energy.shape[1] == 1:
             energy = energy[:, 0]  # MD17 keeps them in a column
-        found.add(file.stem, numbers, positions, energy, forces[0] if forces else None)
+        found.add(file.stem, numbers, positions, {"energy": energy, "forces": forces[0] if forces else None})
         return found.finish(subset) if found.blocks else None
 
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from hiphop_train.data.formats.base import Block, Reader, refuse_zeros, require_file
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
-from hiphop_train.units import ENERGY, LENGTH, EnergyUnit, LengthUnit
+from hiphop_train.units import EnergyUnit, LengthUnit
 
 ARRAYS = ("Z", "R", "T", "P")
 """Atomic numbers, positions, energies, and which molecules make each of the five folds."""
@@ -43,8 +44,7 @@ class QM7Reader(Reader):
         download: str = "",
     ) -> None:
         self.path = path
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
+        self.factors = declared(energy_unit, length_unit)
         self.test_fold = test_fold
         self.download = download
 
@@ -92,7 +92,7 @@ class QM7Reader(Reader):
         energy: NDArray[Any],
         chosen: NDArray[np.int64],
     ) -> Structures:
-        found = Collector(str(file), self.energy_factor, self.length_factor, 1.0, may_miss=False)
+        found = Collector(str(file), self.factors, may_miss=False)
         for k in chosen.tolist():
             atoms = numbers[k] > 0
             name, running = f"qm7 {k}", np.array([k])
@@ -100,8 +100,7 @@ class QM7Reader(Reader):
                 name,
                 numbers[k, atoms].astype(np.int64),
                 positions[k : k + 1, atoms],
-                energy[k : k + 1],
-                None,
+                {"energy": energy[k : k + 1]},
                 conformation=running,
             )
         return found.finish(subset)

@@ -15,9 +15,10 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from hiphop_train.data.formats.base import Block, Reader, locate
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
-from hiphop_train.units import ENERGY, LENGTH, EnergyUnit, LengthUnit
+from hiphop_train.units import EnergyUnit, LengthUnit
 
 Property = Literal["homo", "lumo", "gap", "zpve", "U0", "U", "H", "G"]
 
@@ -70,8 +71,7 @@ class QM9Reader(Reader):
     ) -> None:
         self.path = path
         self.property = property
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
+        self.factors = declared(energy_unit, length_unit)
         self.exclude = exclude
         self.download = download
 
@@ -112,7 +112,7 @@ class QM9Reader(Reader):
 
     def _read(self, piece: list[tuple[Path, str, bytes]], left_out: set[int], first: int) -> Structures | None:
         source = piece[0][0]
-        found = Collector(str(source), self.energy_factor, self.length_factor, 1.0, may_miss=False, first=first)
+        found = Collector(str(source), self.factors, may_miss=False, first=first)
         for k, (file, name, content) in enumerate(piece):
             where = f"{file}, {name}" if file.name != name else str(file)
             found.source = where
@@ -123,8 +123,7 @@ class QM9Reader(Reader):
                 f"gdb {number}",
                 np.array([atomic_numbers[symbol] for symbol in symbols]),
                 np.array([positions]),
-                np.array([values[COLUMNS.index(self.property)]]),
-                None,
+                {"energy": np.array([values[COLUMNS.index(self.property)]])},
                 conformation=np.array([first + k]),
             )
         found.source = str(source)

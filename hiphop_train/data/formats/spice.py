@@ -23,9 +23,10 @@ from hiphop_train.data.formats.base import (
     rows,
     slices,
 )
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 LAYOUT = "the SPICE layout"
 ENERGIES, GRADIENT = "dft_total_energy", "dft_total_gradient"
@@ -57,9 +58,7 @@ class SPICEReader(Reader):
             ENERGIES: str(energy_unit),
             GRADIENT: f"{energy_unit}/{length_unit}",
         }
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.factors = declared(energy_unit, length_unit, force_sign)
         self.charged = charged
         self.download = download
 
@@ -97,13 +96,11 @@ class SPICEReader(Reader):
     def _read(
         self, file: Path, name: str, group: h5py.Group, columns: dict[str, Column], part: slice, first: int
     ) -> Structures | None:
-        found = Collector(
-            str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
-        )
+        found = Collector(str(file), self.factors, may_miss=False, first=first)
         numbers = element_numbers(group, "atomic_numbers", file, LAYOUT, "iu")
         positions, energy, gradient = (columns[key].read(part) for key in ("conformations", ENERGIES, GRADIENT))
         refuse_zeros(f"{file}, group {name}", energy, gradient, part.start)
-        found.add(name, numbers, positions, energy, gradient)
+        found.add(name, numbers, positions, {"energy": energy, "forces": gradient})
         return found.finish(_text(group, "subset", file)) if found.blocks else None
 
 

@@ -22,9 +22,10 @@ from hiphop_train.data.formats.base import (
     require_file,
     rows,
 )
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError, did_you_mean
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 LAYOUT = "the Transition1x layout"
 ENERGIES, FORCES = "wB97x_6-31G(d).energy", "wB97x_6-31G(d).forces"
@@ -52,9 +53,7 @@ class Transition1xReader(Reader):
     ) -> None:
         self.path = path
         self.subsets = subsets
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.factors = declared(energy_unit, length_unit, force_sign)
         self.download = download
 
     def files(self) -> list[Path]:
@@ -80,9 +79,7 @@ class Transition1xReader(Reader):
                         first += sum(_rows(part, file) for part in parts)
 
     def _read(self, file: Path, subset: str, name: str, parts: list[h5py.Group], first: int) -> Structures | None:
-        found = Collector(
-            str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
-        )
+        found = Collector(str(file), self.factors, may_miss=False, first=first)
         path = None
         for part in parts:
             arrays = {key: column.read() for key, column in _columns(part, file).items()}
@@ -103,7 +100,7 @@ class Transition1xReader(Reader):
             if path is None and positions.ndim == 3:
                 path = positions
             found.source = f"{file}, {part.name}"
-            found.add(name, numbers, positions, energy, forces, conformation=running)
+            found.add(name, numbers, positions, {"energy": energy, "forces": forces}, conformation=running)
         found.source = str(file)
         return found.finish(subset) if found.blocks else None
 
