@@ -1,4 +1,4 @@
-"""Loaders add to graphs what models need, and send it from worker to step unchanged."""
+"""Loaders add to graphs what models need, and send it from worker to step and device unchanged."""
 
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from hiphop_train.data.batching.dataset import BatchDataset
 from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler
-from hiphop_train.data.batching.transfer import flatten, restore
+from hiphop_train.data.batching.transfer import flatten, restore, to_device
 from hiphop_train.data.structures import Structures
 from hiphop_train.graph.triples import with_triples
 from hiphop_train.nn.pairs import with_layout
@@ -80,3 +80,15 @@ def test_flat_batches_are_the_same(structures: Structures, pins: bool, monkeypat
         shifts = batch.graph.pair_shift
         assert (again.graph.pair_shift.stride(0) == 0) == (shifts.stride(0) == 0 and len(shifts) > 1)
         pinned.clear()
+
+
+def test_all_tensors_of_a_batch_are_moved(structures: Structures) -> None:
+    batch = BatchDataset(structures, ELEMENTS, 4.0, torch.float32)[np.array([0, 1]), np.ones(2)]
+    moved = to_device(batch, "meta")
+    assert type(moved) is type(batch)
+    assert type(moved.graph) is type(batch.graph)
+    assert list(moved.labels) == list(batch.labels)
+    tensors = [part for part in (*moved.graph, *moved.labels.values(), moved.sample) if isinstance(part, torch.Tensor)]
+    assert len(tensors) > 15
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert moved.graph.n_systems == 2
