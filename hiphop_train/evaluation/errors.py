@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hiphop_train.data.batching.loader import batch_loader
+from hiphop_train.data.batching.dataset import BatchDataset
+from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler
-from hiphop_train.data.batching.sharing import exchanged
+from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.data.structures import Structures
 from hiphop_train.potential import Potential
 from hiphop_train.targets import TARGETS, Target, derivatives
@@ -67,9 +68,9 @@ def predict(
     targets: dict[str, list[NDArray[Any]]] = {key: [] for key in structures.labels}
     hierarchicality = []
     sampler = BatchSampler(np.arange(len(structures)), batch_size)
-    loader = batch_loader(structures, sampler, potential.elements, potential.cutoff, dtype, prepare=prepare)
-    for batch in loader:
-        graph: Graph = exchanged(batch.graph, torch.Tensor, lambda part: part.to(device))
+    dataset = BatchDataset(structures, potential.elements, potential.cutoff, dtype, prepare=prepare)
+    for batch in BatchLoader(dataset, sampler):
+        graph: Graph = to_device(batch.graph, device)
         outputs = potential(graph, **derivatives(targets))
         for key in targets.keys() & outputs.keys():
             targets[key].append(outputs[key].detach().cpu().numpy())

@@ -14,9 +14,9 @@ from hiphop_train.benchmark import systems
 from hiphop_train.benchmark.peers.protocol import Result, Subject, Work
 from hiphop_train.compilation import compile_potential
 from hiphop_train.data.batching.dataset import BatchDataset
-from hiphop_train.data.batching.loader import BatchLoader, batch_loader
-from hiphop_train.data.batching.sampler import BatchSampler, Groups
-from hiphop_train.data.batching.sharing import exchanged
+from hiphop_train.data.batching.loader import BatchLoader
+from hiphop_train.data.batching.sampler import BatchSampler
+from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.graph.assemble import make_graph, pair_vectors, with_pair_vectors
 from hiphop_train.graph.neighbours import neighbours
 from hiphop_train.training.module import differentiate
@@ -125,9 +125,8 @@ class Program(Subject):
         if given["data"] is None:
             structures = systems.clusters(8 * given["batch_size"], given["seed"])
             sampler = BatchSampler(range_of(len(structures)), given["batch_size"], given["seed"])
-            self.loader: BatchLoader = batch_loader(
-                structures, sampler, elements, self.cutoff, self.dtype, preparation=self.model.preparation
-            )
+            dataset = BatchDataset(structures, elements, self.cutoff, self.dtype, preparation=self.model.preparation)
+            self.loader = BatchLoader(dataset, sampler)
         else:
             module = build.make_data(given["data"], self.model, self.dtype, given["seed"])
             module.use_levels(["the model's"])
@@ -144,7 +143,7 @@ class Program(Subject):
         epoch = 0
         while True:
             sampler = self.loader.sampler
-            assert isinstance(sampler, Groups)
+            assert isinstance(sampler, BatchSampler)
             sampler.set_epoch(epoch)
             yield from self.loader
             epoch += 1
@@ -156,7 +155,7 @@ class Program(Subject):
     def _moved(self, batch: Batch) -> Batch:
         if self.device.type == "cpu":
             return batch
-        moved: Batch = exchanged(batch, Tensor, lambda part: part.to(self.device))
+        moved: Batch = to_device(batch, self.device)
         return moved
 
     def _step(self, batch: Batch) -> None:

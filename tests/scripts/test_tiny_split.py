@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hiphop_train.data.connectivity import fragments
+from scripts.connectivity import fragments
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "hiphop_train" / "data" / "tiny"

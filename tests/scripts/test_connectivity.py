@@ -11,8 +11,8 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 
-from hiphop_train.data.connectivity import bond_matrix, fragments, molecule_key
 from hiphop_train.errors import DataError
+from scripts.connectivity import bond_matrix, fragments, molecule_key
 
 TINY = Path(__file__).resolve().parents[2] / "hiphop_train" / "data" / "tiny" / "tiny.h5"
 
@@ -95,7 +95,7 @@ def test_key_is_readable_and_safe_on_a_command_line() -> None:
 
 def test_key_is_the_same_in_every_process() -> None:
     code = (
-        "from ase.build import molecule; from hiphop_train.data.connectivity import molecule_key; "
+        "from ase.build import molecule; from scripts.connectivity import molecule_key; "
         "a = molecule('CH3CHO'); print(molecule_key(a.numbers, a.positions))"
     )
     root = str(TINY.parents[3])

@@ -5,17 +5,8 @@ molecule. The release files do not say: a group of ANI-1x is a formula, and isom
 bonds off the geometry and names each bonded fragment by its element-labelled graph, the same name for every
 conformer, orientation and atom order.
 
-Two atoms are bonded when their distance is below `BOND_FACTOR` times the sum of their covalent radii (Cordero et al.
-2008, the table of ASE). The factor was chosen on the embedded tiny set, where the molecule is known: of 1,655
-monomers from molecular dynamics at 300 to 1000 K, the number whose graph differs from that of most conformers of
-the same molecule is
-
-    factor      1.10 1.15 1.20 1.25 1.28 1.30 1.32 1.33 1.35 1.40
-    differing    528  176   56   23    8    7    3    8   21   32
-
-Below, stretched X-H bonds are lost; above, second neighbours in small rings are taken for bonds. At 1.30, in the
-middle of the flat part, 7 of 1,655 differ (none of them equals another molecule of the set), and all 396 dimers have
-exactly two fragments, both known.
+Two atoms are bonded when their distance is below `hiphop_train.data.molecules.BOND_FACTOR` times the sum of their
+covalent radii (Cordero et al. 2008, the table of ASE).
 """
 
 from __future__ import annotations
@@ -28,10 +19,8 @@ import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import ArrayLike, NDArray
 
+from hiphop_train.data.molecules import BOND_FACTOR
 from hiphop_train.errors import DataError
-
-BOND_FACTOR = 1.30
-"""A bond is shorter than this times the sum of the two covalent radii (dimensionless)."""
 
 _LABEL_CHARACTERS = 6
 
