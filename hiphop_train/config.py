@@ -22,8 +22,8 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, Typ
 from pydantic.errors import PydanticUserError
 
 from hiphop_train import checkpoint
+from hiphop_train.accelerate import Choice
 from hiphop_train.build import DATA_VARIABLES, HANDED_OVER, OWN_KEYS
-from hiphop_train.compilation import Choice
 from hiphop_train.errors import ConfigError, did_you_mean
 
 Command = Literal["train", "eval", "export", "bench", "data"]

@@ -20,7 +20,7 @@ from hiphop_train.data.statistics import AtomEnergies, Statistics, fit_statistic
 from hiphop_train.data.store.open_data import Packing, Progress, load, no_progress
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, did_you_mean
-from hiphop_train.types import Batch, Preparation
+from hiphop_train.types import Batch, Prepare
 
 
 class DataModule(LightningDataModule):
@@ -45,7 +45,6 @@ class DataModule(LightningDataModule):
     allow_leak : whether a geometry may be in a test and in the training split
     batch_by : what `batch_size` counts; pairs are estimated from the number of atoms
     bucket : number of batches whose structures are sorted by size together; 1 leaves the order random
-    preparation : what the model needs of each graph, beside its pairs; handed over at build time
     """
 
     def __init__(
@@ -68,7 +67,6 @@ class DataModule(LightningDataModule):
         allow_leak: bool = False,
         batch_by: Measure = "structures",
         bucket: PositiveInt = 1,
-        preparation: Preparation | None = None,
     ) -> None:
         super().__init__()
         for symbol in elements:
@@ -85,7 +83,7 @@ class DataModule(LightningDataModule):
         self.cutoff = cutoff
         self.dtype = dtype
         self.seed = seed
-        self.preparation = preparation
+        self.prepare: Prepare | None = None  # what acceleration needs of each graph, see `hiphop_train.accelerate`
         self.e0 = e0
         self.pack = pack
         self.packed = packed
@@ -239,6 +237,6 @@ class DataModule(LightningDataModule):
             self.cutoff,
             self.dtype,
             self.num_workers,
-            preparation=self.preparation,
+            prepare=self.prepare,
             pin_memory=on_gpu,
         )

@@ -14,7 +14,7 @@ from hiphop_train.data.batching.sampler import BatchSampler
 from hiphop_train.data.batching.sharing import exchanged
 from hiphop_train.data.structures import Structures
 from hiphop_train.potential import Potential
-from hiphop_train.types import Graph
+from hiphop_train.types import Graph, Prepare
 from hiphop_train.units import KCAL_PER_MOL
 
 
@@ -46,6 +46,7 @@ def predict(
     batch_size: int = 64,
     device: str = "cpu",
     advance: Callable[[int], None] = lambda n: None,
+    prepare: Prepare | None = None,
 ) -> Predictions:
     """Evaluate a potential on all structures.
 
@@ -57,13 +58,12 @@ def predict(
     batch_size : structures at a time
     device : cpu or cuda
     advance : called with the number of structures after each batch, for progress
+    prepare : of an accelerated potential
     """
     potential = potential.to(device).eval()
     energy, forces, hierarchicality = [], [], []
     sampler = BatchSampler(np.arange(len(structures)), batch_size)
-    loader = batch_loader(
-        structures, sampler, potential.elements, potential.cutoff, dtype, preparation=potential.preparation
-    )
+    loader = batch_loader(structures, sampler, potential.elements, potential.cutoff, dtype, prepare=prepare)
     for batch in loader:
         graph: Graph = exchanged(batch.graph, torch.Tensor, lambda part: part.to(device))
         outputs = potential(graph)

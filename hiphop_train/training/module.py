@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hiphop_train.graph.segments import segment_sum
-from hiphop_train.nn.precision import Precision
 from hiphop_train.potential import Potential
 from hiphop_train.training.losses import Loss
 from hiphop_train.training.metrics import Errors
@@ -35,8 +34,6 @@ class PotentialModule(LightningModule):
     optimizer : of the potential's parameters
     schedule : of the learning rate or the batch size
     record : plain data that every checkpoint carries (see `hiphop_train.checkpoint`)
-    precision : of the training steps, see `hiphop_train.nn.precision`; Lightning's own would be that of validation too,
-        and refuses to clip the gradients of a fused optimizer
     """
 
     def __init__(
@@ -46,7 +43,6 @@ class PotentialModule(LightningModule):
         optimizer: Optimizer,
         schedule: Schedule,
         record: dict[str, Any],
-        precision: Precision = "full",
     ) -> None:
         super().__init__()
         self.potential = potential
@@ -54,13 +50,11 @@ class PotentialModule(LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.record = record
-        self.precision = precision
         self.errors = Errors()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss, so scaled that gradients averaged over ranks are those of the whole batch."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
-            loss = self._loss(batch)
+        loss = self._loss(batch)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.graph.n_systems)
         return loss * self.trainer.world_size
 

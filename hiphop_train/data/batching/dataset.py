@@ -15,7 +15,7 @@ from hiphop_train.errors import DataError
 from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import batch_neighbours, brute_force_pays
 from hiphop_train.graph.open_batches import open_pair_vectors
-from hiphop_train.types import Batch, Preparation
+from hiphop_train.types import Batch, Prepare
 
 USED = ("offsets", "numbers", "positions", "cell", "pbc", "energy", "forces", "has_forces", "level")
 """Those arrays of a data set that batches are cut from."""
@@ -63,7 +63,7 @@ class BatchDataset(Dataset[Batch]):
     cutoff : Angstrom
     dtype : floating-point type of the network
     pairs : whether pairs are looked for; without, graphs have none, for users that find them elsewhere
-    preparation : what else a model needs of each graph
+    prepare : adds to each graph what acceleration needs
     """
 
     def __init__(
@@ -73,14 +73,13 @@ class BatchDataset(Dataset[Batch]):
         cutoff: float,
         dtype: torch.dtype,
         pairs: bool = True,
-        preparation: Preparation | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         check_elements(structures, elements)
         self.cutoff = cutoff
         self.dtype = dtype
         self.pairs = pairs
-        self.preparation = preparation
-        self.n_types = len(elements)
+        self.prepare = prepare
         self.species_of = np.full(119, -1, np.int64)
         for k, symbol in enumerate(elements):
             self.species_of[chemical_symbols.index(symbol)] = k
@@ -127,9 +126,9 @@ class BatchDataset(Dataset[Batch]):
             self.dtype,
             torch.from_numpy(arrays["level"][index].astype(np.int64, copy=False)),
             vectors,
-        )._replace(n_of_type=np.bincount(species, minlength=self.n_types).tolist())
-        if self.preparation is not None:
-            graph = self.preparation(graph)
+        )
+        if self.prepare is not None:
+            graph = self.prepare(graph)
         energy = arrays["energy"][index]
         has_energy, has_forces = np.isfinite(energy), arrays["has_forces"][index]
         forces = np.take(arrays["forces"], atoms, axis=0).astype(np.float64, copy=False)

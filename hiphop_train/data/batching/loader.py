@@ -10,7 +10,7 @@ from hiphop_train.data.batching.dataset import BatchDataset, Share
 from hiphop_train.data.batching.sampler import BatchSampler, Groups
 from hiphop_train.data.batching.sharing import PackedBatches, Packer, unpack
 from hiphop_train.data.structures import Structures
-from hiphop_train.types import Batch, Preparation
+from hiphop_train.types import Batch, Prepare
 
 GROUP = 8
 """Batches that a worker makes at a time: to send one alone took longer than to make it."""
@@ -82,14 +82,14 @@ def batch_loader(
     num_workers: int = 0,
     pairs: bool = True,
     start_method: str | None = None,
-    preparation: Preparation | None = None,
+    prepare: Prepare | None = None,
     pin_memory: bool = False,
 ) -> BatchLoader:
     """Deal out the batches that a sampler asks for.
 
     Parameters
     ----------
-    structures, elements, cutoff, dtype, pairs, preparation : as in `BatchDataset`
+    structures, elements, cutoff, dtype, pairs, prepare : as in `BatchDataset`
     sampler : of the batches
     num_workers : processes that prepare batches; 0 prepares them in this one
     start_method : of these processes; None is the system's
@@ -99,7 +99,7 @@ def batch_loader(
     if num_workers:
         more = {"persistent_workers": True, "prefetch_factor": 1, "multiprocessing_context": start_method}
     return BatchLoader(
-        GroupDataset(BatchDataset(structures, elements, cutoff, dtype, pairs, preparation)),  # type: ignore[arg-type]
+        GroupDataset(BatchDataset(structures, elements, cutoff, dtype, pairs, prepare)),  # type: ignore[arg-type]
         sampler=Groups(sampler, GROUP if num_workers else 1),
         batch_size=None,  # the sampler yields whole batches
         collate_fn=Packer() if num_workers else _as_they_are,

@@ -1,22 +1,49 @@
-"""The sensitivity functions of frozen weights in C, a pair at a time, with the derivative by its distance."""
+/* Sensitivity functions for frozen weights, and their derivative with respect to the distance.
 
-import math
+   s_k(r) = exp(-((1/r - 1/mu_k) w_k)^2 / 2) cos^2(pi r / 2 r_c), see nn/sensitivity.py. */
 
-import torch
+#include "common.h"
 
-from hiphop_train.nn.program_source import LANES
-
-SOURCE = """\
 #include <tgmath.h>
+
+#define PI 3.141592653589793
+#define LN2_FIRST 0.693359375 /* of ln 2: few enough digits that its multiples are exact */
+#define LN2_REST -2.12194440054690582767878541823e-4
+
+/* Taylor coefficients 1/k! of the exponential, for arguments between -ln 2 and ln 2. */
+static const real coefficients[] = {
+    1.0,
+    1.0,
+    1.0 / 2,
+    1.0 / 6,
+    1.0 / 24,
+    1.0 / 120,
+    1.0 / 720,
+    1.0 / 5040,
+    1.0 / 40320,
+    1.0 / 362880,
+    1.0 / 3628800,
+    1.0 / 39916800,
+    1.0 / 479001600,
+    1.0 / 6227020800,
+};
+
+#if IS_SINGLE
+typedef int32_t integer;
+enum { DEGREE = 7, MANTISSA = 23, BIAS = 127 };
+#else
+typedef int64_t integer;
+enum { DEGREE = 13, MANTISSA = 52, BIAS = 1023 };
+#endif
 
 typedef integer integers __attribute__((vector_size(BYTES)));
 enum { SOME = 16 };  /* pairs at a time, whose sensitivities fill whole vectors of the processor */
 
-/* e^x for x from -50 to 0: 2^n, n being whole, times a polynomial of the rest */
+/* e^x for x from -50 to 0: 2^n, n being an integer, times a polynomial of the remainder */
 static inline lanes exponential(lanes x)
 {
     const integers n = __builtin_convertvector(x * (real)1.4426950408889634 - (real)0.5, integers);
-    const lanes whole = __builtin_convertvector(n, lanes), y = (x - whole * (real)LN2_FIRST) - whole * (real)LN2_REST;
+    const lanes power = __builtin_convertvector(n, lanes), y = (x - power * (real)LN2_FIRST) - power * (real)LN2_REST;
     lanes sum = {0};
     _Pragma("GCC unroll 16") for (int k = DEGREE; k >= 0; k--) sum = sum * y + coefficients[k];
     return sum * (lanes)((n + BIAS) << MANTISSA);
@@ -52,7 +79,7 @@ void sensitivities(const real *distance, const real *inverse_centre, const real 
 }
 
 void derivatives(const real *distance, const real *inverse_centre, const real *inverse_width, const real *s,
-                 const real *g, real *of_distance, int64_t n_pairs, double cutoff, int n_threads)
+                 const real *g, real *grad_distance, int64_t n_pairs, double cutoff, int n_threads)
 {
     #pragma omp parallel for num_threads(n_threads) schedule(static)
     for (int64_t p = 0; p < n_pairs; p++) {
@@ -60,32 +87,10 @@ void derivatives(const real *distance, const real *inverse_centre, const real *i
         real weighted = 0, plain = 0;
         #pragma omp simd reduction(+: weighted, plain)
         for (int k = 0; k < N_SENSITIVITIES; k++) {
-            const real pull = g[p * N_SENSITIVITIES + k] * s[p * N_SENSITIVITIES + k];
-            weighted += pull * (inverse - inverse_centre[k]) * inverse_width[k] * inverse_width[k];
-            plain += pull;
+            const real product = g[p * N_SENSITIVITIES + k] * s[p * N_SENSITIVITIES + k];
+            weighted += product * (inverse - inverse_centre[k]) * inverse_width[k] * inverse_width[k];
+            plain += product;
         }
-        of_distance[p] = weighted * inverse * inverse - (real)(PI / cutoff) * tan((real)(PI / 2 / cutoff) * r) * plain;
+        grad_distance[p] = weighted * inverse * inverse - (real)(PI / cutoff) * tan((real)(PI / 2 / cutoff) * r) * plain;
     }
 }
-"""
-
-
-def source(n_sensitivities: int, dtype: torch.dtype) -> str:
-    """Write the functions above."""
-    single = dtype == torch.float32
-    degree = 7 if single else 13  # of the exponential's polynomial, between -ln 2 and ln 2
-    first = 0.693359375  # of ln 2: few enough digits that its multiples are exact
-    values = {
-        "LN2_FIRST": first,
-        "LN2_REST": repr(math.log(2) - first) if single else "-2.12194440054690582767878541823e-4",
-        "DEGREE": degree,
-        "MANTISSA": 23 if single else 52,
-        "BIAS": 127 if single else 1023,
-        "PI": repr(math.pi),
-        "N_SENSITIVITIES": n_sensitivities,
-    }
-    lines = [f"#define {name} {value}" for name, value in values.items()]
-    lines.append(f"typedef {'int32_t' if single else 'int64_t'} integer;")
-    coefficients = ", ".join(repr(1 / math.factorial(k)) for k in range(degree + 1))
-    lines.append(f"static const real coefficients[] = {{{coefficients}}};")
-    return "\n".join([LANES, *lines, SOURCE])

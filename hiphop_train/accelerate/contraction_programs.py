@@ -1,7 +1,7 @@
 """Programs that evaluate contractions from the free components of their tensors.
 
 A product of tensors is contracted two parts at a time, as a tree. Each part is itself a contraction with free indices,
-whose components are computed once and shared by all that have use for them. A component is known by how many of each
+whose components are computed once and shared by all that use them. A component is identified by how many of each
 vertex's free indices point along x, y and z, and computed for one of several equal ones only.
 """
 
@@ -11,8 +11,8 @@ from functools import cache
 from itertools import combinations, product
 from typing import NamedTuple
 
-from hiphop_train.nn.contractions import Contraction, ascending_orders, bond_places, canonical, n_symmetries
-from hiphop_train.nn.polynomials import NOTHING, Program, Writer
+from hiphop_train.accelerate.polynomials import NOTHING, Program, Writer
+from hiphop_train.nn.contractions import Contraction, ascending_orders, bond_index, canonical, n_symmetries
 from hiphop_train.nn.tensors import place
 
 Axes = tuple[int, int, int]
@@ -137,7 +137,7 @@ def _splits(n_vertices: int) -> list[Split]:
 
 def _cut(contraction: Contraction, split: Split) -> Iterator[tuple[int, int, int]]:
     """Vertex in the first part, vertex in the second, and the number of bonds between them, where there are any."""
-    where = bond_places(len(contraction.ranks))
+    where = bond_index(len(contraction.ranks))
     for first, second in product(*split):
         if contraction.bonds[where[first, second]]:
             yield first, second, contraction.bonds[where[first, second]]

@@ -1,27 +1,8 @@
-"""HIP-NN's convolution in C for frozen weights: messages are made, turned into environments and forgotten.
+/* HIP-NN's convolution, and its derivatives; see accelerate/convolution.py. Sizes: N_SENSITIVITIES, N_COMPONENTS of the
+   tensors, WIDTH: most features at a time. */
 
-As batched products (`nn.messages`), messages of all pairs travel to memory, are brought into another order, and are
-read again. Here those of some pairs of one atom at a time stay in the nearest cache. Pairs come in the order of the
-receiving atoms, and each with its reverse, whose distance is the same and whose tensors differ by (-1)^l. What an atom
-sends is therefore found among the pairs in which it receives, and no list by sender is needed.
-"""
+#include "common.h"
 
-from typing import Any, Optional, Tuple
-
-import torch
-from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
-
-from hiphop_train.nn.kernels import call
-from hiphop_train.nn.program_source import LANES
-from hiphop_train.types import Graph
-
-WIDTH = 128
-"""Features at a time; of more, an atom's messages and their derivatives leave the nearest cache."""
-MULTIPLE = 16
-"""Numbers of features are multiples of the processor's vectors."""
-SOURCE = """\
 enum { SOME = 8 };  /* pairs at a time */
 #define EACH_LANES(f) for (int64_t f = 0; f < n; f += N_LANES)
 #define EACH_PAIR(q) _Pragma("GCC unroll 8") for (int q = 0; q < SOME; q++)
@@ -92,15 +73,15 @@ void environments(const int64_t *start, const int64_t *sender, const real *s, co
 /* Derivatives of sum_i g_i A_i by what atom j sends, at the pairs in which it receives. With d_ij = sum_c T_c g_i,c:
    by zeta_j,nu it is sum_i s_nu d_ij, by s_nu sum_f zeta_j,nu d_ij, by T_c sum_f g_i,c m_ij. */
 void derivatives(const int64_t *start, const int64_t *sender, const real *s, const real *t, const real *zeta,
-                 const real *g, const real *sign, real *of_s, real *of_t, real *of_zeta,
+                 const real *g, const real *sign, real *grad_s, real *grad_t, real *grad_zeta,
                  int64_t n_atoms, int64_t n, int64_t row, int64_t is_more, int n_threads)
 {
     #pragma omp parallel for num_threads(n_threads) schedule(dynamic, 16)
     for (int64_t j = 0; j < n_atoms; j++) {
         real m[SOME * WIDTH] __attribute__((aligned(64))), d[SOME * WIDTH] __attribute__((aligned(64)));
         const real *z = zeta + j * N_SENSITIVITIES * n;
-        real *of_z = of_zeta + j * N_SENSITIVITIES * n;
-        memset(of_z, 0, N_SENSITIVITIES * n * sizeof(real));
+        real *grad_z = grad_zeta + j * N_SENSITIVITIES * n;
+        memset(grad_z, 0, N_SENSITIVITIES * n * sizeof(real));
         for (int64_t first = start[j]; first < start[j + 1]; first += SOME) {
             const int64_t left = start[j + 1] - first;
             const real *sq[SOME];
@@ -117,7 +98,7 @@ void derivatives(const int64_t *start, const int64_t *sender, const real *s, con
             for (int q = 0; q < SOME; q++) {
                 if (q >= left) { memset(d + q * n, 0, n * sizeof(real)); continue; }
                 const real *gi = g + sender[first + q] * N_COMPONENTS * row;
-                real tq[N_COMPONENTS], *of_tq = of_t + (first + q) * N_COMPONENTS;
+                real tq[N_COMPONENTS], *grad_tq = grad_t + (first + q) * N_COMPONENTS;
                 lanes of[N_COMPONENTS];
                 for (int c = 0; c < N_COMPONENTS; c++) tq[c] = sign[c] * t[(first + q) * N_COMPONENTS + c];
                 for (int c = 0; c < N_COMPONENTS; c++) of[c] = (lanes){0};
@@ -132,9 +113,9 @@ void derivatives(const int64_t *start, const int64_t *sender, const real *s, con
                     put(d + q * n + f, sum);
                 }
                 for (int c = 0; c < N_COMPONENTS; c++)
-                    of_tq[c] = (is_more ? of_tq[c] : 0) + sign[c] * total(of[c]);
+                    grad_tq[c] = (is_more ? grad_tq[c] : 0) + sign[c] * total(of[c]);
             }
-            add(of_z, n, N_SENSITIVITIES, sq, d, n);
+            add(grad_z, n, N_SENSITIVITIES, sq, d, n);
             for (int q = 0; q < SOME && q < left; q += 4)
                 for (int k = 0; k < N_SENSITIVITIES; k += 4) {
                     lanes of[4][4] = {{{0}}};
@@ -147,7 +128,7 @@ void derivatives(const int64_t *start, const int64_t *sender, const real *s, con
                     _Pragma("GCC unroll 4") for (int x = 0; x < 4; x++)
                         _Pragma("GCC unroll 4") for (int y = 0; y < 4; y++)
                             if (q + x < left && k + y < N_SENSITIVITIES) {
-                                real *to = of_s + (first + q + x) * N_SENSITIVITIES + k + y;
+                                real *to = grad_s + (first + q + x) * N_SENSITIVITIES + k + y;
                                 *to = (is_more ? *to : 0) + total(of[x][y]);
                             }
                 }
@@ -178,7 +159,7 @@ typedef real four __attribute__((vector_size(4 * sizeof(real))));
 enum { N_FOURS = N_SENSITIVITIES / 4 };
 
 void derivatives_of_species_sums(const int64_t *start, const int64_t *number, const real *s, const real *t,
-                                 const real *g, real *of_s, real *of_t, int64_t n_atoms, int64_t n_present,
+                                 const real *g, real *grad_s, real *grad_t, int64_t n_atoms, int64_t n_present,
                                  int n_threads)
 {
     const int64_t size = N_COMPONENTS * n_present * N_SENSITIVITIES;
@@ -203,153 +184,8 @@ void derivatives_of_species_sums(const int64_t *start, const int64_t *number, co
                     rest += sp[k] * gc[k];
                     of[N_FOURS][k - 4 * N_FOURS] += tp[c] * gc[k];
                 }
-                of_t[p * N_COMPONENTS + c] = rest + ((sum[0] + sum[1]) + (sum[2] + sum[3]));
+                grad_t[p * N_COMPONENTS + c] = rest + ((sum[0] + sum[1]) + (sum[2] + sum[3]));
             }
-            memcpy(of_s + p * N_SENSITIVITIES, of, N_SENSITIVITIES * sizeof(real));
+            memcpy(grad_s + p * N_SENSITIVITIES, of, N_SENSITIVITIES * sizeof(real));
         }
 }
-"""
-
-
-def source(n_sensitivities: int, n_components: int) -> str:
-    """Write the functions above for so many sensitivities and components of the tensors."""
-    sizes = {"N_SENSITIVITIES": n_sensitivities, "N_COMPONENTS": n_components, "WIDTH": WIDTH}
-    return f"{LANES}\nenum {{ {', '.join(f'{name} = {size}' for name, size in sizes.items())} }};\n{SOURCE}"
-
-
-def first_pairs(graph: Graph) -> Optional[Tensor]:
-    """Return the first pair of each atom (n_atoms + 1,), or None where pairs are not sorted or lack their reverses."""
-    n_atoms = len(graph.species)
-    received, sent = (torch.bincount(index, minlength=n_atoms) for index in (graph.pair_i, graph.pair_j))
-    is_sorted = bool((graph.pair_i[1:] >= graph.pair_i[:-1]).all())
-    if graph.n_owned < n_atoms or not is_sorted or not torch.equal(received, sent):
-        return None
-    return torch.nn.functional.pad(torch.cumsum(received, 0), (1, 0))
-
-
-def environments(
-    sensitivity: Tensor, tensors: Tensor, features: Tensor, weight: Tensor, start: Tensor, sender: Tensor, library: str
-) -> Tensor:
-    """Sum over the neighbours, A_i = sum_j sum_nu s_nu(r_ij) T(r_ij) V_nu z_j; once differentiable.
-
-    Derivatives by s and T are shared out between a pair and its reverse in another way than autograd's would be:
-    forces and virial, to which both add, are the same.
-
-    Parameters
-    ----------
-    sensitivity : (n_pairs, n_sensitivities), s
-    tensors : (n_pairs, n_components), T
-    features : (n_atoms, n_in), z
-    weight : (n_in, n_sensitivities, n_out), V, n_out being a `MULTIPLE`
-    start : from `first_pairs`
-    sender : (n_pairs,) int64, sending atom
-    library : from `nn.kernels.compile_library`, of `source`
-
-    Returns
-    -------
-    environment : (n_atoms, n_components, n_out)
-    """
-    rows = (sensitivity.contiguous(), tensors.contiguous())
-    found: Tensor = _Environments.apply(*rows, features, weight, start, sender, library)  # type: ignore[no-untyped-call]
-    return found
-
-
-def species_sums(
-    sensitivity: Tensor, tensors: Tensor, start: Tensor, number: Tensor, n_present: int, library: str
-) -> Tensor:
-    """Sum over the neighbours of each species, E_i = sum_j s(r_ij) T(r_ij); once differentiable.
-
-    Parameters
-    ----------
-    number : (n_pairs,) int64, of the sender's species among the `n_present` that are there
-    sensitivity, tensors, start, library : as for `environments`
-
-    Returns
-    -------
-    sums : (n_atoms, n_components, n_present * n_sensitivities)
-    """
-    rows = (sensitivity.contiguous(), tensors.contiguous())
-    sums: Tensor = _SpeciesSums.apply(*rows, start, number, n_present, library)  # type: ignore[no-untyped-call]
-    return sums
-
-
-def _parts(n_out: int) -> list[slice]:
-    return [slice(k, min(k + WIDTH, n_out)) for k in range(0, n_out, WIDTH)]
-
-
-def _signs(n_components: int, like: Tensor) -> Tensor:
-    """(-1)^l of each component."""
-    ranks = torch.arange(n_components).sqrt().floor().long()
-    return (1 - 2 * (ranks % 2)).to(like.dtype)
-
-
-class _Environments(Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        sensitivity: Tensor,
-        tensors: Tensor,
-        features: Tensor,
-        weight: Tensor,
-        start: Tensor,
-        sender: Tensor,
-        library: str,
-    ) -> Tensor:
-        n_atoms, n_components, n_out = len(features), tensors.shape[1], weight.shape[2]
-        environment = features.new_empty((n_atoms, n_components, n_out))
-        sources = []
-        for part in _parts(n_out):
-            chosen = weight[..., part].flatten(1).contiguous()
-            zeta = features @ chosen
-            given = (start, sender, sensitivity, tensors, zeta)
-            width = part.stop - part.start
-            call(library, "environments", *given, environment[..., part], n_atoms, width, n_out)
-            sources.append(zeta)
-        ctx.save_for_backward(sensitivity, tensors, features, weight, start, sender, *sources)
-        ctx.library = library
-        return environment
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tuple[Optional[Tensor], ...]:
-        sensitivity, tensors, features, weight, start, sender, *sources = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        n_atoms, n_components, n_out = gradient.shape
-        of_sensitivity, of_tensors = torch.empty_like(sensitivity), torch.empty_like(tensors)
-        of_features = torch.zeros_like(features)
-        of_weight = torch.empty_like(weight) if ctx.needs_input_grad[3] else None
-        of_zeta = torch.empty_like(sources[0])
-        signs = _signs(n_components, gradient)
-        for part, zeta in zip(_parts(n_out), sources):
-            width = part.stop - part.start
-            pull = of_zeta.view(-1)[: zeta.numel()].view_as(zeta)
-            given = (start, sender, sensitivity, tensors, zeta, gradient[..., part], signs)
-            found = (of_sensitivity, of_tensors, pull)
-            call(ctx.library, "derivatives", *given, *found, n_atoms, width, n_out, int(part.start > 0))
-            of_features.addmm_(pull, weight[..., part].flatten(1).T)
-            if of_weight is not None:
-                of_weight[..., part] = (features.T @ pull).unflatten(1, (-1, width))
-        return of_sensitivity, of_tensors, of_features, of_weight, None, None, None
-
-
-class _SpeciesSums(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, sensitivity: Tensor, tensors: Tensor, start: Tensor, number: Tensor, n_present: int, library: str
-    ) -> Tensor:
-        ctx.save_for_backward(sensitivity, tensors, start, number)
-        ctx.n_present, ctx.library = n_present, library
-        n_atoms = len(start) - 1
-        sums = tensors.new_empty((n_atoms, tensors.shape[1], n_present * sensitivity.shape[1]))
-        call(library, "species_sums", start, number, sensitivity, tensors, sums, n_atoms, n_present)
-        return sums
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tuple[Optional[Tensor], ...]:
-        sensitivity, tensors, start, number = ctx.saved_tensors
-        of_sensitivity, of_tensors = torch.empty_like(sensitivity), torch.empty_like(tensors)
-        given = (start, number, sensitivity, tensors, gradient.contiguous())
-        sizes = (len(gradient), ctx.n_present)
-        call(ctx.library, "derivatives_of_species_sums", *given, of_sensitivity, of_tensors, *sizes)
-        return of_sensitivity, of_tensors, None, None, None, None
