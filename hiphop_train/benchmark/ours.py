@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from hiphop_train import __version__, build
+from hiphop_train.accelerate import Purpose, accelerate
 from hiphop_train.benchmark import systems
 from hiphop_train.benchmark.worker import Program, Result, Workload, serve
-from hiphop_train.compilation import compile_potential
 from hiphop_train.data.batching.dataset import BatchDataset
 from hiphop_train.data.batching.loader import BatchLoader, batch_loader
 from hiphop_train.data.batching.sampler import BatchSampler, Groups
@@ -62,7 +62,7 @@ class OurPotential(Program):
         self.model.load_state_dict(stored["weights"])
         self.model.to(device)
         self.cutoff = self.model.cutoff
-        self.compiled = compile_potential(self.model, settings["compile"], dtype, device, "compile")
+        self._accelerate("inference")
         self.species_of = torch.full((119,), -1, dtype=torch.int64)
         for k, number in enumerate(settings["atomic_numbers"]):
             self.species_of[number] = k
@@ -74,16 +74,25 @@ class OurPotential(Program):
         }
 
     def describe(self) -> dict[str, Any]:
-        """Return version, model and whether it is compiled."""
+        """Return version, model and how it is accelerated."""
         version = f"hiphop-train {__version__}"
-        return {"version": version, "settings": self.settings["model"], "compiled": self.compiled}
+        return {"version": version, "settings": self.settings["model"], "accelerated": str(self.acceleration)}
+
+    def _accelerate(self, purpose: Purpose) -> None:
+        """Accelerate as `hiphop-train` does, or as users of a checkpoint do."""
+        self.purpose = purpose
+        choice = self.settings["compile"]
+        self.acceleration = accelerate(self.model, self.dtype, self.device, purpose, choice, key="compile")
 
     def load(self, work: Workload) -> None:
-        """Take the workload."""
+        """Take the workload; a training batch is prepared, as by the loader."""
+        if self.model.training != (self.purpose == "training"):
+            self._accelerate("training" if self.model.training else "inference")
         self.species = self.tensor(self.species_of[torch.from_numpy(work.numbers)].numpy())
         self.positions, self.cell = self.tensor(work.positions), self.tensor(work.cell)
         self.pbc, self.system, self.n_systems = self.tensor(work.pbc), self.tensor(work.system), work.n_systems
         self.pairs = (self.tensor(work.pair_i), self.tensor(work.pair_j), self.tensor(work.pair_shift))
+        self.batch = self.acceleration.prepare(self.graph(self.pairs)) if self.model.training else None
 
     def graph(self, pairs: tuple[Tensor, Tensor, Tensor]) -> Graph:
         """Return the graph, with the pair vectors at the present positions."""
@@ -102,7 +111,7 @@ class OurPotential(Program):
         if search:
             self.pairs = (self.pairs[0][:0], self.pairs[1][:0], self.pairs[2][:0])  # frees the old ones
             self.pairs = self.search()
-        outputs = self.model(self.graph(self.pairs))
+        outputs = self.model(self.graph(self.pairs) if self.batch is None else self.batch)
         return outputs["energy"], outputs["forces"]
 
     def _dynamics_stages(self) -> dict[str, float]:
@@ -126,11 +135,12 @@ class OurPotential(Program):
             structures = systems.clusters(8 * given["batch_size"], given["seed"])
             sampler = BatchSampler(np.arange(len(structures)), given["batch_size"], given["seed"])
             self.loader: BatchLoader = batch_loader(
-                structures, sampler, elements, self.cutoff, self.dtype, preparation=self.model.preparation
+                structures, sampler, elements, self.cutoff, self.dtype, prepare=self.acceleration.prepare
             )
         else:
             module = build.make_data(given["data"], self.model, self.dtype, given["seed"])
             module.use_levels(["the model's"])
+            module.prepare = self.acceleration.prepare
             structures = module.structures
             self.loader = module.train_dataloader()
         self.without_pairs = BatchDataset(structures, elements, self.cutoff, self.dtype, pairs=False)

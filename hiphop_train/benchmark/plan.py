@@ -11,11 +11,11 @@ import torch
 from ase.data import atomic_numbers
 
 from hiphop_train import build, checkpoint
+from hiphop_train.accelerate import accelerate
 from hiphop_train.benchmark import systems
 from hiphop_train.benchmark.measure import OURS, Programs
 from hiphop_train.benchmark.process import CannotImport, DoesNotFit, Failed, WorkerProcess, free_memory
 from hiphop_train.benchmark.settings import HERE, PEERS, Peer
-from hiphop_train.compilation import compile_potential
 from hiphop_train.data.batching.dataset import check_elements
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, HipHopError, did_you_mean
@@ -206,7 +206,7 @@ def _our_settings(settings: Mapping[str, Any], ours: Ours, device: torch.device,
     if ours.potential is None:
         return {"exported": str(ours.file)}
     dtype = build.DTYPES[ours.dtype]
-    compile_potential(ours.potential, settings["compile"], dtype, device, "compile")  # fails here rather than there
+    accelerate(ours.potential, dtype, device, "inference", settings["compile"], key="compile")  # fails here, not there
     stored = {"model": ours.model, "n_levels": len(ours.potential.e0), "weights": ours.potential.state_dict()}
     torch.save(stored, _weights_file(folder))
     training = {key: settings[key] for key in ("data", "loss", "optimizer", "batch_size", "seed")}

@@ -207,6 +207,7 @@ class Worker:
         work = Workload.read(Path(file))
         self.set_training(training)
         self.program.load(work)
+        self.optimizer = torch.optim.Adam(self._parameters(), lr=1e-6) if training else None
         dtype = self.program.dtype
         self.labels = (self.program.tensor(work.energy, dtype), self.program.tensor(work.forces, dtype))
         del work
@@ -214,14 +215,16 @@ class Worker:
 
     def set_training(self, training: bool) -> None:
         """Switch between molecular dynamics and training."""
-        if not self.program.trains:
-            return
+        if self.program.trains:
+            assert self.program.model is not None
+            self.program.model.train(training)
+            for parameter in self._parameters():
+                parameter.requires_grad_(training)
+
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        """Return what is trained."""
         assert self.program.model is not None
-        model = self.program.model.train(training)
-        parameters = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
-        for parameter in parameters:
-            parameter.requires_grad_(training)
-        self.optimizer = torch.optim.Adam(parameters, lr=1e-6) if training else None
+        return [parameter for parameter in self.program.model.parameters() if parameter.is_floating_point()]
 
     def run(self, what: str, count: int) -> dict[str, Any]:
         """Repeat a step; returns the milliseconds of one, and the peak of memory above the baseline in bytes."""
