@@ -1,17 +1,15 @@
 """torchani: a network of ANI-2x's shape (one member of its ensemble), which knows H, C, N, O, S, F and Cl."""
 
-# mypy: allow-untyped-calls
-
 import os
 from typing import Any
 
 import numpy as np
 import torch
 
-from hiphop_train.benchmark.peers.protocol import Result, Subject, Work
+from hiphop_train.benchmark.worker import Program, Result, Workload, serve
 
 
-class Program(Subject):
+class TorchANI(Program):
     """Energy and forces by torchani with random weights; its pairs are given, each once."""
 
     def __init__(self, settings: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
@@ -29,14 +27,14 @@ class Program(Subject):
         self.cutoff = float(self.model.cutoff)  # of the radial part
 
     def describe(self) -> dict[str, Any]:
-        """Version and shape."""
+        """Return version and shape."""
         from importlib.metadata import version
 
         shown = {"shape": "ANI-2x, one network", "strategy": self.settings["strategy"]}
         return {"version": f"torchani {version('torchani')}", "settings": shown}
 
-    def load(self, work: Work) -> None:
-        """Take the work: several systems are one for torchani, as no pairs run between them."""
+    def load(self, work: Workload) -> None:
+        """Take the workload: several systems are one for torchani, as no pairs run between them."""
         i, j, shift = work.pair_i, work.pair_j, work.pair_shift
         first = np.where(shift[:, 0] != 0, shift[:, 0], np.where(shift[:, 1] != 0, shift[:, 1], shift[:, 2]))
         once = (i < j) | ((i == j) & (first > 0))
@@ -46,7 +44,7 @@ class Program(Subject):
         self.positions = self.tensor(work.positions, self.dtype).requires_grad_(True)
         self.system, self.n_systems = self.tensor(work.system), work.n_systems
 
-    def evaluate(self) -> Result:
+    def evaluate(self, search: bool) -> Result:
         """Energy and forces with the given pairs."""
         atomic = self.model.compute_from_external_neighbors(
             self.numbers, self.positions[None], self.pairs, self.translations, atomic=True
@@ -55,3 +53,7 @@ class Program(Subject):
         energy = energy.index_add(0, self.system, atomic)
         gradient = torch.autograd.grad(energy.sum(), self.positions, create_graph=self.model.training)[0]
         return energy, -gradient
+
+
+if __name__ == "__main__":
+    serve(TorchANI)

@@ -1,4 +1,4 @@
-"""The process in which one program is timed, from our side: requests and answers, one JSON object a line."""
+"""The process in which a program is timed, seen from ours: requests and answers, one JSON object per line."""
 
 import contextlib
 import json
@@ -13,17 +13,15 @@ from typing import Any
 from hiphop_train.errors import HipHopError
 from hiphop_train.memory import ENVIRONMENT
 
-SCRIPT = Path(__file__).parent / "peers" / "worker.py"
-OURS = ("ours", "exported")
-"""Programs whose process imports this package."""
+WORKER = Path(__file__).with_name("worker.py")
 
 
-class DoesNotFit(HipHopError):  # noqa: N818 (a result, no mistake)
-    """The work takes more memory than there is."""
+class DoesNotFit(HipHopError):  # noqa: N818 (a result rather than an error)
+    """The workload takes more memory than is available."""
 
 
 class CannotImport(HipHopError):  # noqa: N818
-    """The program is not installed, or does not import, in its environment."""
+    """The program is not installed in its environment, or its import fails."""
 
 
 class Failed(HipHopError):  # noqa: N818
@@ -31,43 +29,42 @@ class Failed(HipHopError):  # noqa: N818
 
 
 def free_memory() -> int | None:
-    """Memory of the machine that is free now, bytes; None where the system does not say."""
+    """Free memory of the machine, bytes; None where the system does not report it."""
     file = Path("/proc/meminfo")
     lines = file.read_text().splitlines() if file.is_file() else []
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
-class Link:
-    """A program's process; started at the first request, and anew after one that ended.
+class WorkerProcess:
+    """A program's process; started at the first request, and restarted after it has ended.
 
     Parameters
     ----------
     name : as the user calls it
-    script : file of the program in the folder ``peers``
+    program : file that `worker` runs
     python : interpreter; None is ours
-    start : what the process is told first, but for the name (see `peers.worker`)
+    start : first request (see `worker.Worker`)
     folder : for its standard error
     """
 
-    def __init__(self, name: str, script: str, python: str | None, start: dict[str, Any], folder: Path) -> None:
+    def __init__(self, name: str, program: Path, python: str | None, start: dict[str, Any], folder: Path) -> None:
         self.name = name
-        self.script = script
+        self.program = program
         self.python = python
-        self.start = {**start, "do": "start", "name": script}
+        self.start = start
         self.log = folder / f"{name}.log"
         self.process: subprocess.Popen[str] | None = None
         self.description: dict[str, Any] = {}
 
     def open(self) -> dict[str, Any]:
-        """Start the process; returns what the program says of itself."""
-        ours = self.script in OURS
-        environment = {**ENVIRONMENT, **os.environ}  # all programs alike; what the user sets goes first
+        """Start the process; returns the program's description."""
+        environment = {**ENVIRONMENT, **os.environ}  # the same for all programs; the user's values take precedence
         if self.python is not None:
             environment.pop("PYTHONPATH", None)  # of our environment
         if threads := self.start["threads"]:
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
                 environment[name] = str(threads)
-        command = [self.python or sys.executable, str(SCRIPT), *(["--ours"] if ours else [])]
+        command = [self.python or sys.executable, str(WORKER), str(self.program)]
         try:
             with self.log.open("w") as log:
                 self.process = subprocess.Popen(
@@ -79,39 +76,39 @@ class Link:
         return self.description
 
     def settle(self, file: Path) -> None:
-        """Work once on something small, so that what compilers and libraries take is not counted as its memory."""
-        self.ask(do="load", file=str(file), training=False)
-        self.ask(do="run", what="excluded" if self.description["takes_pairs"] else "included", count=3)
-        self.ask(do="settle")
+        """Run a small workload, so that the memory of compilers and libraries does not count as the program's."""
+        self.ask("load", file=str(file), training=False)
+        self.ask("run", what="excluded" if self.description["takes_pairs"] else "included", count=3)
+        self.ask("settle")
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Let the program do something.
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request and wait for the answer.
 
         Raises
         ------
         DoesNotFit
             when its allocator refuses, or the system kills it
         CannotImport
-            when it does not import
+            when the program cannot be imported
         Failed
             when it ends with any other error
         """
         if self.process is None:
             self.open()
-        return self._exchange(request)
+        return self._exchange({"do": do, **arguments})
 
-    def make_room(self, others: Iterable["Link"]) -> None:
-        """Let others give back memory that they do not use, where less is free than this one may take.
+    def make_room(self, others: Iterable["WorkerProcess"]) -> None:
+        """Let others give back unused memory, where less is free than this one may take.
 
-        All keep what they have freed, which together may be more than there is.
+        Every process keeps what it has freed, which together may exceed the machine's memory.
         """
         limit, free = self.start["memory"], free_memory()
         if limit is None or free is None or free >= limit:
             return
         for other in others:
             if other.process is not None and other is not self:
-                with contextlib.suppress(DoesNotFit, Failed):  # its own turn will say so
-                    other.ask(do="rest")
+                with contextlib.suppress(DoesNotFit, Failed):  # reported at its own turn
+                    other.ask("release_memory")
 
     def _exchange(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self.process is not None
@@ -136,13 +133,15 @@ class Link:
         return answer
 
     def _ended(self) -> Exception:
-        """Say why the process is no more."""
+        """Return why the process has ended."""
         assert self.process is not None
         code = self.process.wait()
         self.close()
-        said = self.log.read_text(errors="replace")
-        last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
-        if code == -signal.SIGKILL or "bad_alloc" in said or "allocate memory" in said:
+        stderr = self.log.read_text(errors="replace")
+        last = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "")
+        if last.startswith(("ModuleNotFoundError", "ImportError")):
+            return CannotImport(last)
+        if code == -signal.SIGKILL or "bad_alloc" in stderr or "allocate memory" in stderr:
             return DoesNotFit(f"its process was ended ({last or 'killed'})")
         return Failed(f"{self.name}: its process ended with code {code}: {last}")
 
@@ -153,7 +152,7 @@ class Link:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()  # at the end of the requests it goes
+            self.process.stdin.close()  # the worker ends with its requests
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:

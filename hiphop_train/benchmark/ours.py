@@ -1,29 +1,31 @@
-"""Our own: a potential of any model of this package."""
+"""Our own potential, of any model, as training and molecular dynamics use it."""
 
 # mypy: allow-untyped-calls
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiphop_train import __version__, build
+from hiphop_train.accelerate import Purpose, accelerate
 from hiphop_train.benchmark import systems
-from hiphop_train.benchmark.peers.protocol import Result, Subject, Work
-from hiphop_train.compilation import compile_potential
+from hiphop_train.benchmark.worker import Program, Result, Workload, serve
 from hiphop_train.data.batching.dataset import BatchDataset
 from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler
 from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.graph.assemble import make_graph, pair_vectors, with_pair_vectors
 from hiphop_train.graph.neighbours import neighbours
+from hiphop_train.potential import Potential
 from hiphop_train.training.module import differentiate
 from hiphop_train.types import Batch, Graph
 
 PERIOD = 0.3
-"""Seconds that one measurement of the throughput takes at least."""
+"""Shortest measurement of the throughput, seconds."""
 
 
 class Clock:
@@ -31,7 +33,7 @@ class Clock:
 
     Parameters
     ----------
-    device : which is waited for
+    device : synchronised at each call
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -46,10 +48,12 @@ class Clock:
         return 1000 * (self.last - before)
 
 
-class Program(Subject):
-    """Energy and forces by this package's potential, from the pairs on or from the positions on."""
+class OurPotential(Program):
+    """Energy and forces by this package's potential, with given pairs or from positions."""
 
     finds_pairs = True
+    model: Potential
+    cutoff: float
 
     def __init__(self, settings: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(settings, dtype, device)
@@ -58,26 +62,40 @@ class Program(Subject):
         self.model.load_state_dict(stored["weights"])
         self.model.to(device)
         self.cutoff = self.model.cutoff
-        self.compiled = compile_potential(self.model, settings["compile"], dtype, device, "compile")
+        self._accelerate("inference")
         self.species_of = torch.full((119,), -1, dtype=torch.int64)
         for k, number in enumerate(settings["atomic_numbers"]):
             self.species_of[number] = k
         self.batches: Iterator[Batch] | None = None
+        self.measurements = {
+            "md": self._dynamics_stages,
+            "training": self._training_stages,
+            "throughput": self._throughput,
+        }
 
     def describe(self) -> dict[str, Any]:
-        """Version, model and whether it is compiled."""
+        """Return version, model and how it is accelerated."""
         version = f"hiphop-train {__version__}"
-        return {"version": version, "settings": self.settings["model"], "compiled": self.compiled}
+        return {"version": version, "settings": self.settings["model"], "accelerated": str(self.acceleration)}
 
-    def load(self, work: Work) -> None:
-        """Take the work."""
+    def _accelerate(self, purpose: Purpose) -> None:
+        """Accelerate as `hiphop-train` does, or as users of a checkpoint do."""
+        self.purpose = purpose
+        choice = self.settings["compile"]
+        self.acceleration = accelerate(self.model, self.dtype, self.device, purpose, choice, key="compile")
+
+    def load(self, work: Workload) -> None:
+        """Take the workload; a training batch is prepared, as by the loader."""
+        if self.model.training != (self.purpose == "training"):
+            self._accelerate("training" if self.model.training else "inference")
         self.species = self.tensor(self.species_of[torch.from_numpy(work.numbers)].numpy())
         self.positions, self.cell = self.tensor(work.positions), self.tensor(work.cell)
         self.pbc, self.system, self.n_systems = self.tensor(work.pbc), self.tensor(work.system), work.n_systems
         self.pairs = (self.tensor(work.pair_i), self.tensor(work.pair_j), self.tensor(work.pair_shift))
+        self.batch = self.acceleration.prepare(self.graph(self.pairs)) if self.model.training else None
 
     def graph(self, pairs: tuple[Tensor, Tensor, Tensor]) -> Graph:
-        """Return the graph, the vectors of the pairs made anew."""
+        """Return the graph, with the pair vectors at the present positions."""
         vectors = pair_vectors(self.positions, self.cell, self.system, *pairs)
         return make_graph(
             self.species, self.positions, self.cell, self.pbc, self.system, self.n_systems, *pairs, self.dtype,
@@ -88,29 +106,18 @@ class Program(Subject):
         """Find the pairs of a single structure."""
         return neighbours(self.positions, self.cell[0], self.pbc[0], self.cutoff)
 
-    def evaluate(self) -> Result:
-        """Energy and forces with the given pairs."""
-        outputs = self.model(self.graph(self.pairs))
+    def evaluate(self, search: bool) -> Result:
+        """Energy and forces with the given pairs, or with those that are found first."""
+        if search:
+            self.pairs = (self.pairs[0][:0], self.pairs[1][:0], self.pairs[2][:0])  # frees the old ones
+            self.pairs = self.search()
+        outputs = self.model(self.graph(self.pairs) if self.batch is None else self.batch)
         return outputs["energy"], outputs["forces"]
 
-    def search_and_evaluate(self) -> Result:
-        """Find the pairs, then energy and forces."""
-        self.pairs = (self.pairs[0][:0], self.pairs[1][:0], self.pairs[2][:0])  # the old ones need no place meanwhile
-        self.pairs = self.search()
-        return self.evaluate()
-
-    def special(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Breakdowns and the throughput of the whole training."""
-        if request["what"] == "md":
-            return self._md_stages()
-        if self.batches is None:
-            self._prepare_training()
-        return {"throughput": self._throughput, "training": self._training_stages}[request["what"]]()
-
-    def _md_stages(self) -> dict[str, float]:
-        """Milliseconds of each part of a step of dynamics, and of the whole at once."""
+    def _dynamics_stages(self) -> dict[str, float]:
+        """Milliseconds of each part of a step of molecular dynamics, and of a whole step measured at once."""
         clock = Clock(self.device)
-        self.search_and_evaluate()
+        self.evaluate(search=True)
         times = {"whole": clock.split()}
         pairs = self.search()
         times["neighbours"] = clock.split()
@@ -119,17 +126,21 @@ class Program(Subject):
         return times | forward_and_force(self.model, graph, clock)
 
     def _prepare_training(self) -> None:
-        """Build what `hiphop-train` builds."""
+        """Build what `hiphop-train` builds, at the first call."""
+        if self.batches is not None:
+            return
         given = self.settings["training"]
         elements = self.model.elements
         if given["data"] is None:
             structures = systems.clusters(8 * given["batch_size"], given["seed"])
-            sampler = BatchSampler(range_of(len(structures)), given["batch_size"], given["seed"])
-            dataset = BatchDataset(structures, elements, self.cutoff, self.dtype, preparation=self.model.preparation)
-            self.loader = BatchLoader(dataset, sampler)
+            sampler = BatchSampler(np.arange(len(structures)), given["batch_size"], given["seed"])
+            prepare = self.acceleration.prepare
+            dataset = BatchDataset(structures, elements, self.cutoff, self.dtype, prepare=prepare)
+            self.loader: BatchLoader = BatchLoader(dataset, sampler)
         else:
             module = build.make_data(given["data"], self.model, self.dtype, given["seed"])
             module.use_levels(["the model's"])
+            module.prepare = self.acceleration.prepare
             structures = module.structures
             self.loader = module.train_dataloader()
         self.without_pairs = BatchDataset(structures, elements, self.cutoff, self.dtype, pairs=False)
@@ -174,6 +185,7 @@ class Program(Subject):
 
     def _throughput(self) -> dict[str, float]:
         """Train for a moment, loader included."""
+        self._prepare_training()
         clock = Clock(self.device)
         seconds, structures, atoms, steps = 0.0, 0, 0, 0
         while seconds < PERIOD:
@@ -185,7 +197,8 @@ class Program(Subject):
         return {"seconds": seconds, "conformations": structures, "atoms": atoms, "steps": steps}
 
     def _training_stages(self) -> dict[str, float]:
-        """Milliseconds of each part of a training step, and of the whole at once."""
+        """Milliseconds of each part of a training step, and of a whole step measured at once."""
+        self._prepare_training()
         clock = Clock(self.device)
         self._step(self._next())
         times = {"whole": clock.split()}
@@ -195,7 +208,7 @@ class Program(Subject):
         clock.split()
         self.without_pairs[share]
         without = clock.split()
-        own = self.loader.num_workers == 0  # else workers look for pairs meanwhile, and this process waits
+        own = self.loader.num_workers == 0  # else workers find the pairs, and this process only waits
         times["loader"] = min(without, making) if own else making
         times["neighbours"] = max(making - without, 0.0) if own else 0.0
         clock.split()
@@ -210,35 +223,25 @@ class Program(Subject):
         times["backward"] = clock.split()
         self.fit.step()
         times["optimiser"] = clock.split()
-        times["sync"] = measured(clock, lambda: torch.cuda.synchronize() if clock.on_gpu else None)
+        if clock.on_gpu:
+            torch.cuda.synchronize()
+        times["sync"] = clock.split()
         return times
 
 
-def range_of(n: int) -> Any:
-    """Indices from 0 to n - 1."""
-    return torch.arange(n).numpy()
-
-
-def measured(clock: Clock, call: Callable[[], Any]) -> float:
-    """Milliseconds of a call."""
-    clock.split()
-    call()
-    return clock.split()
-
-
 def forward_and_force(
-    potential: nn.Module, graph: Graph, clock: Clock, outputs: dict[str, Tensor] | None = None
+    potential: Potential, graph: Graph, clock: Clock, outputs: dict[str, Tensor] | None = None
 ) -> dict[str, float]:
-    """Milliseconds of the energy, and of what forces add to it; the energy is evaluated once by itself for that.
+    """Milliseconds of the energy, evaluated by itself, and of what forces add to it.
 
     Parameters
     ----------
     potential : in training or evaluation mode
     graph : of a structure or batch
     clock : running
-    outputs : takes the outputs of the evaluation with forces
+    outputs : receives the outputs of the evaluation with forces
     """
-    vectors = graph.pair_vectors.detach().requires_grad_(True)  # as with forces, so that the same is recorded
+    vectors = graph.pair_vectors.detach().requires_grad_(True)  # as with forces, so that autograd records the same
     clock.split()
     energy = potential(with_pair_vectors(graph, vectors), forces=False)
     forward = clock.split()
@@ -249,3 +252,7 @@ def forward_and_force(
     if outputs is not None:
         outputs.update(result)
     return {"forward": min(forward, both), "force": max(both - forward, 0.0)}
+
+
+if __name__ == "__main__":
+    serve(OurPotential)

@@ -1,12 +1,17 @@
-"""What can be set of each program that is timed beside this one; conf/bench.yaml names them.
+"""Settings of the programs that can be timed beside this one; conf/bench.yaml names them.
 
-A further program is a class here, a file of its own beside `worker`, and an entry in conf/bench.yaml.
+A further program is a class here, a file in ``benchmarks/peers`` of the checkout, and an entry in conf/bench.yaml.
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveFloat, PositiveInt
+
+HERE = Path(__file__).parent
+PEERS = HERE.parents[1] / "benchmarks" / "peers"
+"""Programs of others; they are in a checkout only."""
 
 
 @dataclass(frozen=True)
@@ -19,18 +24,44 @@ class Peer:
     """
 
     python: str | None = None
-    script: ClassVar[str]
-    """File in this folder."""
+    file: ClassVar[Path]
+    """What `worker` runs."""
     package: ClassVar[str]
     """What pip installs."""
     elements: ClassVar[tuple[str, ...] | None] = None
     """All elements that it knows; None: those of our model."""
-    shares_weights: ClassVar[bool] = False
-    """Whether it can have the weights of our potential, so that outputs must be equal."""
+    needs: ClassVar[Literal["weights", "exported", None]] = None
+    """In which form it gets our potential."""
 
     def settings(self) -> dict[str, Any]:
-        """Return what its process is given."""
+        """Return the settings of its process."""
         return {key: value for key, value in asdict(self).items() if key != "python"}
+
+
+@dataclass(frozen=True)
+class Exported(Peer):
+    """The same potential as an exported file, run as the ASE calculator runs it."""
+
+    file: ClassVar[Path] = HERE / "exported.py"
+    package: ClassVar[str] = "hiphop-train"
+    needs: ClassVar[Literal["weights", "exported", None]] = "exported"
+
+
+@dataclass(frozen=True)
+class ASE(Peer):
+    """An ASE calculator.
+
+    Attributes
+    ----------
+    calculator : dotted name of the class, or of a function that makes one; None: ours, with the exported file
+    arguments : its keyword arguments
+    """
+
+    calculator: str | None = None
+    arguments: dict[str, Any] | None = None
+    file: ClassVar[Path] = HERE / "ase_calculator.py"
+    package: ClassVar[str] = "ase"
+    needs: ClassVar[Literal["weights", "exported", None]] = "exported"
 
 
 @dataclass(frozen=True)
@@ -38,9 +69,9 @@ class Hippynn(Peer):
     """hippynn with the settings and weights of our model; beside other models, its published HIP-HOP-NN."""
 
     kernels: Literal["numba", "pytorch", "triton", "cupy"] = "numba"
-    script: ClassVar[str] = "hippynn"
+    file: ClassVar[Path] = PEERS / "hippynn.py"
     package: ClassVar[str] = "hippynn==0.1.3"
-    shares_weights: ClassVar[bool] = True
+    needs: ClassVar[Literal["weights", "exported", None]] = "weights"
 
 
 @dataclass(frozen=True)
@@ -48,7 +79,7 @@ class TorchANI(Peer):
     """torchani: one network of ANI-2x's shape."""
 
     strategy: Literal["pyaev", "cuaev"] = "pyaev"
-    script: ClassVar[str] = "torchani"
+    file: ClassVar[Path] = PEERS / "torchani.py"
     package: ClassVar[str] = "torchani"
     elements: ClassVar[tuple[str, ...] | None] = ("H", "C", "N", "O", "S", "F", "Cl")
 
@@ -61,7 +92,7 @@ class SchNetPack(Peer):
     n_interactions: PositiveInt = 6
     n_gaussians: PositiveInt = 20
     cutoff: PositiveFloat = 5.0
-    script: ClassVar[str] = "schnetpack"
+    file: ClassVar[Path] = PEERS / "schnetpack.py"
     package: ClassVar[str] = "--no-deps schnetpack==2.0.4"
 
 
@@ -70,7 +101,7 @@ class MACE(Peer):
     """mace in the sizes of MACE-OFF23."""
 
     size: Literal["small", "medium", "large"] = "small"
-    script: ClassVar[str] = "mace"
+    file: ClassVar[Path] = PEERS / "mace.py"
     package: ClassVar[str] = "mace-torch==0.3.15"
 
 
@@ -80,8 +111,8 @@ class TensorNet(Peer):
 
     Attributes
     ----------
-    pairs : ``given`` in the place of its own neighbour search, which compares all atoms with all, or its ``own``
-    max_neighbours : which its own search allows
+    pairs : ``given``, replacing its own neighbour search, which compares all atoms with all; or its ``own``
+    max_neighbours : the limit of its own search
     """
 
     n_layers: int = 2
@@ -90,14 +121,5 @@ class TensorNet(Peer):
     cutoff: PositiveFloat = 4.5
     pairs: Literal["given", "own"] = "given"
     max_neighbours: PositiveInt = 64
-    script: ClassVar[str] = "tensornet"
+    file: ClassVar[Path] = PEERS / "tensornet.py"
     package: ClassVar[str] = "torchmd-net==3.1.0"
-
-
-@dataclass(frozen=True)
-class Exported(Peer):
-    """The same potential as an exported file, as the ASE calculator runs it."""
-
-    script: ClassVar[str] = "exported"
-    package: ClassVar[str] = "hiphop-train"
-    shares_weights: ClassVar[bool] = True

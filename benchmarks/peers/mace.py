@@ -1,7 +1,5 @@
 """mace: networks of the sizes of MACE-OFF23 with random weights."""
 
-# mypy: allow-untyped-calls
-
 import warnings
 from typing import Any
 
@@ -9,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiphop_train.benchmark.peers.protocol import Result, Subject, Work
+from hiphop_train.benchmark.worker import Program, Result, Workload, serve
 
 SIZES: dict[str, tuple[str, float]] = {
     "small": ("96x0e", 4.5),
@@ -19,7 +17,7 @@ SIZES: dict[str, tuple[str, float]] = {
 """MACE-OFF23's hidden representations and cutoffs (Angstrom), arXiv 2312.15211."""
 
 
-class Program(Subject):
+class MACE(Program):
     """Energy and forces by mace."""
 
     def __init__(self, settings: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
@@ -27,7 +25,7 @@ class Program(Subject):
         default = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            # e3nn's table of constants holds slices, which newer torch reads only when told
+            # e3nn's table of constants holds slices, which newer torch reads only if they are allowed
             with warnings.catch_warnings(), torch.serialization.safe_globals([slice]):
                 warnings.simplefilter("ignore")
                 from e3nn import o3
@@ -60,7 +58,7 @@ class Program(Subject):
             torch.set_default_dtype(default)
 
     def describe(self) -> dict[str, Any]:
-        """Version and size."""
+        """Return version and size."""
         from importlib.metadata import version
 
         size = self.settings["size"]
@@ -68,8 +66,8 @@ class Program(Subject):
         shown |= {"max_ell": 3, "correlation": 3, "num_interactions": 2}
         return {"version": f"mace-torch {version('mace-torch')}", "settings": shown}
 
-    def load(self, work: Work) -> None:
-        """Take the work; mace's pairs have the sender first, and vectors from it to the receiver."""
+    def load(self, work: Workload) -> None:
+        """Take the workload; mace's pairs have the sender first, and vectors from it to the receiver."""
         known = self.tensor(np.array(self._numbers))
         sizes = np.bincount(work.system, minlength=work.n_systems)
         self.inputs: dict[str, Tensor] = {
@@ -83,9 +81,13 @@ class Program(Subject):
             "ptr": self.tensor(np.concatenate([[0], np.cumsum(sizes)])),
         }
 
-    def evaluate(self) -> Result:
+    def evaluate(self, search: bool) -> Result:
         """Energy and forces with the given pairs."""
         inputs = dict(self.inputs)
         inputs["positions"] = inputs["positions"].detach()
         outputs = self.model(inputs, training=self.model.training)
         return outputs["energy"], outputs["forces"]
+
+
+if __name__ == "__main__":
+    serve(MACE)

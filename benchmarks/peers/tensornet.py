@@ -1,7 +1,5 @@
 """torchmd-net: TensorNet with random weights."""
 
-# mypy: allow-untyped-calls
-
 import warnings
 from typing import Any
 
@@ -9,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hiphop_train.benchmark.peers.protocol import Result, Subject, Work
+from hiphop_train.benchmark.worker import Program, Result, Workload, serve
 
 
 class GivenPairs(nn.Module):
-    """In the place of torchmd-net's neighbour search, pairs that are known."""
+    """Known pairs, replacing torchmd-net's neighbour search."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +19,7 @@ class GivenPairs(nn.Module):
         self.translations: Tensor | None = None
 
     def forward(self, positions: Tensor, batch: Tensor, box: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return index (2, n_pairs + n_atoms), distances and vectors r_1 - r_0 of pairs and of atoms themselves."""
+        """Return indices (2, n_pairs + n_atoms), distances, vectors r_0 - r_1 of pairs and of atoms with themselves."""
         vectors = positions.index_select(0, self.index[0]) - positions.index_select(0, self.index[1])
         if self.translations is not None:
             vectors = vectors - self.translations
@@ -32,7 +30,7 @@ class GivenPairs(nn.Module):
         return index, distances, torch.cat([vectors, none])
 
 
-class Program(Subject):
+class TensorNet(Program):
     """Energy and forces by torchmd-net."""
 
     def __init__(self, settings: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
@@ -74,7 +72,7 @@ class Program(Subject):
             self.model.representation_model.distance = self.given
 
     def describe(self) -> dict[str, Any]:
-        """Version and sizes."""
+        """Return version and sizes."""
         from importlib.metadata import version
 
         shown = {key: self.settings[key] for key in ("n_features", "n_layers", "n_rbf", "cutoff", "pairs")}
@@ -83,8 +81,8 @@ class Program(Subject):
             "settings": {"network": "TensorNet", **shown, "kernels": self.kernels},
         }
 
-    def load(self, work: Work) -> None:
-        """Take the work."""
+    def load(self, work: Workload) -> None:
+        """Take the workload."""
         self.given.index = self.tensor(np.stack([work.pair_i, work.pair_j]))
         self.given.translations = self.tensor(work.translations(), self.dtype) if work.pair_shift.any() else None
         self.numbers = self.tensor(work.numbers)
@@ -92,12 +90,12 @@ class Program(Subject):
         self.system = self.tensor(work.system)
         self.box = self.tensor(work.cell, self.dtype) if work.pbc.any() else None
 
-    def evaluate(self) -> Result:
-        """Energy and forces with whichever pairs."""
+    def evaluate(self, search: bool) -> Result:
+        """Energy and forces with the given pairs, or with those that the network finds in any case."""
         box = None if self.takes_pairs else self.box
         energy, forces = self.model(self.numbers, self.positions.detach(), self.system, box=box)
         return energy.reshape(-1), forces
 
-    def search_and_evaluate(self) -> Result:
-        """Energy and forces; the network finds its pairs in any case."""
-        return self.evaluate()
+
+if __name__ == "__main__":
+    serve(TensorNet)

@@ -1,23 +1,21 @@
 """schnetpack: SchNet with random weights."""
 
-# mypy: allow-untyped-calls
-
 import warnings
 from typing import Any, TypeVar
 
 import torch
 
-from hiphop_train.benchmark.peers.protocol import Result, Subject, Work
+from hiphop_train.benchmark.worker import Program, Result, Workload, serve
 
 
-class Program(Subject):
+class SchNetPack(Program):
     """Energy and forces by schnetpack."""
 
     def __init__(self, settings: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(settings, dtype, device)
         self.cutoff = float(settings["cutoff"])
         loader: Any = torch.utils.data.dataloader
-        if not hasattr(loader, "T_co"):  # which schnetpack imports, and newer torch has no more
+        if not hasattr(loader, "T_co"):  # which schnetpack imports, and newer torch lacks
             loader.T_co = TypeVar("T_co", covariant=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -38,14 +36,14 @@ class Program(Subject):
         ).to(device, dtype)
 
     def describe(self) -> dict[str, Any]:
-        """Version and sizes."""
+        """Return version and sizes."""
         from importlib.metadata import version
 
         shown = {key: self.settings[key] for key in ("n_features", "n_interactions", "n_gaussians", "cutoff")}
         return {"version": f"schnetpack {version('schnetpack')}", "settings": {"network": "SchNet", **shown}}
 
-    def load(self, work: Work) -> None:
-        """Take the work under schnetpack's names."""
+    def load(self, work: Workload) -> None:
+        """Take the workload under schnetpack's names."""
         self.inputs = {
             "_atomic_numbers": self.tensor(work.numbers),
             "_positions": self.tensor(work.positions, self.dtype),
@@ -58,9 +56,13 @@ class Program(Subject):
             "_pbc": self.tensor(work.pbc),
         }
 
-    def evaluate(self) -> Result:
+    def evaluate(self, search: bool) -> Result:
         """Energy and forces with the given pairs."""
         inputs = dict(self.inputs)
         inputs["_positions"] = inputs["_positions"].detach()
         outputs = self.model(inputs)
         return outputs["energy"].reshape(-1), outputs["forces"]
+
+
+if __name__ == "__main__":
+    serve(SchNetPack)
