@@ -17,9 +17,3 @@ def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
     cutoff : Angstrom
     """
     return (0.5 + 0.5 * torch.cos(math.pi / cutoff * distance)) * (distance < cutoff).to(distance.dtype)
-
-
-def cosine_cutoff_slope(distance: Tensor, cutoff: float) -> Tensor:
-    """Return the slope of `cosine_cutoff`, 1/Angstrom."""
-    wave = math.pi / cutoff
-    return -0.5 * wave * torch.sin(wave * distance) * (distance < cutoff).to(distance.dtype)

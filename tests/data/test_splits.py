@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from hiphop_train.data.connectivity import molecule_key
 from hiphop_train.data.formats.collector import Collector
 from hiphop_train.data.molecules import molecule_hashes
 from hiphop_train.data.splits import (
@@ -25,6 +24,7 @@ from hiphop_train.data.splits import (
 )
 from hiphop_train.data.structures import Structures, concatenate
 from hiphop_train.errors import DataError
+from scripts.connectivity import molecule_key
 
 
 def make_structures(group_sizes: list[int], subset: str = "all") -> Structures:

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import Tensor
-
 from hiphop_train.graph.tables import Table, fill, lay_out, rows_of_products, sums_of_products
+from torch import Tensor
 
 CASES = {
     "unsorted, with empty segments": ([4, 0, 4, 2, 2, 4, 0], 6),

@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 import torch
+from hiphop_train.nn.contraction_programs import contraction_program
+from hiphop_train.nn.polynomials import evaluate
 from torch import Tensor
 
-from hiphop_train.nn.contraction_programs import contraction_program
 from hiphop_train.nn.contractions import Contraction, connected_contractions, parse
 from hiphop_train.nn.invariants import invariant_program
-from hiphop_train.nn.polynomials import evaluate
 from tests.nn.conftest import random_components, tensors_of
 
 

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hiphop_train.nn.polynomials import evaluate
 
 from hiphop_train.nn.contractions import Contraction, connected_contractions, parse
 from hiphop_train.nn.invariant_search import (
@@ -17,7 +18,6 @@ from hiphop_train.nn.invariant_search import (
     ranks,
 )
 from hiphop_train.nn.invariants import invariant_contractions, invariant_program
-from hiphop_train.nn.polynomials import evaluate
 from tests.nn.conftest import expand, random_components
 
 ORDERS = [(0, 3), (1, 4), (2, 2), (2, 4), (3, 2), (3, 3), (3, 4), (4, 3), (4, 4), (5, 3)]

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from hiphop_train.nn.polynomials import NOTHING, Program, Writer, evaluate, interpret
 from torch import Tensor
 
 from hiphop_train.nn.invariants import invariant_program
-from hiphop_train.nn.polynomials import NOTHING, Program, Writer, evaluate, interpret
 
 
 def awkward() -> Program:

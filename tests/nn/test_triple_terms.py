@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from hiphop_train.nn.triple_terms import Slopes, plain_sums, sums_in_blocks
 from torch import Tensor
 
 from hiphop_train.nn import triple_terms
-from hiphop_train.nn.triple_terms import Slopes, plain_sums, sums_in_blocks
 
 
 def terms(of_j: Tensor, of_k: Tensor) -> Tensor:
