@@ -16,7 +16,7 @@ class PackedReader(Reader):
 
     Parameters
     ----------
-    path : the folder; its meta.json says units and sign
+    path : the folder; its meta.json records units and sign
     """
 
     def __init__(self, path: str) -> None:

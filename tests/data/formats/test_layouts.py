@@ -84,7 +84,7 @@ def test_pieces_do_not_change_what_is_read(tmp_path: Path, layout: str, monkeypa
     whole = reader.read()
     monkeypatch.setattr(reading, "BLOCK_ATOMS", 15)
     monkeypatch.setattr("hiphop_train.data.formats.ase_files.BLOCK_ATOMS", 15)
-    monkeypatch.setattr("hiphop_train.data.formats.qm9.PIECE", 3)
+    monkeypatch.setattr("hiphop_train.data.formats.qm9.BLOCK_MOLECULES", 3)
     same(reader.read(), given, layout not in WITHOUT_FORCES)
     every_second = [block() for k, block in enumerate(reader.blocks()) if k % 2]
     where = dict(zip(whole.conformation.tolist(), whole.energy.tolist(), strict=True))
