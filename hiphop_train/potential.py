@@ -117,7 +117,7 @@ class Potential(nn.Module):
         self.register_buffer("e0", torch.zeros(n_theories, len(elements), dtype=torch.float64))
 
     def set_statistics(self, e0: NDArray[np.float64], scale: float) -> None:
-        """Take what was fitted to the training labels: E0 (n_theories, n_types) in eV, and the network's scale in eV."""
+        """Take what was fitted to the training labels: E0 (n_theories, n_types) and the network's scale, in eV."""
         self.e0 = torch.tensor(e0, dtype=torch.float64, device=self.e0.device)
         network = self.terms[0]
         assert isinstance(network, Network)

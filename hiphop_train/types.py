@@ -45,7 +45,7 @@ class Graph(NamedTuple):
     """(n_systems,) int64: level of theory, index into the rows of E0."""
     extras: Dict[str, Tensor]
     """What somebody prepared for a use of their own, under a key that starts with their name (see
-    `hiphop_train.accelerate`); a tensor whose key starts with `ON_HOST` stays in the host's memory. Models need none."""
+    `hiphop_train.accelerate`); tensors whose key starts with `ON_HOST` stay in the host's memory. Models need none."""
 
 
 ON_HOST = "host:"

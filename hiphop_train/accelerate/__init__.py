@@ -11,12 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from hiphop_train.accelerate import (
-    group_norm,
-    hip,
-    invariants,
-    sensitivity,
-)
+from hiphop_train.accelerate import group_norm, hip, invariants, readout, schnet, sensitivity, symmetry_functions
 from hiphop_train.accelerate.compiler import CompilationError, find_compiler
 from hiphop_train.accelerate.precision import MatmulPrecision, MixedPrecision, Precision
 from hiphop_train.accelerate.twin import NOT_FOR_THIS, Choice, Purpose, Setting, Twin
@@ -29,6 +24,9 @@ TWINS: list[Twin] = [
     *invariants.TWINS,
     *group_norm.TWINS,
     *hip.TWINS,
+    *schnet.TWINS,
+    *symmetry_functions.TWINS,
+    *readout.TWINS,
 ]
 """All twins; of those that replace the same module, the first that applies is taken."""
 
@@ -138,7 +136,6 @@ def restore(potential: Potential) -> None:
     for path, module in list(potential.named_modules()):
         plain = module.__dict__.get("plain")
         if isinstance(plain, nn.Module):
-            plain._buffers.update({name: module._buffers[name] for name in plain._buffers})
             plain.training = module.training
             potential.set_submodule(path, plain)
     for mixed in potential.__dict__.pop("mixed_precision", []):

@@ -1,4 +1,4 @@
-"""Evaluation of what is done row by row, some rows at a time, so that what lies between never fills much memory."""
+"""Evaluation of row-wise functions in blocks of rows, so that intermediate results never fill much memory."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 PAIRS = 8192
-"""Rows at a time that stay in a processor's cache, where a row has some tens of numbers."""
+"""Rows in a block that stays in a processor's cache, where a row has some tens of numbers."""
 
 ROWS = 2048
 """Where a row has some hundreds."""
@@ -19,18 +19,18 @@ def in_blocks(
 ) -> Tensor:
     """Call a function that treats each row by itself on blocks of rows.
 
-    Values in between are made again for the derivatives instead of being kept.
+    Intermediate results are recomputed for the derivatives instead of being kept.
 
     Parameters
     ----------
     function : of tensors (n_rows, ...), to a tensor (n_rows, ...)
     inputs : its arguments
-    size : rows at a time; as few as fit into two blocks are left to autograd
-    parameters : what else the result depends on and may be differentiated by; nothing before may depend on them
+    size : rows in a block; up to two blocks are left to autograd
+    parameters : of the function, where derivatives with respect to them are wanted; the inputs must not depend on them
 
     Returns
     -------
-    values : (n_rows, ...), as often differentiable as the function
+    values : (n_rows, ...), differentiable as often as the function
     """
     if len(inputs[0]) <= 2 * size:
         return function(*inputs)
@@ -54,7 +54,7 @@ class _InBlocks(Function):
         return values
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         again = torch.is_grad_enabled()  # whether the derivative will be differentiated
         inputs, parameters = ctx.saved_tensors[: ctx.n_inputs], ctx.saved_tensors[ctx.n_inputs :]
         needed = ctx.needs_input_grad[3:]
@@ -70,11 +70,13 @@ class _InBlocks(Function):
                 values = ctx.function(*block)
             wanted = [tensor for tensor, need in zip([*block, *parameters], needed) if need]
             if values.requires_grad:
-                found = torch.autograd.grad(values, wanted, gradient[rows], create_graph=again, materialize_grads=True)
+                found = torch.autograd.grad(
+                    values, wanted, grad_output[rows], create_graph=again, materialize_grads=True
+                )
             else:  # it depends on none of them
                 found = tuple(map(torch.zeros_like, wanted))
-            of_parameters = list(found[n_wanted_inputs:])
-            sums = [total + value for total, value in zip(sums, of_parameters)] if sums else of_parameters
+            grad_parameters = list(found[n_wanted_inputs:])
+            sums = [total + value for total, value in zip(sums, grad_parameters)] if sums else grad_parameters
             if again:
                 parts.append(list(found[:n_wanted_inputs]))
             for result, value in zip(results, found):
@@ -93,7 +95,7 @@ def functions_with_slopes(
 ) -> list[Tensor]:
     """Evaluate functions of one number per row together with their slopes, on blocks of rows.
 
-    With the slopes at hand the derivative is a sum of products. What lies between is not kept.
+    With the slopes known, the derivative is a sum of products. Intermediate results are not kept.
 
     Parameters
     ----------
@@ -105,7 +107,7 @@ def functions_with_slopes(
 
     Returns
     -------
-    values : (n_rows, width) each, as often differentiable as the functions
+    values : (n_rows, width) each, differentiable as often as the functions
     """
     return list(_WithSlopes.apply(functions, write, argument, widths))  # type: ignore[no-untyped-call]
 
@@ -127,18 +129,18 @@ class _WithSlopes(Function):
         return tuple(values)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, None, Tensor, None]:
         argument, *slopes = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
             values = ctx.functions(argument)
-            return None, None, torch.autograd.grad(values, argument, gradients, create_graph=True)[0], None
+            return None, None, torch.autograd.grad(values, argument, grad_outputs, create_graph=True)[0], None
         total = torch.zeros_like(argument)
         for rows in blocks(len(argument), ROWS):
-            for gradient, slope in zip(gradients, slopes, strict=True):
-                total[rows] += (gradient[rows] * slope[rows]).sum(1)
+            for grad_output, slope in zip(grad_outputs, slopes, strict=True):
+                total[rows] += (grad_output[rows] * slope[rows]).sum(1)
         return None, None, total, None
 
 
 def blocks(n_rows: int, size: int) -> list[slice]:
-    """Slices of so many rows each."""
+    """Divide rows into slices of a size."""
     return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]

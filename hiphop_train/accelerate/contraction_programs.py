@@ -1,7 +1,7 @@
 """Programs that evaluate contractions from the free components of their tensors.
 
 A product of tensors is contracted two parts at a time, as a tree. Each part is itself a contraction with free indices,
-whose components are computed once and shared by all that have use for them. A component is identified by how many of each
+whose components are computed once and shared by all that use them. A component is identified by how many of each
 vertex's free indices point along x, y and z, and computed for one of several equal ones only.
 """
 

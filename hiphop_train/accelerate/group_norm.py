@@ -1,7 +1,7 @@
 """Group norm with its second derivatives written out, in C or in torch.
 
-Of x along the last axis, with mean m and r = 1 / sqrt(mean (x - m)^2 + eps): y = r (x - m). Its Jacobian is symmetric: a
-gradient g becomes r (g - mean g - y mean(g y)). Autograd's derivative of that is thirty operations on whole tensors.
+Of x along the last axis, with mean m and r = 1 / sqrt(mean (x - m)^2 + eps): y = r (x - m). Its Jacobian is
+symmetric: a gradient g becomes r (g - mean g - y mean(g y)). Autograd's derivative of that takes thirty operations.
 """
 
 from typing import Any
@@ -24,6 +24,7 @@ class CompiledGroupNorm(nn.Module):
     def __init__(self, plain: GroupNorm, setting: Setting) -> None:
         super().__init__()
         adopt(self, plain)
+        self.weight, self.bias = plain.weight, plain.bias
         self.kernels = Kernels(setting.compile("normalisation.c", {"EPSILON": EPSILON}, in_vectors=False), 1, 1)
 
     def forward(self, invariants: Tensor) -> Tensor:
@@ -39,6 +40,7 @@ class DerivedGroupNorm(nn.Module):
     def __init__(self, plain: GroupNorm, setting: Setting) -> None:
         super().__init__()
         adopt(self, plain)
+        self.weight, self.bias = plain.weight, plain.bias
 
     def forward(self, invariants: Tensor) -> Tensor:
         """Normalise (n_atoms, n_invariants, n_features) along the last axis."""

@@ -38,6 +38,7 @@ class HIPTwin(Representation):
     def __init__(self, plain: HIPBackbone, kernels: ConvolutionKernels | None) -> None:
         super().__init__(plain.elements, plain.cutoff, plain.feature_sizes)
         adopt(self, plain)
+        self.interactions, self.atom_layers = plain.interactions, plain.atom_layers
         self.n_types = plain.n_types
         self.prepare = prepare_layout(plain)
         self.kernels = kernels
@@ -48,6 +49,7 @@ class HIPTwin(Representation):
         features = one_hot(graph.species, self.n_types).to(graph.pair_vectors.dtype)
         levels = [features]
         for interaction, atom_layers in zip(self.interactions, self.atom_layers):
+            assert isinstance(interaction, HIPInteraction)
             environment = convolution.environment(interaction, features, are_species=len(levels) == 1)
             scalars = convolution.in_order_of_atoms(interaction.scalars(environment))
             features = interaction.residual(scalars + interaction.self_interaction(features), features)
@@ -75,6 +77,7 @@ class BlockedInteraction(HIPInteraction):
     def __init__(self, plain: HIPHOPInteraction, setting: Setting) -> None:
         nn.Module.__init__(self)
         adopt(self, plain)
+        self.invariants, self.norm, self.mixing = plain.invariants, plain.norm, plain.mixing
 
     def scalars(self, environment: Tensor) -> Tensor:
         """Return M norm(invariants(A)) (n_atoms, n_out) of (n_atoms, (l_max + 1)^2, n_out)."""
@@ -89,11 +92,7 @@ class BlockedInteraction(HIPInteraction):
 
 def prepare_layout(plain: HIPBackbone) -> PrepareLayout:
     """Return what makes the tables for a model."""
-    return PrepareLayout(plain.n_types, plain.l_max, _n_sensitivities(plain))
-
-
-def _n_sensitivities(plain: HIPBackbone) -> int:
-    return int(plain.interactions[0].weight.shape[1])
+    return PrepareLayout(plain.n_types, plain.l_max, plain.n_sensitivities)
 
 
 def _why_no_compiled_convolution(plain: HIPBackbone, setting: Setting) -> str:
@@ -106,7 +105,7 @@ def _why_no_compiled_convolution(plain: HIPBackbone, setting: Setting) -> str:
 
 
 def _compiled(plain: HIPBackbone, setting: Setting) -> HIPTwin:
-    return HIPTwin(plain, compile_convolution(plain.l_max, plain.n_types, _n_sensitivities(plain), setting))
+    return HIPTwin(plain, compile_convolution(plain.l_max, plain.n_types, plain.n_sensitivities, setting))
 
 
 def _not_in_export(plain: nn.Module, setting: Setting) -> str:

@@ -1,7 +1,7 @@
 """Which neighbour tables the convolutions of the HIP models use; follows from species and pairs alone."""
 
 from dataclasses import dataclass
-from typing import Dict, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -120,8 +120,8 @@ class PrepareLayout:
         """Return the layout that a graph carries, or make it."""
         if f"{NAME}.present" not in graph.extras:
             return make_layout(graph, self.n_types, self.l_max, self.n_sensitivities)
-        tensors = {name: graph.extras[f"{NAME}.{name}"] for name in TENSORS}
-        tables = {name: from_extras(f"{NAME}.{name}", graph.extras) for name in TABLES[:2]}
-        has_species = len(tensors["species_row"]) > 0
-        by_species = from_extras(f"{NAME}.by_species", graph.extras) if has_species else None
-        return Layout(**tensors, **tables, by_species=by_species)
+        fields: Dict[str, Any] = {name: graph.extras[f"{NAME}.{name}"] for name in TENSORS}
+        for name in TABLES:
+            is_made = f"{NAME}.{name}.entry" in graph.extras
+            fields[name] = from_extras(f"{NAME}.{name}", graph.extras) if is_made else None
+        return Layout(**fields)

@@ -28,9 +28,10 @@ class ScriptedHIP(Representation):
     def __init__(self, plain: HIPBackbone) -> None:
         super().__init__(plain.elements, plain.cutoff, plain.feature_sizes)
         adopt(self, plain)
+        self.interactions, self.atom_layers = plain.interactions, plain.atom_layers
         self.n_types = plain.n_types
         self.l_max = plain.l_max
-        self.n_sensitivities = int(plain.interactions[0].weight.shape[1])
+        self.n_sensitivities = plain.n_sensitivities
 
     def forward(self, graph: Graph) -> List[Tensor]:
         """Return one-hot species and the features after each block."""
@@ -43,16 +44,16 @@ class ScriptedHIP(Representation):
         features = one_hot(graph.species, self.n_types).to(graph.pair_vectors.dtype)
         levels = [features]
         for interaction, atom_layers in zip(self.interactions, self.atom_layers):
-            weight: Tensor = interaction.weight
+            weight: Tensor = interaction.weight  # type: ignore[assignment]
             by_species = layout.by_species
             if len(levels) == 1 and by_species is not None:
                 species_distance = fill(distance, by_species, 1e4).squeeze(1)
-                sensitivity = interaction.sensitivity(species_distance)
+                sensitivity = interaction.sensitivity(species_distance)  # type: ignore[operator]
                 environment = environment_first(sensitivity, weight, tensors, layout, by_species)
             else:
-                environment = message_first(interaction.sensitivity(sent_distance), features, weight, tensors, layout)
-            scalars = interaction.scalars(environment).index_select(0, layout.received.row)
-            features = interaction.residual(scalars + interaction.self_interaction(features), features)
+                environment = message_first(interaction.sensitivity(sent_distance), features, weight, tensors, layout)  # type: ignore[operator]
+            scalars = interaction.scalars(environment).index_select(0, layout.received.row)  # type: ignore[operator]
+            features = interaction.residual(scalars + interaction.self_interaction(features), features)  # type: ignore[operator]
             features = atom_layers(features)
             levels.append(features)
         return levels

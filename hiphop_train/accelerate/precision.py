@@ -1,9 +1,9 @@
 """Where less than float32 is allowed, and where it is not.
 
-With ``trainer.precision=bf16-mixed`` the representation is evaluated under torch's autocast in training: matrix products
-are computed in bfloat16. What such a product gives returns to float32 at once where it is summed further. What bfloat16's
-eight bits would spoil is outside of autocast (readout, energies, derivatives), or is not a product that autocast knows:
-geometry, sums over neighbours, invariants.
+With ``trainer.precision=bf16-mixed`` the representation is evaluated under torch's autocast in training: matrix
+products are computed in bfloat16. Their results return to float32 at once where they are summed further. What the eight
+bits of bfloat16 would spoil is outside of autocast (readout, energies, derivatives), or is not a product that autocast
+knows: geometry, sums over neighbours, invariants.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ class MixedPrecision:
         if module.training:
             device = next(module.parameters()).device.type
             self.context = torch.autocast(device, torch.bfloat16)
-            self.context.__enter__()
+            self.context.__enter__()  # type: ignore[no-untyped-call]
 
     def leave(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
         """End it."""

@@ -31,6 +31,7 @@ class FrozenSensitivity(nn.Module):
     def __init__(self, plain: InverseGaussianSensitivity, library: Library | None) -> None:
         super().__init__()
         adopt(self, plain)
+        self.centre, self.inverse_width = plain.centre, plain.inverse_width
         self.cutoff = plain.cutoff
         self.library = library
 

@@ -64,7 +64,8 @@ class TableConvolution:
         features : (n_atoms, n_in), z
         are_species : whether these are the species, one-hot
         """
-        layout, weight = self.layout, interaction.weight
+        layout = self.layout
+        weight: Tensor = interaction.weight
         if are_species and layout.by_species is not None:
             sensitivity = interaction.sensitivity(self.species_distance)
             sums = sums_of_products(self.species_tensors, sensitivity, layout.by_species.blocks)

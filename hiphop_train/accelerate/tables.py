@@ -1,8 +1,8 @@
 """Bucketed neighbour tables, and products of them.
 
-A table has one row per segment (a receiving atom, say), so that sums over segments become batched matrix products. With
-all rows as wide as the longest, half of a table would be empty where crowded and lonely atoms meet; here rows of similar
-length are contiguous and form blocks, each as wide as its own longest row.
+A table has one row per segment (a receiving atom, say), so that sums over segments become batched matrix products.
+With all rows as wide as the longest, half of a table would be empty where some atoms have many neighbours and others
+few; here rows of similar length are contiguous and form blocks, each as wide as its own longest row.
 """
 
 from typing import Any, Dict, List, NamedTuple, Tuple

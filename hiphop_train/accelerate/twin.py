@@ -92,10 +92,10 @@ class Twin:
 def adopt(twin: nn.Module, plain: nn.Module) -> None:
     """Give a twin the parameters, buffers and submodules of the plain module, under the same names.
 
-    They are the same objects: what is done to one is done to the other.
+    Both hold the same dictionaries: what is done to one, a move to another device for instance, is done to the other.
     """
-    twin._parameters.update(plain._parameters)
-    twin._buffers.update(plain._buffers)
-    twin._modules.update(plain._modules)
-    twin._non_persistent_buffers_set.update(plain._non_persistent_buffers_set)
+    twin._parameters = plain._parameters
+    twin._buffers = plain._buffers
+    twin._modules = plain._modules
+    twin._non_persistent_buffers_set = plain._non_persistent_buffers_set
     twin.training = plain.training

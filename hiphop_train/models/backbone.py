@@ -90,6 +90,7 @@ class HIPBackbone(Representation):
     n_interactions : number of blocks
     n_atom_layers : on-site layers in each block
     l_max : highest rank of the tensors in the environments
+    n_sensitivities : number of radial functions
     interaction : makes the interaction of a block from the width of its input
     """
 
@@ -101,11 +102,13 @@ class HIPBackbone(Representation):
         n_interactions: int,
         n_atom_layers: int,
         l_max: int,
+        n_sensitivities: int,
         interaction: Callable[[int], HIPInteraction],
     ) -> None:
         super().__init__(elements, cutoff, [len(elements)] + [n_features] * n_interactions)
         self.n_types = len(elements)
         self.l_max = l_max
+        self.n_sensitivities = n_sensitivities
         self.interactions = nn.ModuleList(interaction(n_in) for n_in in self.feature_sizes[:-1])
         self.atom_layers = nn.ModuleList(
             nn.Sequential(*(AtomLayer(n_features) for _ in range(n_atom_layers))) for _ in range(n_interactions)

@@ -51,7 +51,7 @@ class Interaction(HIPInteraction):
         self.invariants = invariants
         self.norm = GroupNorm(n_invariants, n_out) if group_norm else nn.Identity()
         self.mixing = nn.Parameter(torch.empty(n_invariants, n_out, n_out))  # M
-        self.residual = self._modules.pop("residual")  # after the norm: optimizers count parameters in this order
+        self._modules["residual"] = self._modules.pop("residual")  # behind the norm: optimizers count in this order
         nn.init.normal_(self.mixing, std=(2.0 / (n_out * (n_invariants + n_out))) ** 0.5)
 
     def scalars(self, environment: Tensor) -> Tensor:
@@ -103,4 +103,6 @@ class HIPHOP(HIPBackbone):
             sensitivity = InverseGaussianSensitivity(n_sensitivities, soft_min, soft_max, cutoff)
             return Interaction(n_in, n_features, sensitivity, Invariants(invariants, l_max, n_max), group_norm)
 
-        super().__init__(elements, cutoff, n_features, n_interactions, n_atom_layers, l_max, interaction)
+        super().__init__(
+            elements, cutoff, n_features, n_interactions, n_atom_layers, l_max, n_sensitivities, interaction
+        )

@@ -49,4 +49,4 @@ class HIPNN(HIPBackbone):
             sensitivity = InverseGaussianSensitivity(n_sensitivities, soft_min, soft_max, cutoff)
             return Interaction(n_in, n_features, sensitivity)
 
-        super().__init__(elements, cutoff, n_features, n_interactions, n_atom_layers, 0, interaction)
+        super().__init__(elements, cutoff, n_features, n_interactions, n_atom_layers, 0, n_sensitivities, interaction)

@@ -76,4 +76,6 @@ class HIPNNTS(HIPBackbone):
             sensitivity = InverseGaussianSensitivity(n_sensitivities, soft_min, soft_max, cutoff)
             return Interaction(n_in, n_features, sensitivity, l_max, cusp)
 
-        super().__init__(elements, cutoff, n_features, n_interactions, n_atom_layers, l_max, interaction)
+        super().__init__(
+            elements, cutoff, n_features, n_interactions, n_atom_layers, l_max, n_sensitivities, interaction
+        )

@@ -73,7 +73,7 @@ def next_tensor(lower: Tensor, unit: Tensor, rank: int) -> Tensor:
 
 
 def raising_matrix(rank: int) -> Tensor:
-    """Matrix of `next_tensor`, (2 rank + 1, 3 (2 rank - 1)), times rank (2 rank - 1), which makes its entries integers."""
+    """Matrix of `next_tensor`, (2 rank + 1, 3 (2 rank - 1)), times rank (2 rank - 1): its entries are integers."""
     weights: List[List[int]] = []
     for n_x in range(rank, -1, -1):
         for n_z in range(2 if n_x < rank else 1):
@@ -128,7 +128,8 @@ def full_tensor(free: Tensor, rank: int) -> Tensor:
         rows.append([(-1) ** (n_z // 2) * value for value in row])
     matrix = torch.tensor(rows, dtype=free.dtype, device=free.device)
     shape = [3 for _ in range(rank)] + list(free.shape[1:])
-    return torch.tensordot(matrix, free, dims=1).reshape(shape)
+    full: Tensor = torch.tensordot(matrix, free, dims=1)
+    return full.reshape(shape)
 
 
 def _binomial(n: int, k: int) -> int:
