@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from ase import Atoms
+from hiphop_train.compilation import compile_potential
 from torch import Tensor
 
 from hiphop_train import checkpoint, cli
 from hiphop_train.commands.run_directory import run_name
-from hiphop_train.compilation import compile_potential
 from hiphop_train.config import load_config
 from hiphop_train.errors import ConfigError
 from hiphop_train.potential import Potential

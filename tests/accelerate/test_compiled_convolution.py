@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from ase import Atoms
-from torch import Tensor
-
 from hiphop_train.compilation import compile_potential
-from hiphop_train.nn import fused_convolution, pairs
 from hiphop_train.nn.fused_convolution import environments, first_pairs
 from hiphop_train.nn.kernels import IN_VECTORS, compile_library
+from torch import Tensor
+
+from hiphop_train.nn import fused_convolution, pairs
 from hiphop_train.potential import Potential
 from hiphop_train.types import Graph
 from tests.conftest import GraphOf, MakeAtoms, PotentialOf

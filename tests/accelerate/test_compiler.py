@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from hiphop_train.nn.kernels import CompilationError, compile_kernels
+from hiphop_train.nn.normalisation import Normalisation
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from hiphop_train.nn.invariants import Invariants
-from hiphop_train.nn.kernels import CompilationError, compile_kernels
-from hiphop_train.nn.normalisation import Normalisation
 
 SHAPES = [(7, 128), (3, 21), (1, 1), (0, 8), (5, 0)]
 """Rows and columns: columns that fill whole vectors of the processor, that do not, and nothing at all."""

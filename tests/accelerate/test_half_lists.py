@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from hiphop_train.graph.halves import half_of_pairs, sums_both_ways
 from torch import Tensor
 
 from hiphop_train.graph import halves
-from hiphop_train.graph.halves import half_of_pairs, sums_both_ways
 from hiphop_train.graph.segments import segment_sum
 from hiphop_train.types import Graph
 from tests.conftest import GraphOf, MakeAtoms

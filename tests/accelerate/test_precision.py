@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from hiphop_train.graph.tables import lay_out, sums_of_products
+from hiphop_train.nn.pairs import lay_out_pairs
 from torch import Tensor
 
 from hiphop_train import build, checkpoint, cli
 from hiphop_train.config import load_config
 from hiphop_train.errors import ConfigError
-from hiphop_train.graph.tables import lay_out, sums_of_products
 from hiphop_train.nn import messages
-from hiphop_train.nn.pairs import lay_out_pairs
 from hiphop_train.potential import Network
 from hiphop_train.training.module import PotentialModule
 from hiphop_train.training.standardisation import fit_standardisation

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from hiphop_train.nn.messages import convolve, distances, in_order_of_atoms
+from hiphop_train.nn.pairs import Pairs, lay_out_pairs
 from torch import Tensor
 
 from hiphop_train.graph.assemble import make_graph, with_pair_vectors
 from hiphop_train.graph.neighbours import neighbours
 from hiphop_train.nn import messages
-from hiphop_train.nn.messages import convolve, distances, in_order_of_atoms
-from hiphop_train.nn.pairs import Pairs, lay_out_pairs
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
 from hiphop_train.nn.tensors import irreducible_tensors
 from hiphop_train.types import Graph

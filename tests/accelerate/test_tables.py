@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hiphop_train.graph.tables import Table, fill, lay_out, rows_of_products, sums_of_products
+from hiphop_train.accelerate.tables import Table, fill, make_table, rows_of_products, sums_of_products
 
 CASES = {
     "unsorted, with empty segments": ([4, 0, 4, 2, 2, 4, 0], 6),
@@ -22,9 +22,9 @@ def index(request: pytest.FixtureRequest) -> tuple[Tensor, int]:
     return torch.tensor(rows, dtype=torch.int64), n_segments
 
 
-@pytest.fixture(params=[4096, 8, 1], ids=lambda places: f"{places} places")
+@pytest.fixture(params=[4096, 8, 1], ids=lambda entries: f"{entries} entries")
 def table(request: pytest.FixtureRequest, index: tuple[Tensor, int]) -> Table:
-    return lay_out(*index, places=request.param, window=16)
+    return make_table(*index, entries=request.param, window=16)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -33,20 +33,20 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def test_each_row_stands_in_the_line_of_its_segment(index: tuple[Tensor, int], table: Table) -> None:
     rows, n_segments = index
-    assert len(set(table.slot.tolist())) == len(rows)
-    assert sorted(table.line.tolist()) == list(range(n_segments))
-    assert torch.equal(table.segment_line[table.line], torch.arange(n_segments))
-    line_of_slot: dict[int, int] = {}
+    assert len(set(table.entry.tolist())) == len(rows)
+    assert sorted(table.segment.tolist()) == list(range(n_segments))
+    assert torch.equal(table.row[table.segment], torch.arange(n_segments))
+    row_of_entry: dict[int, int] = {}
     for first, n_lines, slot, width in table.blocks:
         for k in range(n_lines * width):
-            line_of_slot[slot + k] = first + k // width
-    assert sorted(line_of_slot) == list(range(table.n_slots))
-    assert [line_of_slot[k] for k in table.slot.tolist()] == table.segment_line[rows].tolist()
+            row_of_entry[slot + k] = first + k // width
+    assert sorted(row_of_entry) == list(range(table.n_entries))
+    assert [row_of_entry[k] for k in table.entry.tolist()] == table.row[rows].tolist()
 
 
 def test_blocks_are_as_wide_as_their_longest_line(index: tuple[Tensor, int], table: Table) -> None:
     rows, n_segments = index
-    counts = torch.bincount(rows, minlength=n_segments)[table.line].tolist()
+    counts = torch.bincount(rows, minlength=n_segments)[table.segment].tolist()
     assert [width for *_, width in table.blocks] == [max(counts[a : a + n]) for a, n, *_ in table.blocks]
     assert sum(n for _, n, *_ in table.blocks) == n_segments
 
@@ -54,28 +54,28 @@ def test_blocks_are_as_wide_as_their_longest_line(index: tuple[Tensor, int], tab
 def test_sorting_leaves_little_empty() -> None:
     """Of 500 atoms with 20 to 140 neighbours a plain table would be nearly half empty."""
     counts = torch.randint(20, 141, (500,), generator=torch.Generator().manual_seed(0))
-    table = lay_out(torch.repeat_interleave(torch.arange(500), counts), 500)
+    table = make_table(torch.repeat_interleave(torch.arange(500), counts), 500)
     assert 500 * int(counts.max()) > 1.6 * int(counts.sum())
-    assert table.n_slots < 1.1 * int(counts.sum())
+    assert table.n_entries < 1.1 * int(counts.sum())
 
 
 def test_rows_in_order_need_no_sorting() -> None:
-    """The shortcut gives the places that sorting gives."""
+    """The shortcut gives the entries that sorting gives."""
     index = torch.tensor([0, 0, 2, 2, 2, 3])
     order = torch.tensor([3, 0, 5, 1, 2, 4])
-    table, shuffled = lay_out(index, 5), lay_out(index[order], 5)
-    assert sorted(shuffled.slot.tolist()) == sorted(table.slot.tolist())
+    table, shuffled = make_table(index, 5), make_table(index[order], 5)
+    assert sorted(shuffled.entry.tolist()) == sorted(table.entry.tolist())
     assert shuffled.blocks == table.blocks
-    line = torch.div(shuffled.slot, table.blocks[0][3], rounding_mode="floor")
-    assert torch.equal(line, shuffled.segment_line[index[order]])
+    line = torch.div(shuffled.entry, table.blocks[0][3], rounding_mode="floor")
+    assert torch.equal(line, shuffled.row[index[order]])
 
 
 def test_filled_table_holds_each_row_and_else_what_was_asked(index: tuple[Tensor, int], table: Table) -> None:
     values = random(len(index[0]), 3)
     filled = fill(values, table, 7.0)
-    assert torch.equal(filled[table.slot], values)
-    empty = torch.ones(table.n_slots, dtype=torch.bool)
-    empty[table.slot] = False
+    assert torch.equal(filled[table.entry], values)
+    empty = torch.ones(table.n_entries, dtype=torch.bool)
+    empty[table.entry] = False
     assert (filled[empty] == 7.0).all()
 
 
@@ -86,19 +86,19 @@ def test_products_equal_loops(index: tuple[Tensor, int], table: Table) -> None:
     for k, segment in enumerate(rows.tolist()):
         sums[segment] += torch.outer(left[k], right[k])
     found = sums_of_products(fill(left, table), fill(right, table), table.blocks)
-    torch.testing.assert_close(found[table.segment_line], sums, rtol=1e-13, atol=1e-13)
-    products = rows_of_products(fill(left, table), matrices[table.line], table.blocks)
+    torch.testing.assert_close(found[table.row], sums, rtol=1e-13, atol=1e-13)
+    products = rows_of_products(fill(left, table), matrices[table.segment], table.blocks)
     expected = torch.stack([left[k] @ matrices[s] for k, s in enumerate(rows.tolist())]) if len(rows) else right
-    torch.testing.assert_close(products[table.slot], expected, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(products[table.entry], expected, rtol=1e-13, atol=1e-13)
 
 
 def test_products_scripted_equal_eager(index: tuple[Tensor, int], table: Table) -> None:
     rows, n_segments = index
     left, right = fill(random(len(rows), 3), table), fill(random(len(rows), 4, seed=1), table)
     matrices = random(n_segments, 3, 4, seed=2)
-    scripted = torch.jit.script(lay_out)(rows, n_segments)
-    eager = lay_out(rows, n_segments)
-    assert (scripted.slot.tolist(), scripted.blocks) == (eager.slot.tolist(), eager.blocks)
+    scripted = torch.jit.script(make_table)(rows, n_segments)
+    eager = make_table(rows, n_segments)
+    assert (scripted.entry.tolist(), scripted.blocks) == (eager.entry.tolist(), eager.blocks)
     values = random(len(rows), 2)
     assert torch.equal(torch.jit.script(fill)(values, eager), fill(values, eager))
     for function, given in ((sums_of_products, (left, right)), (rows_of_products, (left, matrices))):
@@ -109,7 +109,7 @@ def test_products_scripted_equal_eager(index: tuple[Tensor, int], table: Table) 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_derivatives_of_products(transposed: bool) -> None:
     """First and second, also of matrices that lie transposed in memory."""
-    table = lay_out(torch.tensor([4, 0, 4, 2, 2, 4, 0]), 5, places=4)
+    table = make_table(torch.tensor([4, 0, 4, 2, 2, 4, 0]), 5, entries=4)
     left, right = fill(random(7, 2), table).requires_grad_(), fill(random(7, 3, seed=1), table).requires_grad_()
     matrices = random(5, 3, 2, seed=2).transpose(1, 2) if transposed else random(5, 2, 3, seed=2)
     matrices.requires_grad_()
