@@ -1,10 +1,18 @@
-"""Tables hold each row once; products of them do what loops over the segments would, and so do their derivatives."""
+"""Tables hold each value once; products of them do what loops over the segments would, and so do their derivatives."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from hiphop_train.accelerate.tables import Table, fill, make_table, rows_of_products, sums_of_products
+from hiphop_train.accelerate.tables import (
+    Table,
+    fill,
+    from_extras,
+    make_table,
+    rows_of_products,
+    sums_of_products,
+    to_extras,
+)
 
 CASES = {
     "unsorted, with empty segments": ([4, 0, 4, 2, 2, 4, 0], 6),
@@ -31,20 +39,20 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def test_each_row_stands_in_the_line_of_its_segment(index: tuple[Tensor, int], table: Table) -> None:
+def test_each_value_is_in_the_row_of_its_segment(index: tuple[Tensor, int], table: Table) -> None:
     rows, n_segments = index
     assert len(set(table.entry.tolist())) == len(rows)
     assert sorted(table.segment.tolist()) == list(range(n_segments))
     assert torch.equal(table.row[table.segment], torch.arange(n_segments))
     row_of_entry: dict[int, int] = {}
-    for first, n_lines, slot, width in table.blocks:
-        for k in range(n_lines * width):
-            row_of_entry[slot + k] = first + k // width
+    for first, n_rows, entry, width in table.blocks:
+        for k in range(n_rows * width):
+            row_of_entry[entry + k] = first + k // width
     assert sorted(row_of_entry) == list(range(table.n_entries))
     assert [row_of_entry[k] for k in table.entry.tolist()] == table.row[rows].tolist()
 
 
-def test_blocks_are_as_wide_as_their_longest_line(index: tuple[Tensor, int], table: Table) -> None:
+def test_blocks_are_as_wide_as_their_longest_row(index: tuple[Tensor, int], table: Table) -> None:
     rows, n_segments = index
     counts = torch.bincount(rows, minlength=n_segments)[table.segment].tolist()
     assert [width for *_, width in table.blocks] == [max(counts[a : a + n]) for a, n, *_ in table.blocks]
@@ -59,18 +67,18 @@ def test_sorting_leaves_little_empty() -> None:
     assert table.n_entries < 1.1 * int(counts.sum())
 
 
-def test_rows_in_order_need_no_sorting() -> None:
+def test_sorted_values_need_no_sorting() -> None:
     """The shortcut gives the entries that sorting gives."""
     index = torch.tensor([0, 0, 2, 2, 2, 3])
     order = torch.tensor([3, 0, 5, 1, 2, 4])
     table, shuffled = make_table(index, 5), make_table(index[order], 5)
     assert sorted(shuffled.entry.tolist()) == sorted(table.entry.tolist())
     assert shuffled.blocks == table.blocks
-    line = torch.div(shuffled.entry, table.blocks[0][3], rounding_mode="floor")
-    assert torch.equal(line, shuffled.row[index[order]])
+    row = torch.div(shuffled.entry, table.blocks[0][3], rounding_mode="floor")
+    assert torch.equal(row, shuffled.row[index[order]])
 
 
-def test_filled_table_holds_each_row_and_else_what_was_asked(index: tuple[Tensor, int], table: Table) -> None:
+def test_filled_table_holds_each_value_and_else_the_given_one(index: tuple[Tensor, int], table: Table) -> None:
     values = random(len(index[0]), 3)
     filled = fill(values, table, 7.0)
     assert torch.equal(filled[table.entry], values)
@@ -92,18 +100,18 @@ def test_products_equal_loops(index: tuple[Tensor, int], table: Table) -> None:
     torch.testing.assert_close(products[table.entry], expected, rtol=1e-13, atol=1e-13)
 
 
-def test_products_scripted_equal_eager(index: tuple[Tensor, int], table: Table) -> None:
-    rows, n_segments = index
-    left, right = fill(random(len(rows), 3), table), fill(random(len(rows), 4, seed=1), table)
-    matrices = random(n_segments, 3, 4, seed=2)
-    scripted = torch.jit.script(make_table)(rows, n_segments)
-    eager = make_table(rows, n_segments)
+def test_scripted_table_is_the_same(index: tuple[Tensor, int]) -> None:
+    values, n_segments = index
+    scripted, eager = torch.jit.script(make_table)(values, n_segments), make_table(values, n_segments)
     assert (scripted.entry.tolist(), scripted.blocks) == (eager.entry.tolist(), eager.blocks)
-    values = random(len(rows), 2)
-    assert torch.equal(torch.jit.script(fill)(values, eager), fill(values, eager))
-    for function, given in ((sums_of_products, (left, right)), (rows_of_products, (left, matrices))):
-        found = torch.jit.script(function)(*given, table.blocks)
-        torch.testing.assert_close(found, function(*given, table.blocks), rtol=1e-13, atol=1e-13)
+
+
+def test_extras_hold_the_table(table: Table) -> None:
+    again = from_extras("name", to_extras("name", table))
+    assert again.n_entries == table.n_entries
+    assert again.blocks == [tuple(block) for block in table.blocks]
+    for field in ("entry", "segment", "row"):
+        assert torch.equal(getattr(again, field), getattr(table, field))
 
 
 @pytest.mark.parametrize("transposed", [False, True])
