@@ -1,34 +1,55 @@
-"""Compiled kernels: values, first and second derivatives are those of torch, whatever the shapes; the cache."""
+"""The compiler: a library in the cache, errors that say what to do; the sources compile without warnings."""
 
-import copy
-import pickle
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hiphop_train.nn.kernels import CompilationError, compile_kernels
-from hiphop_train.nn.normalisation import Normalisation
-from torch import Tensor, nn
-from torch.nn.functional import layer_norm
+from torch import Tensor
 
-from hiphop_train.nn.invariants import Invariants
-
-SHAPES = [(7, 128), (3, 21), (1, 1), (0, 8), (5, 0)]
-"""Rows and columns: columns that fill whole vectors of the processor, that do not, and nothing at all."""
+from hiphop_train.accelerate.compiler import (
+    FLAGS,
+    IN_VECTORS,
+    REALS,
+    SOURCES,
+    CompilationError,
+    Library,
+    compile_library,
+    find_compiler,
+)
+from hiphop_train.accelerate.contraction_programs import contraction_program
+from hiphop_train.accelerate.polynomial_source import header
+from hiphop_train.nn.contractions import parse
 
 CUBES = """
-void evaluate(const tensor *given, const tensor *asked, int64_t n_rows, int64_t n_columns, int n_threads)
+#include "common.h"
+void cubes(const real *x, real *y, int64_t n, int n_threads)
 {
-    for (int64_t row = 0; row < n_rows; row++)
-        for (int64_t i = 0; i < n_columns; i++) {
-            const real x = given[0].data[row * given[0].row + i];
-            asked[0].data[row * asked[0].row + i] = x * x * x;
-        }
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] * x[i] * x[i] + 0 * n_threads;
 }
 """
+
+SIZES = {
+    "N_SENSITIVITIES": [1, 3, 8, 20],
+    "N_COMPONENTS": [1, 4, 16, 36],
+    "WIDTH": [128],
+    "EPSILON": [1e-5],
+}
+"""Values of all macros that the sources expect."""
+
+VECTORS = {"of this processor": "-march=native", "without AVX-512": "-mno-avx512f", "without AVX": "-mno-avx"}
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """Folder with a source of its own."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "common.h").write_text((SOURCES / "common.h").read_text())
+    (folder / "cubes.c").write_text(CUBES)
+    (folder / "wrong.c").write_text("int f(void) { return nonsense; }")
+    return folder
 
 
 @pytest.fixture
@@ -52,106 +73,102 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return found
 
 
-def with_derivatives(function: Callable[[Tensor], Tensor], x: Tensor, *, seed: int) -> list[Tensor]:
-    """Value, gradient, and the derivatives of something made of both."""
-    generator = torch.Generator().manual_seed(seed)
-    x = x.detach().requires_grad_(True)
-    value = function(x)
-    weights = torch.randn(value.shape, dtype=value.dtype, generator=generator).requires_grad_(True)
-    (gradient,) = torch.autograd.grad((value * weights).sum(), x, create_graph=True)
-    direction = torch.randn(gradient.shape, dtype=value.dtype, generator=generator)
-    factor = torch.randn(value.shape, dtype=value.dtype, generator=generator)
-    second = torch.autograd.grad((gradient * direction).sum() + (value * factor).sum(), (x, weights))
-    return [value, gradient, *second]
+def cubes(library: Library, x: Tensor) -> list[float]:
+    y = torch.empty_like(x)
+    library.call("cubes", x, y, len(x))
+    return y.tolist()
 
 
-def assert_equal(function: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    tolerance = 1e-11 if x.dtype == torch.float64 else 3e-5
-    for found, expected in zip(with_derivatives(function, x, seed=1), with_derivatives(plain, x, seed=1), strict=True):
-        size = float(expected.detach().abs().max()) if expected.numel() else 1.0
-        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * max(size, 1.0))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("key", [("published", 3, 4), ("published", 0, 1), ("flexible", 4, 3)])
-def test_invariants(key: tuple[Any, int, int], dtype: torch.dtype) -> None:
-    plain, compiled = Invariants(*key), Invariants(*key)
-    compiled.compile_for(dtype)
-    for n_rows, n_columns in SHAPES:
-        x = torch.randn(n_rows, (key[1] + 1) ** 2, n_columns, dtype=dtype)
-        for components in (x.transpose(0, 1), x.transpose(0, 1).contiguous(), x.transpose(0, 1).flatten(1)):
-            assert_equal(compiled, plain, components)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_normalisation(dtype: torch.dtype) -> None:
-    derived, compiled = Normalisation(), Normalisation()
-    compiled.compile_for(dtype)
-    for n_rows, n_columns in [*SHAPES[:2], (0, 8)]:
-        x = torch.randn(n_rows, 4, n_columns, dtype=dtype) + 0.5
-        for values in (x, x.transpose(0, 1)):
-            for module in (derived, compiled):
-                assert_equal(module, lambda v: layer_norm(v, v.shape[-1:]), values)
-    # the variance vanishes; sums are exact, since derivatives would magnify the rounding of the mean a millionfold
-    constant = torch.full((2, 3, 16), 0.25, dtype=dtype)
-    assert_equal(compiled, derived, constant)
-
-
-@pytest.mark.parametrize(
-    "module", [Invariants("published", 1, 2), Normalisation()], ids=lambda module: type(module).__name__
-)
-def test_modules_remain_what_they_are(module: Any) -> None:
-    """Copies and pickles keep what is compiled, scripts and the state know nothing of it, other types do without."""
-    x = torch.randn(4, 3, 16)
-    expected = module(x)
-    module.compile_for(torch.float32)
-    for other in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert other.kernels == module.kernels
-        torch.testing.assert_close(other(x), expected)
-    assert not module.state_dict()
-    torch.testing.assert_close(torch.jit.script(module)(x), expected)
-    torch.testing.assert_close(module(x.double()), expected.double(), rtol=1e-5, atol=1e-5)
-    assert isinstance(module, nn.Module)
-
-
-def test_cache(fresh_cache: Path, compilations: list[list[str]]) -> None:
-    first, is_new = compile_kernels(CUBES, torch.float64, 1, 1)
+def test_cache(fresh_cache: Path, sources: Path, compilations: list[list[str]]) -> None:
+    first, is_new = compile_library("cubes.c", torch.float64, {}, sources=sources)
     assert is_new
-    again, is_new = compile_kernels(CUBES, torch.float64, 1, 1)
+    again, is_new = compile_library("cubes.c", torch.float64, {}, sources=sources)
     assert not is_new
     assert again == first
-    single, is_new = compile_kernels(CUBES, torch.float32, 1, 1)
+    single, is_new = compile_library("cubes.c", torch.float32, {}, sources=sources)
     assert is_new
     assert len(compilations) == 2
-    assert {first.library, single.library} == set(fresh_cache.iterdir())  # nothing else is left
-    x = torch.tensor([[[1.0, 2.0, 3.0]]])
-    assert single.evaluate(x).tolist() == first.evaluate(x.double()).tolist() == [[[1.0, 8.0, 27.0]]]
+    assert {first.file, single.file} == set(fresh_cache.iterdir())  # nothing else is left
+    x = torch.tensor([1.0, 2.0, 3.0])
+    assert cubes(single, x) == cubes(first, x.double()) == [1.0, 8.0, 27.0]
+    assert single.serves(x)
+    assert not single.serves(x.double())
+    assert not single.serves(x.to("meta"))
 
 
-def test_damaged_library_is_made_anew(fresh_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = compile_kernels(CUBES, torch.float64, 1, 1)[0].library
+@pytest.mark.parametrize("changed", ["sizes", "generated", "in_vectors", "source", "header", "CC"])
+def test_what_makes_another_library(
+    changed: str, fresh_cache: Path, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = compile_library("cubes.c", torch.float64, {}, sources=sources)
+    given: dict[str, Any] = {"sizes": {}}
+    if changed == "source":
+        (sources / "cubes.c").write_text(CUBES + "/* changed */")
+    elif changed == "header":
+        (sources / "other.h").write_text("")
+    elif changed == "CC":
+        monkeypatch.setenv("CC", f"{find_compiler()[0]} -DOTHER")
+    else:
+        given[changed] = {"sizes": {"SIZE": 1}, "generated": "/* */", "in_vectors": False}[changed]
+    other, is_new = compile_library("cubes.c", torch.float64, **given, sources=sources)
+    assert is_new
+    assert other.file != first.file
+
+
+def test_damaged_library_is_rebuilt(
+    fresh_cache: Path, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = compile_library("cubes.c", torch.float64, {}, sources=sources)[0].file
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     damaged = tmp_path / "other" / "hiphop-train" / "kernels" / sound.name
     damaged.parent.mkdir(parents=True)
     damaged.write_text("not a library")
-    made, is_new = compile_kernels(CUBES, torch.float64, 1, 1)
+    made, is_new = compile_library("cubes.c", torch.float64, {}, sources=sources)
     assert is_new
-    assert made.library == damaged
+    assert made.file == damaged
     assert damaged.stat().st_size == sound.stat().st_size
 
 
-def test_what_is_wrong_is_said(fresh_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors(fresh_cache: Path, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_cubes() -> None:
+        compile_library("cubes.c", torch.float64, {}, sources=sources)
+
     with pytest.raises(CompilationError, match=r"^\S+ fails: .*error: .*nonsense"):
-        compile_kernels("int f(void) { return nonsense; }", torch.float64, 1, 1)
+        compile_library("wrong.c", torch.float64, {}, sources=sources)
     assert list(fresh_cache.iterdir()) == []
-    monkeypatch.setenv("CC", "a-compiler-that-is-not-there -O9")
-    with pytest.raises(CompilationError, match=r"no C compiler found \(CC=a-compiler-that-is-not-there -O9\); install"):
-        compile_kernels(CUBES, torch.float64, 1, 1)
+    monkeypatch.setenv("CC", "a-missing-compiler -O9")
+    with pytest.raises(CompilationError, match=r"no C compiler found \(CC=a-missing-compiler -O9\); install"):
+        compile_cubes()
     monkeypatch.delenv("CC")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(CompilationError, match="cannot be made or loaded"):
-        compile_kernels(CUBES, torch.float64, 1, 1)
+        compile_cubes()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CompilationError, match=r"no C compiler found \(cc, gcc, clang\); install gcc"):
-        compile_kernels(CUBES, torch.float64, 1, 1)
+        compile_cubes()
+
+
+def test_sources_are_files_of_the_package() -> None:
+    """Beside the code, in a folder that hatch packs whole: `only-include` names the package."""
+    assert {file.suffix for file in SOURCES.iterdir()} == {".c", ".h"}
+    assert SOURCES.parent.name == "accelerate"
+    assert SOURCES.parents[1].name == "hiphop_train"
+
+
+@pytest.mark.parametrize("vectors", VECTORS.values(), ids=VECTORS.keys())
+@pytest.mark.parametrize("dtype", REALS)
+@pytest.mark.parametrize("file", sorted(file.name for file in SOURCES.glob("*.c")))
+def test_sources_compile_without_warnings(file: str, dtype: torch.dtype, vectors: str, tmp_path: Path) -> None:
+    """At several sizes, as one object each that is not kept."""
+    products = ["q_ij q_ij", "q_ij q_ik q_jk"]
+    (tmp_path / "generated.h").write_text(header(contraction_program([parse(product) for product in products], 2)))
+    flags = [*FLAGS, *IN_VECTORS, vectors, "-fsyntax-only", "-Wall", "-Wextra", "-Wno-sign-compare", "-Wno-psabi"]
+    flags += [f"-DREAL={REALS[dtype]}", f"-DIS_SINGLE={int(dtype == torch.float32)}", f"-I{tmp_path}"]
+    text = (SOURCES / file).read_text()
+    used = {name: values for name, values in SIZES.items() if name in text}
+    for number in range(max([len(values) for values in used.values()], default=1)):
+        sizes = [f"-D{name}={values[number % len(values)]}" for name, values in used.items()]
+        command = [*find_compiler(), *flags, *sizes, str(SOURCES / file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), sizes

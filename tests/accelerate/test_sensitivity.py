@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hiphop_train.accelerate.sensitivity import TWINS, FrozenSensitivity
+from hiphop_train.accelerate.twin import Twin
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
 from tests.accelerate.conftest import MakeSetting
 
@@ -13,7 +14,9 @@ COMPILED, IN_BLOCKS = TWINS
 @pytest.mark.parametrize("twin", TWINS, ids=[twin.chosen for twin in TWINS])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n_sensitivities", [1, 7, 20])
-def test_values_and_derivative(twin: object, dtype: torch.dtype, n_sensitivities: int, make_setting: MakeSetting) -> None:
+def test_values_and_derivative(
+    twin: Twin, dtype: torch.dtype, n_sensitivities: int, make_setting: MakeSetting
+) -> None:
     """Beyond the cutoff, at it and just before it too."""
     plain = InverseGaussianSensitivity(n_sensitivities, 0.75, 5.5, 6.5).to(dtype)
     frozen = twin.make(plain, make_setting(dtype))
@@ -30,7 +33,7 @@ def test_values_and_derivative(twin: object, dtype: torch.dtype, n_sensitivities
 
 
 @pytest.mark.parametrize("twin", TWINS, ids=[twin.chosen for twin in TWINS])
-def test_twice_differentiable(twin: object, make_setting: MakeSetting) -> None:
+def test_twice_differentiable(twin: Twin, make_setting: MakeSetting) -> None:
     frozen = twin.make(InverseGaussianSensitivity(4, 0.75, 3.0, 4.0).double().requires_grad_(False), make_setting())
     distance = torch.tensor([0.9, 1.3, 2.5, 3.9], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(frozen, distance)
