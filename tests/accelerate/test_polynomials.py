@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from hiphop_train.nn.polynomials import NOTHING, Program, Writer, evaluate, interpret
 from torch import Tensor
 
-from hiphop_train.nn.invariants import invariant_program
+from hiphop_train.accelerate.invariants import program_of
+from hiphop_train.accelerate.polynomials import NOTHING, Program, Writer, evaluate, interpret
+from hiphop_train.nn.invariants import Invariants
 
 
 def awkward() -> Program:
@@ -24,7 +25,9 @@ def awkward() -> Program:
 PROGRAMS = {
     "awkward": awkward,
     **{
-        f"{kind} {l_max},{n_max}": lambda kind=kind, l_max=l_max, n_max=n_max: invariant_program(kind, l_max, n_max)
+        f"{kind} {l_max},{n_max}": lambda kind=kind, l_max=l_max, n_max=n_max: program_of(
+            Invariants(kind, l_max, n_max)
+        )
         for kind, l_max, n_max in [("published", k, n) for k in range(4) for n in range(1, 5)]
         + [("flexible", 3, 4), ("flexible", 4, 3), ("flexible", 2, 5), ("flexible", 5, 2)]
     },
@@ -94,7 +97,7 @@ def test_derivatives_may_be_asked_for_again() -> None:
 
 def test_memory_is_given_back_on_the_way() -> None:
     """Of the planes that only the second derivative needs, most are forgotten before the end."""
-    program = invariant_program("published", 3, 4)
+    program = program_of(Invariants("published", 3, 4))
     temporary = {step.target for step in program.gradient_of_gradient}
     assert sum(program.last) > 0.7 * len(temporary)
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hiphop_train.nn.blocks import functions_with_slopes, in_blocks
 from torch import Tensor
 
-from hiphop_train.nn import blocks
+from hiphop_train.accelerate import blocks
+from hiphop_train.accelerate.blocks import functions_with_slopes, in_blocks
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -4,12 +4,13 @@ import itertools
 
 import pytest
 import torch
-from hiphop_train.nn.contraction_programs import contraction_program
-from hiphop_train.nn.polynomials import evaluate
 from torch import Tensor
 
+from hiphop_train.accelerate.contraction_programs import contraction_program
+from hiphop_train.accelerate.invariants import program_of
+from hiphop_train.accelerate.polynomials import evaluate
 from hiphop_train.nn.contractions import Contraction, connected_contractions, parse
-from hiphop_train.nn.invariants import invariant_program
+from hiphop_train.nn.invariants import Invariants
 from tests.nn.conftest import random_components, tensors_of
 
 
@@ -57,7 +58,7 @@ def test_parts_are_shared() -> None:
 )
 def test_programs_stay_short(arguments: tuple[str, int, int], n_steps: int) -> None:
     """The published set written by hand, with a = q.q and b = t:t, takes 172 steps."""
-    assert len(invariant_program(*arguments).steps) <= n_steps
+    assert len(program_of(Invariants(*arguments)).steps) <= n_steps
 
 
 def test_programs_are_the_same_every_time() -> None:

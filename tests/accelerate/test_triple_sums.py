@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from hiphop_train.nn.triple_terms import Slopes, plain_sums, sums_in_blocks
 from torch import Tensor
 
-from hiphop_train.nn import triple_terms
+from hiphop_train.accelerate import triple_sums
+from hiphop_train.accelerate.triple_sums import Slopes, plain_sums, sums_in_blocks
 
 
 def terms(of_j: Tensor, of_k: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def slopes(of_j: Tensor, of_k: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor
 @pytest.mark.parametrize("given", [slopes, None], ids=["slopes by hand", "by autograd"])
 def test_sums_and_derivatives(given: Slopes | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once and twice differentiated, in blocks of which the last is shorter; channels without triples are zero."""
-    monkeypatch.setattr(triple_terms, "TRIPLES", 4)
+    monkeypatch.setattr(triple_sums, "TRIPLES", 4)
     generator = torch.Generator().manual_seed(0)
     pairs = torch.randn(2, 5, dtype=torch.float64, generator=generator, requires_grad=True)
     triples = torch.tensor([[0, 0, 1, 3, 3, 3, 2, 0, 4, 1], [1, 2, 2, 4, 2, 0, 4, 4, 0, 3]])
