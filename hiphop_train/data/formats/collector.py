@@ -180,7 +180,7 @@ class Collector:
 
     def _check_label(self, where: str, key: str, array: NDArray[Any], n_atoms: int) -> None:
         """Missing labels are NaN for a whole structure, where the format knows missing labels at all."""
-        largest = LARGEST[key] / abs(self.factors.of(key)) * (n_atoms if TARGETS[key].extensive else 1)
+        largest = LARGEST.get(key, np.inf) / abs(self.factors.of(key)) * (n_atoms if TARGETS[key].extensive else 1)
         if (np.abs(array) > largest).any():
             raise DataError(
                 f"{where}: {key}: values that are infinite or beyond everything possible "
