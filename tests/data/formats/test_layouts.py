@@ -12,7 +12,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
-from hiphop_train.data.checks.labels import check_labels, examine
+from hiphop_train.data.checks.label_statistics import label_statistics
+from hiphop_train.data.checks.labels import check_labels
 from hiphop_train.data.formats import base as reading
 from hiphop_train.data.formats.collector import Factors
 from hiphop_train.data.formats.qm9 import QM9Reader
@@ -306,7 +307,7 @@ def test_real_files(
     structures = make_reader(layout, path, **changes).read()
     assert len(structures) == count
     assert atoms is None or len(structures.numbers) == atoms
-    report = examine(structures)
+    report = label_statistics(structures)
     assert 0.8 < report.bond_ratio < 1.2
     assert (
         (report.work_correlation > 0.8) if report.n_neighbours >= 10 and count != 1000 else report.bond_correlation < 0
