@@ -180,7 +180,7 @@ def formula_hashes(structures: Structures) -> Hashes:
     """(n,) numbers that are equal for equal formulas."""
     found = [
         mix(sum_rows(mix(block.numbers.astype(np.uint64) + np.uint64(0x2545F491)), block.offsets))
-        for block in structures.pieces()
+        for block in structures.blocks()
     ]
     return np.concatenate(found)
 

@@ -38,7 +38,7 @@ def test_sets_with_different_labels_are_joined() -> None:
     np.testing.assert_array_equal(chosen.labels["stress"][[0, 2]], first.labels["stress"][::-1])
     assert np.isfinite(chosen.forces[3:6]).all()
     assert chosen.has("stress").tolist() == [True, False, True]
-    again = concatenate(list(joined.pieces(3)), "all")
+    again = concatenate(list(joined.blocks(3)), "all")
     for key, array in joined.labels.items():
         np.testing.assert_array_equal(again.labels[key], array)
     other = joined.with_labels(energy=np.zeros(7))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hiphop_train.data.formats.base import Block, Reader
-from hiphop_train.data.store.packed_set import is_packed, open_packed
+from hiphop_train.data.store.layout import is_packed, open_packed
 from hiphop_train.errors import DataError
 
 
@@ -33,5 +33,5 @@ class PackedReader(Reader):
     def blocks(self) -> Iterator[Block]:
         """Go through all structures in blocks."""
         structures = open_packed(self.files()[0].parent).structures
-        for piece in structures.pieces():
-            yield partial(piece.take, np.arange(len(piece)))
+        for block in structures.blocks():
+            yield partial(block.take, np.arange(len(block)))

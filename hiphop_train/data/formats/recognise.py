@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from hiphop_train.data.formats.hdf5 import open_hdf5
-from hiphop_train.data.store.packed_set import is_packed
+from hiphop_train.data.store.layout import is_packed
 from hiphop_train.errors import DataError
 
 LEVELS = {"dz": "wb97x_dz.energy", "tz": "wb97x_tz.energy", "ccx": "ccsd(t)_cbs.energy"}

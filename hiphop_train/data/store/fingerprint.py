@@ -33,6 +33,6 @@ class Fingerprint:
 def fingerprint(structures: Structures) -> str:
     """Checksum of a set."""
     found = Fingerprint()
-    for block in structures.pieces():
+    for block in structures.blocks():
         found.update(block)
     return found.hexdigest()

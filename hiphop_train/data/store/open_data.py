@@ -10,8 +10,8 @@ from typing import Literal
 
 from hiphop_train.data.formats.base import EMBEDDED, Reader
 from hiphop_train.data.store.fingerprint import fingerprint
+from hiphop_train.data.store.layout import open_packed
 from hiphop_train.data.store.pack import identity, pack
-from hiphop_train.data.store.packed_set import open_packed
 from hiphop_train.data.structures import Structures
 
 Packing = Literal["auto", "always", "never"]

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from hiphop_train.data.formats.base import Reader
 from hiphop_train.data.formats.collector import Factors
 from hiphop_train.data.store.fingerprint import Fingerprint
-from hiphop_train.data.store.packed_set import (
+from hiphop_train.data.store.layout import (
     OPTIONAL,
     REQUIRED,
     TYPES,
     UNITS,
     VERSION,
     Advance,
-    Packed,
+    PackedSet,
     array_shape,
     byte_range,
     chunk_starts,
@@ -60,7 +60,7 @@ def _factors(factors: Factors) -> dict[str, float]:
 
 def pack(
     reader: Reader, folder: Path, advance: Advance = lambda n: None, say: Callable[[str], None] = lambda text: None
-) -> Packed:
+) -> PackedSet:
     """Pack a data set, unless it is packed already; of several processes that want it, one does.
 
     Parameters

@@ -21,8 +21,8 @@ from hiphop_train.data.formats.packed_set import PackedReader
 from hiphop_train.data.store import open_data as loading
 from hiphop_train.data.store import pack as packing
 from hiphop_train.data.store.fingerprint import fingerprint
+from hiphop_train.data.store.layout import open_packed, verify
 from hiphop_train.data.store.pack import identity, pack
-from hiphop_train.data.store.packed_set import open_packed, verify
 from hiphop_train.data.structures import PER_ATOM, PER_STRUCTURE, Structures, concatenate
 from hiphop_train.errors import DataError
 from hiphop_train.units import BOHR, HARTREE
@@ -130,8 +130,8 @@ def test_stress_and_dipole_are_packed_as_they_are(source: Path, tmp_path: Path, 
     without = replace(read, labels={key: read.labels[key] for key in ("energy", "forces")})
     assert packed.fingerprint == fingerprint(read) == fingerprint(without)
     verify(tmp_path / "set.packed")
-    pieces = list(packed.structures.pieces(7))
-    assert_same(concatenate(pieces, "again"), read)
+    blocks = list(packed.structures.blocks(7))
+    assert_same(concatenate(blocks, "again"), read)
 
 
 def test_a_set_packed_by_version_1_opens() -> None:
@@ -235,7 +235,7 @@ def test_a_killed_packing_goes_on_where_it_was(source: Path, tmp_path: Path) -> 
     journal = tmp_path / "set.packed.partial" / "journal.jsonl"
     journal.write_text(journal.read_text() + '{"n_blocks": 11, "n_str')  # killed while it wrote
     with (tmp_path / "set.packed.partial" / "forces.bin").open("ab") as file:
-        file.write(b"half a piece")
+        file.write(b"half a chunk")
     done = start(source, folder)
     out = done.communicate(timeout=60)[0]
     assert done.returncode == 0, out

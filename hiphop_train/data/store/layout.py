@@ -46,7 +46,7 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedSet:
     """A packed set.
 
     Attributes
@@ -95,7 +95,7 @@ def byte_range(name: str, dtype: str, entry: dict[str, Any], n_structures: int, 
     return start, start + int(np.prod(array_shape(name, entry["n_structures"], entry["n_atoms"]))) * size
 
 
-def open_packed(folder: Path) -> Packed:
+def open_packed(folder: Path) -> PackedSet:
     """Map a packed set into memory.
 
     Raises
@@ -128,10 +128,10 @@ def open_packed(folder: Path) -> Packed:
     )
     if structures.offsets[0] != 0 or structures.offsets[-1] != n_atoms:
         raise _damaged(folder, "offsets.bin and meta.json do not agree")
-    return Packed(structures, meta["fingerprint"], meta)
+    return PackedSet(structures, meta["fingerprint"], meta)
 
 
-def verify(folder: Path, advance: Advance = lambda n: None) -> Packed:
+def verify(folder: Path, advance: Advance = lambda n: None) -> PackedSet:
     """Compare all of a packed set with its checksums.
 
     Parameters
