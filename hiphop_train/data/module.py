@@ -18,7 +18,7 @@ from hiphop_train.data.checks.labels import check_labels
 from hiphop_train.data.formats.base import Reader
 from hiphop_train.data.splits import Split, Splits, check_splits
 from hiphop_train.data.statistics import AtomEnergies, Statistics, fit_statistics
-from hiphop_train.data.store.open_data import Packing, Progress, no_progress, open_data
+from hiphop_train.data.store.open_data import Packing, Progress, no_progress, read_or_map
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, did_you_mean
 from hiphop_train.types import Batch, Prepare
@@ -103,7 +103,7 @@ class DataModule(LightningDataModule):
     def structures(self) -> Structures:
         """All structures, read and checked at first use."""
         if self._structures is None:
-            structures, checksum = open_data(self.reader, self.pack, self.packed, self.progress)
+            structures, checksum = read_or_map(self.reader, self.pack, self.packed, self.progress)
             check_elements(structures, self.elements)
             if self.check:
                 check_labels(structures)

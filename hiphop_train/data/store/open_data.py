@@ -28,7 +28,7 @@ def no_progress(what: str, total: int | None) -> AbstractContextManager[Callable
     return nullcontext(lambda n: None)
 
 
-def open_data(
+def read_or_map(
     reader: Reader, packing: Packing = "auto", folder: str | None = None, progress: Progress = no_progress
 ) -> tuple[Structures, str]:
     """Read a data set, or open its packed form, which is made at the first use.

@@ -303,22 +303,22 @@ def test_damaged_meta_is_found(source: Path, tmp_path: Path, change: Callable[[s
 def test_large_sources_are_packed_and_small_ones_are_not(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small, checksum = loading.open_data(MadeUp(source))
+    small, checksum = loading.read_or_map(MadeUp(source))
     assert not list(tmp_path.glob("*.packed"))
     monkeypatch.setattr(loading, "PACK_FROM", 3)
-    large, same = loading.open_data(MadeUp(source))
+    large, same = loading.read_or_map(MadeUp(source))
     (folder,) = tmp_path.glob("*.packed")
     assert folder.name.startswith("source-")
     assert checksum == same
     assert_same(large, small)
     assert isinstance(large.energy, np.memmap)
-    loading.open_data(MadeUp(source, exact=False))
+    loading.read_or_map(MadeUp(source, exact=False))
     assert len(list(tmp_path.glob("*.packed"))) == 2  # another way of reading has a place of its own
-    named, _ = loading.open_data(PackedReader(str(folder)))
+    named, _ = loading.read_or_map(PackedReader(str(folder)))
     assert_same(named, small)
     assert_same(PackedReader(str(folder)).read(), large)
     with pytest.raises(DataError, match=r"is not a packed set.*hiphop-data pack"):
-        loading.open_data(PackedReader(str(tmp_path)))
+        loading.read_or_map(PackedReader(str(tmp_path)))
 
 
 def test_a_folder_that_cannot_be_written_is_named(source: Path, tmp_path: Path) -> None:
