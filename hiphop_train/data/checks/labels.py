@@ -175,9 +175,11 @@ def _stress_by_work(statistics: LabelStatistics) -> CheckResult:
         return CheckResult(name, "inconclusive", text, numbers)
     text = f"energy differences are {slope:.3g} times the work of the stress over {n} pairs of neighbouring cells"
     if slope < 0:
-        text += ": the file holds the opposite sign of stress; change data.reader.stress_sign"
-        return CheckResult(name, "contradiction", text, numbers)
+        text += ": the file holds the opposite sign of stress; change data.reader.stress_sign, "
+        return CheckResult(name, "contradiction", f"{text}or read no stress: data.stress_key=false", numbers)
     if not 0.5 < slope < 2.0:
-        text += ": the declared units of energies and stress do not match; see data.reader.stress_unit (virial_unit)"
-        return CheckResult(name, "contradiction", text, numbers)
+        text += (
+            ": the declared units of energies and stress do not match; change data.reader.stress_unit (virial_unit), "
+        )
+        return CheckResult(name, "contradiction", f"{text}or read no stress: data.stress_key=false", numbers)
     return CheckResult(name, "ok", text, numbers)

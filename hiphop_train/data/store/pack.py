@@ -5,6 +5,7 @@ when it is complete. A packing that was killed continues where it was.
 """
 
 import json
+import math
 import os
 import shutil
 import zlib
@@ -267,9 +268,11 @@ class _Writer:
     def _backfill(self, name: str) -> None:
         """Start an optional array: labels are unknown so far, structures open."""
         self.arrays.append(name)
-        shape = array_shape(name, self.n_structures, self.n_atoms)
+        size = math.prod(array_shape(name, self.n_structures, self.n_atoms))
+        blank = np.full(min(size, CHUNK_ATOMS), np.nan if name in TARGETS else 0, TYPES[name])
         with (self.folder / f"{name}.bin").open("wb") as file:
-            np.full(shape, np.nan if name in TARGETS else 0, TYPES[name]).tofile(file)
+            for start in range(0, size, CHUNK_ATOMS):
+                blank[: size - start].tofile(file)
 
     def finish(self) -> None:
         """Write meta.json and flush all files to the disk."""

@@ -1,4 +1,4 @@
-"""Packed sets hold what their sources do, are made once and never half, and notice damage."""
+"""Packed sets hold what their sources do, are made once and never incompletely, and notice damage."""
 
 import json
 import os
@@ -30,13 +30,16 @@ from hiphop_train.units import BOHR, HARTREE
 
 @dataclass
 class MadeUp(Reader):
-    """Blocks of random structures; number k depends on k alone. Optionally kills its process, or waits."""
+    """Blocks of random structures, later ones periodic and with stress; number k depends on k alone.
+
+    Optionally kills its process, or waits.
+    """
 
     file: Path
     n_blocks: int = 12
     exact: bool = True
-    periodic_from: int = 1000
-    stress_from: int = 1000
+    periodic_from: int = 5
+    stress_from: int = 7
     kill_at: int = -1
     seconds: float = 0.0
 
@@ -225,7 +228,7 @@ def start(source: Path, folder: Path, kill_at: int = -1, seconds: float = 0.0) -
     )
 
 
-def test_a_killed_packing_goes_on_where_it_was(source: Path, tmp_path: Path) -> None:
+def test_a_killed_packing_continues_where_it_was(source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set.packed"
     for kill_at in (0, 6, 10):
         killed = start(source, folder, kill_at)
@@ -247,7 +250,7 @@ def test_a_killed_packing_goes_on_where_it_was(source: Path, tmp_path: Path) -> 
     assert open_packed(folder).fingerprint == fingerprint(MadeUp(source).read())
 
 
-def test_what_a_killed_packing_left_damaged_is_made_anew(source: Path, tmp_path: Path) -> None:
+def test_what_a_killed_packing_left_damaged_is_rebuilt(source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set.packed"
     start(source, folder, kill_at=10).communicate(timeout=60)
     file = tmp_path / "set.packed.partial" / "energy.bin"
