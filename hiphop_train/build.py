@@ -76,9 +76,8 @@ def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype, n_
     dtype : floating-point type of the network
     n_levels : levels of theory, each with its E0
     """
-    section = OmegaConf.create(dict(model))
-    readout_section = OmegaConf.to_container(section, resolve=True)["readout"]
-    del section["readout"]
+    section: Any = OmegaConf.to_container(OmegaConf.create(dict(model)), resolve=True)
+    readout_section = section.pop("readout")
     representation: Representation = _instantiate(section, "model")
     features = {"feature_sizes": representation.feature_sizes, "elements": representation.elements}
     readout: Readout = _instantiate(_with_needed(readout_section, "model.readout", features), "model.readout")

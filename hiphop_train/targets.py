@@ -52,10 +52,10 @@ class Target:
 
     def is_defined(self, pbc: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return for which structures the target is defined (n,), given their periodic directions (n, 3)."""
-        n_periodic: NDArray[np.int64] = pbc.sum(axis=1)
-        if self.per in ("cell", "molecule"):
-            return n_periodic == (3 if self.per == "cell" else 0)
-        return n_periodic >= 0
+        n_periodic = pbc.sum(axis=1)
+        required = {"cell": n_periodic == 3, "molecule": n_periodic == 0}
+        defined: NDArray[np.bool_] = required.get(self.per, n_periodic >= 0)
+        return defined
 
     def array_shape(self, n_structures: int, n_atoms: int) -> tuple[int, ...]:
         """Shape of the array that holds an entry for all of so many structures with so many atoms."""
