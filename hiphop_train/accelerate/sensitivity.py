@@ -14,6 +14,7 @@ from torch.autograd import Function
 from hiphop_train.accelerate.blocks import PAIRS, blocks
 from hiphop_train.accelerate.compiler import Library
 from hiphop_train.accelerate.twin import NOT_FOR_THIS, Setting, Twin, adopt
+from hiphop_train.nn.cutoffs import cosine_cutoff
 from hiphop_train.nn.gaussians import gaussian
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
 
@@ -40,13 +41,9 @@ class FrozenSensitivity(nn.Module):
         return sensitivity
 
     def evaluate(self, distance: Tensor) -> Tensor:
-        """Evaluate as `InverseGaussianSensitivity` does.
-
-        Near the cutoff, cos^2 keeps the digits that 1 + cos loses, by which the derivative's tangent would be multiplied.
-        """
+        """Evaluate as `InverseGaussianSensitivity` does."""
         offset = (1.0 / distance[:, None] - 1.0 / self.centre) * self.inverse_width
-        wave = torch.cos(0.5 * math.pi / self.cutoff * distance) * (distance < self.cutoff)
-        return gaussian(0.5 * offset.square()) * wave.square()[:, None]
+        return gaussian(0.5 * offset.square()) * cosine_cutoff(distance, self.cutoff)[:, None]
 
     def call(self, name: str, distance: Tensor, *tensors: Tensor) -> bool:
         """Call a function of the library; returns whether there is one for the tensors."""
