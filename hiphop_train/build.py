@@ -16,12 +16,11 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from hiphop_train.compilation import Choice
+from hiphop_train.accelerate import Choice, MatmulPrecision, Precision
 from hiphop_train.data.formats.base import Reader
 from hiphop_train.data.module import DataModule
 from hiphop_train.errors import ConfigError, HipHopError
 from hiphop_train.models.base import Representation
-from hiphop_train.nn.precision import MatmulPrecision, Precision
 from hiphop_train.potential import Network, Potential
 from hiphop_train.readout.base import Readout
 
@@ -34,6 +33,9 @@ DATA_VARIABLES = (
     "test_path",
     "energy_key",
     "forces_key",
+    "stress_key",
+    "virial_key",
+    "dipole_key",
     "level",
     "format",
     "exclude",
@@ -48,7 +50,7 @@ OWN_KEYS: dict[str, dict[str, Any]] = {
 
 HANDED_OVER: dict[str, tuple[str, ...]] = {
     "model.readout": ("feature_sizes", "elements"),
-    "data": ("elements", "cutoff", "dtype", "seed", "preparation"),
+    "data": ("elements", "cutoff", "dtype", "seed"),
     "optimizer": ("params",),
     "trainer": (
         "callbacks",
@@ -97,7 +99,6 @@ def make_data(data: Mapping[str, Any] | DictConfig, potential: Potential, dtype:
         cutoff=potential.cutoff,
         dtype=dtype,
         seed=seed,
-        preparation=potential.preparation,
     )
     return module
 

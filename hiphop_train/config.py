@@ -22,8 +22,8 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, Typ
 from pydantic.errors import PydanticUserError
 
 from hiphop_train import checkpoint
+from hiphop_train.accelerate import Choice
 from hiphop_train.build import DATA_VARIABLES, HANDED_OVER, OWN_KEYS
-from hiphop_train.compilation import Choice
 from hiphop_train.errors import ConfigError, did_you_mean
 
 Command = Literal["train", "eval", "export", "bench", "data"]
@@ -122,6 +122,15 @@ def load_config(command: Command, overrides: list[str]) -> DictConfig:
     take_model(config, overrides)
     check(config, command, source)
     return config
+
+
+def model_section(name: str) -> DictConfig:
+    """Return the section that ``model=NAME`` chooses, its defaults list composed."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        section = OmegaConf.to_container(compose(f"model/{name}").model)
+    assert isinstance(section, dict)
+    return OmegaConf.create(section)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -10,14 +10,14 @@ from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 
 from hiphop_train import build, checkpoint
+from hiphop_train.accelerate import Acceleration, Choice, accelerate
+from hiphop_train.accelerate.precision import matmul_precision
 from hiphop_train.commands import run_directory
 from hiphop_train.commands.finish import finish
 from hiphop_train.commands.progress import progress
-from hiphop_train.compilation import Choice, compile_potential
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
-from hiphop_train.nn.precision import matmul_precision
 from hiphop_train.potential import Potential
 from hiphop_train.training import callbacks
 from hiphop_train.training.module import PotentialModule
@@ -75,15 +75,16 @@ def train(config: DictConfig) -> TrainResult:
         build.make_part(config.optimizer, "optimizer", params=list(potential.parameters())),
         build.make_part(config.scheduler, "scheduler"),
         record,
-        config.trainer.get("precision", "full"),
     )
     stop, clock = callbacks.GracefulStop(), callbacks.Clock()
     trainer = _make_trainer(config, run, module, [clock, stop])
-    compiled = compile_potential(potential, _choice(config), dtype, trainer.strategy.root_device)
+    device, precision = trainer.strategy.root_device, config.trainer.get("precision", "full")
+    fast = accelerate(potential, dtype, device, "training", _choice(config), precision)
+    data.prepare = fast.prepare
     if trainer.is_global_zero:
         run_directory.make(run, config)
         store_splits(run.path / "splits.npz", data.splits, data.checksum)
-        _introduce(config, run, potential, data, statistics, compiled)
+        _introduce(config, run, potential, data, statistics, fast)
     start_from = None if run.start_from is None else str(run.start_from)
     try:
         with matmul_precision(config.trainer.get("matmul_precision", "highest")):
@@ -128,7 +129,7 @@ def _introduce(
     potential: Potential,
     data: DataModule,
     statistics: Statistics | None,
-    compiled: str,
+    fast: Acceleration,
 ) -> None:
     """Say what is about to happen."""
     parts = ", ".join(f"{name} {len(index):,}" for name, index in data.splits.items())
@@ -154,7 +155,7 @@ def _introduce(
                 f"           the training compositions determine only {statistics.rank} of {len(potential.elements)} "
                 "values; the smallest ones that fit were taken, so energies hold for compositions like these only"
             )
-    print(f"compile    {compiled}")
+    print(f"accelerate {fast}")
     if run.start_from is not None:
         print(f"goes on    from {run.start_from}")
     print(f"output     {run.path}", flush=True)

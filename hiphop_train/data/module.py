@@ -13,6 +13,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from hiphop_train.data.batching.dataset import BatchDataset, check_elements
 from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler, Measure, costs
+from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.data.checks.labels import check_labels
 from hiphop_train.data.formats.base import Reader
 from hiphop_train.data.splits import Split, Splits, check_splits
@@ -20,7 +21,7 @@ from hiphop_train.data.statistics import AtomEnergies, Statistics, fit_statistic
 from hiphop_train.data.store.open_data import Packing, Progress, load, no_progress
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, did_you_mean
-from hiphop_train.types import Batch, Preparation
+from hiphop_train.types import Batch, Prepare
 
 
 class DataModule(LightningDataModule):
@@ -45,7 +46,6 @@ class DataModule(LightningDataModule):
     allow_leak : whether a geometry may be in a test and in the training split
     batch_by : what `batch_size` counts; pairs are estimated from the number of atoms
     bucket : number of batches whose structures are sorted by size together; 1 leaves the order random
-    preparation : what the model needs of each graph, beside its pairs; handed over at build time
     """
 
     def __init__(
@@ -68,7 +68,6 @@ class DataModule(LightningDataModule):
         allow_leak: bool = False,
         batch_by: Measure = "structures",
         bucket: PositiveInt = 1,
-        preparation: Preparation | None = None,
     ) -> None:
         super().__init__()
         for symbol in elements:
@@ -85,7 +84,7 @@ class DataModule(LightningDataModule):
         self.cutoff = cutoff
         self.dtype = dtype
         self.seed = seed
-        self.preparation = preparation
+        self.prepare: Prepare | None = None  # what acceleration needs of each graph, see `hiphop_train.accelerate`
         self.e0 = e0
         self.pack = pack
         self.packed = packed
@@ -174,10 +173,10 @@ class DataModule(LightningDataModule):
         return digest.hexdigest()[:16]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch; where it is there already, as on the CPU, Lightning's walk through it is saved."""
+        """Move a batch, but for what stays on the host."""
         if batch.graph.positions.device == device:
             return batch
-        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        moved: Batch = to_device(batch, device)
         return moved
 
     def train_dataloader(self) -> BatchLoader:
@@ -232,5 +231,5 @@ class DataModule(LightningDataModule):
 
     def _loader(self, sampler: BatchSampler) -> BatchLoader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        dataset = BatchDataset(self.structures, self.elements, self.cutoff, self.dtype, preparation=self.preparation)
+        dataset = BatchDataset(self.structures, self.elements, self.cutoff, self.dtype, prepare=self.prepare)
         return BatchLoader(dataset, sampler, self.num_workers, pin_memory=on_gpu)

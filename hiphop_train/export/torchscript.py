@@ -26,11 +26,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from hiphop_train import __version__
+from hiphop_train.accelerate import accelerate, restore
 from hiphop_train.errors import CheckpointError
-from hiphop_train.graph.assemble import pair_vectors
+from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import neighbours
 from hiphop_train.potential import Potential
-from hiphop_train.types import Graph
+from hiphop_train.targets import TARGETS
 
 FORMAT_VERSION = 1
 """Raised when a reader of older files would misunderstand newer ones."""
@@ -74,10 +75,11 @@ class ExportedPotential(nn.Module):
 
     def __init__(self, potential: Potential, metadata: str, golden: Optional[List[AtomicStructure]] = None) -> None:
         super().__init__()
-        first_level = deepcopy(potential).cpu().eval().requires_grad_(False)
-        first_level.e0 = first_level.e0[:1].clone()
+        first_theory = deepcopy(potential).cpu().eval().requires_grad_(False)
+        restore(first_theory)
+        first_theory.e0 = first_theory.e0[:1].clone()
         dtype = next((parameter.dtype for parameter in potential.parameters()), torch.float64)
-        self.potential = first_level
+        self.potential = first_theory
         self.format_version = FORMAT_VERSION
         self.elements = list(potential.elements)
         self.atomic_numbers = [int(number_of_symbol.get(element, 0)) for element in potential.elements]
@@ -88,13 +90,15 @@ class ExportedPotential(nn.Module):
         self.length_unit = "angstrom"
         self.forces_unit = "eV/angstrom"
         self.metadata = metadata
-        self.register_buffer("e0", first_level.e0[0].clone())
+        self.of_structures = ["virial", "hierarchicality"] + [t.key for t in TARGETS.values() if t.per != "atom"]
+        self.register_buffer("e0", first_theory.e0[0].clone())
         self.register_buffer("network_type", torch.zeros((), dtype=dtype))  # TorchScript has no dtype attributes
         if golden is None:
             structures = golden_structures(self.atomic_numbers)
         else:
             structures = [self._typed(structure) for structure in golden]
-        self.golden = [self._answer(structure) for structure in structures]
+        self.golden = [self._answer(structure) for structure in structures]  # by the plain modules
+        accelerate(first_theory, dtype, torch.device("cpu"), "export")
 
     def forward(
         self,
@@ -130,32 +134,14 @@ class ExportedPotential(nn.Module):
         -------
         outputs : dict
             ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) eV;
-            ``hierarchicality`` (n_systems,); when asked for, ``forces`` (n_atoms, 3) eV/Angstrom and ``virial``
-            (n_systems, 3, 3) eV, the negative derivative with respect to a strain; all detached
+            ``hierarchicality`` (n_systems,); when asked for, ``forces`` (n_atoms, 3) eV/Angstrom, and ``virial``
+            (n_systems, 3, 3) eV, the negative derivative with respect to a strain, with ``stress`` (n_systems, 3, 3)
+            eV/Angstrom^3, see `hiphop_train.potential.stress`; all detached
         """
-        positions = positions.detach().to(torch.float64)
-        cell = cell.detach().to(torch.float64)
-        dtype = self.network_type.dtype
-        vectors = pair_vectors(positions, cell, system, pair_i, pair_j, pair_shift)
-        none = torch.zeros((n_systems,), dtype=torch.int64, device=positions.device)
-        graph = Graph(
-            species=species,
-            positions=positions,
-            cell=cell,
-            pbc=pbc,
-            system=system,
-            n_systems=n_systems,
-            pair_i=pair_i,
-            pair_j=pair_j,
-            pair_shift=pair_shift,
-            pair_vectors=vectors.to(dtype),
-            n_owned=n_owned,
-            level=none,
-            total_charge=none.to(dtype),
-            spin=none.to(dtype),
-            conditions=torch.zeros((n_systems, 0), dtype=dtype, device=positions.device),
-            triples=None,
-        )
+        graph = make_graph(
+            species, positions.detach().to(torch.float64), cell.detach().to(torch.float64), pbc, system, n_systems,
+            pair_i, pair_j, pair_shift, self.network_type.dtype, None, None, n_owned,
+        )  # fmt: skip
         # Engines like to call without gradients, but forces need them; TorchScript knows no `with enable_grad()`.
         grad_before = torch.is_grad_enabled()
         torch.set_grad_enabled(True)
@@ -181,7 +167,8 @@ class ExportedPotential(nn.Module):
         -------
         outputs : dict
             ``energy`` (), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) eV; ``forces``
-            (n_atoms, 3) eV/Angstrom; ``virial`` (3, 3) eV; ``hierarchicality`` ()
+            (n_atoms, 3) eV/Angstrom; ``virial`` (3, 3) eV; ``stress`` (3, 3) eV/Angstrom^3, zero where not periodic in
+            all three directions; ``hierarchicality`` ()
         """
         positions = positions.detach().to(torch.float64)
         cell = cell.detach().to(torch.float64)
@@ -191,8 +178,9 @@ class ExportedPotential(nn.Module):
             species, positions, cell.unsqueeze(0), pbc.unsqueeze(0), system, 1, pair_i, pair_j, pair_shift,
             positions.shape[0], True, True,
         )  # fmt: skip
-        for key in ["energy", "virial", "hierarchicality"]:
-            outputs[key] = outputs[key][0]
+        for key in self.of_structures:
+            if key in outputs:
+                outputs[key] = outputs[key][0]
         return outputs
 
     @torch.jit.export

@@ -10,7 +10,7 @@ from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from hiphop_train import checkpoint
-from hiphop_train.compilation import compile_potential
+from hiphop_train.accelerate import accelerate
 from hiphop_train.errors import DataError
 from hiphop_train.export.torchscript import ExportedPotential, load
 
@@ -94,7 +94,8 @@ class HipHopCalculator(Calculator):
             "forces": outputs["forces"].cpu().numpy(),
         }
         if structure.pbc.all():
-            stress = -outputs["virial"].cpu().numpy() / structure.cell.volume
+            virial = outputs["virial"] / -structure.cell.volume  # files of older versions have no stress
+            stress = outputs.get("stress", virial).cpu().numpy()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)  # type: ignore[no-untyped-call]
 
 
@@ -102,5 +103,5 @@ def _of_checkpoint(path: Path, device: str) -> ExportedPotential:
     """Return what would be exported, in Python."""
     loaded = checkpoint.load(str(path))
     potential = ExportedPotential(loaded.potential, "{}", golden=[]).to(device)
-    compile_potential(potential.potential, "auto", potential.network_type.dtype, torch.device(device))
+    accelerate(potential.potential, potential.network_type.dtype, torch.device(device), "inference")
     return potential

@@ -1,6 +1,6 @@
 """One network for the atoms of all elements, from features to the energy of an atom."""
 
-from typing import List, Literal, Optional
+from typing import Dict, List, Literal
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hiphop_train.nn.activations import ShiftedSoftplus
 from hiphop_train.nn.linear import glorot_linear
 from hiphop_train.readout.base import Readout
+from hiphop_train.types import Graph
 
 
 class AtomwiseEnergy(Readout):
@@ -35,7 +36,6 @@ class AtomwiseEnergy(Readout):
             n_in = width
         self.network = nn.Sequential(*layers, glorot_linear(n_in, 1))
 
-    def forward(self, levels: List[Tensor], species: Tensor, n_of_type: Optional[List[int]] = None) -> Tensor:
+    def forward(self, levels: List[Tensor], graph: Graph) -> Dict[str, Tensor]:
         """Return energies (n_atoms, 1), in units of the potential's energy scale."""
-        energies: Tensor = self.network(levels[-1])
-        return energies
+        return {"energies": self.network(levels[-1])}

@@ -16,7 +16,7 @@ from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import batch_neighbours, brute_force_pays
 from hiphop_train.graph.open_batches import open_pair_vectors
 from hiphop_train.targets import TARGETS
-from hiphop_train.types import Batch, Outputs, Preparation
+from hiphop_train.types import Batch, Outputs, Prepare
 
 
 class Share(NamedTuple):
@@ -59,7 +59,7 @@ class BatchDataset(Dataset[Batch]):
     cutoff : Angstrom
     dtype : floating-point type of the network
     pairs : whether pairs are looked for; without, graphs have none, for users that find them elsewhere
-    preparation : what else a model needs of each graph
+    prepare : adds to each graph what acceleration needs
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class BatchDataset(Dataset[Batch]):
         cutoff: float,
         dtype: torch.dtype,
         pairs: bool = True,
-        preparation: Preparation | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         check_elements(structures, elements)
         names = ("offsets", *PER_ATOM, *PER_STRUCTURE)
@@ -80,8 +80,7 @@ class BatchDataset(Dataset[Batch]):
         self.cutoff = cutoff
         self.dtype = dtype
         self.pairs = pairs
-        self.preparation = preparation
-        self.n_types = len(elements)
+        self.prepare = prepare
         self.species_of = np.full(119, -1, np.int64)
         for k, symbol in enumerate(elements):
             self.species_of[chemical_symbols.index(symbol)] = k
@@ -113,9 +112,9 @@ class BatchDataset(Dataset[Batch]):
             self.dtype,
             torch.from_numpy(structures.theory[index].astype(np.int64, copy=False)),
             vectors,
-        )._replace(n_of_type=np.bincount(species, minlength=self.n_types).tolist())
-        if self.preparation is not None:
-            graph = self.preparation(graph)
+        )
+        if self.prepare is not None:
+            graph = self.prepare(graph)
         return Batch(graph, self._labels(share, atoms, system), torch.from_numpy(index))
 
     def _labels(self, share: Share, atoms: NDArray[np.int64], system: NDArray[np.int64]) -> Outputs:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiphop_train.types import Batch
+from hiphop_train.types import ON_HOST, Batch
 
 ALIGNMENT = np.zeros(64, np.uint8)
 """Bytes that fill up each tensor of a flat batch, so that the next one starts at a multiple of 64."""
@@ -58,11 +58,11 @@ def restore(flat: FlatBatch) -> Batch:
 
 
 def to_device(part: Any, device: torch.device | str) -> Any:
-    """Move all tensors of a batch, or of a part of it."""
+    """Move all tensors of a batch, or of a part of it, but for extras of a graph that stay on the host."""
     if isinstance(part, Tensor):
-        return part.to(device)
+        return part.to(device, non_blocking=str(device) != "cpu")
     if isinstance(part, dict):
-        return {key: to_device(value, device) for key, value in part.items()}
+        return {key: value if key.startswith(ON_HOST) else to_device(value, device) for key, value in part.items()}
     if isinstance(part, tuple):  # a NamedTuple
         return type(part)(*(to_device(value, device) for value in part))
     return part

@@ -15,8 +15,8 @@ from hiphop_train.errors import DataError
 from hiphop_train.units import ENERGY
 
 ADVICE = (
-    "correct the units and signs of the data configuration (energy_unit, length_unit, force_sign, ...: data.reader.*); "
-    "if these are not ordinary molecules and the declaration is right, data.check=false"
+    "correct the units and signs that the data configuration declares (energy_unit, length_unit, force_sign, "
+    "stress_sign: data.reader.*); if these are not ordinary molecules and the declaration is right, data.check=false"
 )
 FEWEST_PAIRS = 10
 """Pairs of neighbouring structures from which on their energies count."""
@@ -175,8 +175,12 @@ def _stress_by_work(statistics: LabelStatistics) -> CheckResult:
         return CheckResult(name, "inconclusive", text, numbers)
     text = f"energy differences are {slope:.3g} times the work of the stress over {n} pairs of neighbouring cells"
     if slope < 0:
-        return CheckResult(name, "contradiction", f"{text}: the file holds the opposite sign of stress", numbers)
+        text += ": the file holds the opposite sign of stress (data.reader.stress_sign)"
+        return CheckResult(name, "contradiction", text, numbers)
     if not 0.5 < slope < 2.0:
-        text += ": the declared units of energies and stress do not match"
+        text += (
+            ": the declared units of energies and stress do not match (data.reader.stress_unit; "
+            "with data.virial_key, data.reader.virial_unit)"
+        )
         return CheckResult(name, "contradiction", text, numbers)
     return CheckResult(name, "ok", text, numbers)

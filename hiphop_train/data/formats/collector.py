@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,14 +59,20 @@ def declared(
     stress_unit: StressUnit | None = None,
     stress_sign: StressSign = "tension_positive",
     dipole_unit: DipoleUnit | None = None,
+    virial_unit: EnergyUnit | None = None,
 ) -> Factors:
-    """Return the factors for what a configuration declares; forces are in energy_unit / length_unit."""
+    """Return the factors for what a configuration declares.
+
+    Forces are in energy_unit / length_unit; with a unit of virials, stresses are given as virial / volume.
+    """
     energy, length = ENERGY[energy_unit], LENGTH[length_unit]
     labels = {"energy": energy}
     if force_sign is not None:
         labels["forces"] = energy / length * FORCE_SIGN[force_sign]
     if stress_unit is not None:
         labels["stress"] = STRESS[stress_unit] * STRESS_SIGN[stress_sign]
+    if virial_unit is not None:
+        labels["stress"] = -ENERGY[virial_unit] / length**3
     if dipole_unit is not None:
         labels["dipole"] = DIPOLE[dipole_unit]
     return Factors(length, labels)
@@ -234,3 +241,53 @@ def _check_shapes(
                 f"{where}: {name} has shape {array.shape}, but {shape} is expected for {n} conformations of {n_atoms} "
                 f"atoms; all arrays: {shapes}"
             )
+
+
+def refuse_zeros(where: str, labels: Mapping[str, NDArray[Any]], first: int = 0) -> None:
+    """Raise where energy or forces are exactly zero, as a download with holes leaves them: no total energy is.
+
+    Parameters
+    ----------
+    where : for messages
+    labels : energy (n,) and perhaps forces (n, n_atoms, 3); further ones are not examined
+    first : number of the first conformation, for messages
+    """
+    energy, forces = labels["energy"], labels.get("forces")
+    if energy.ndim == 0 or energy.size == 0 or energy.shape != (len(energy), *(1,) * (energy.ndim - 1)):
+        return  # shapes are checked where structures are collected
+    zero = energy.reshape(-1) == 0
+    if forces is not None and forces.ndim == 3 and forces.shape[1] > 1 and len(forces) == len(zero):
+        zero = zero | (forces == 0).all(axis=(1, 2))
+    if zero.any():
+        raise DataError(
+            f"{where}: energy or forces of conformation {first + int(np.argmax(zero))} are exactly zero: it was never "
+            "written, or is damaged; compare size and checksum of the file with the source and fetch it again"
+        )
+
+
+def collect(
+    file: Path,
+    subset: str,
+    group: str,
+    numbers: NDArray[Any],
+    arrays: Mapping[str, NDArray[Any]],
+    factors: Factors,
+    first: int,
+    row: int,
+) -> Structures | None:
+    """Return complete conformations of one group; None where there are none.
+
+    Parameters
+    ----------
+    file, subset, group : where they come from
+    numbers : (n_atoms,) or (n, n_atoms) atomic numbers
+    arrays : ``positions`` and labels, in the units of the file
+    factors : from these units
+    first : running number of the first conformation in the source
+    row : its row in the group, for messages
+    """
+    labels = {key: array for key, array in arrays.items() if key in TARGETS}
+    refuse_zeros(f"{file}, group {group}", labels, row)
+    found = Collector(str(file), factors, may_miss=False, first=first)
+    found.add(group, numbers, arrays["positions"], labels)
+    return found.finish(subset) if found.blocks else None

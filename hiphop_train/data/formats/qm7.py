@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from hiphop_train.data.formats.base import Block, Reader, refuse_zeros, require_file
-from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.formats.base import Block, Reader, require_file
+from hiphop_train.data.formats.collector import Collector, declared, refuse_zeros
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
 from hiphop_train.units import EnergyUnit, LengthUnit
@@ -53,7 +53,7 @@ class QM7Reader(Reader):
         return [require_file(self.path, "data.path", self.download)]
 
     def blocks(self) -> Iterator[Block]:
-        """Give those that train, and those that test."""
+        """Yield those of the training split, and those of the test."""
         (file,) = self.files()
         arrays = _load(file)
         numbers, positions, energy = arrays["Z"], arrays["R"], arrays["T"].reshape(-1)
@@ -65,7 +65,7 @@ class QM7Reader(Reader):
             )
         if not np.isin(numbers, np.arange(119)).all() or (np.diff((numbers > 0).astype(int), axis=1) > 0).any():
             raise DataError(f"{file}: array 'Z' does not hold atomic numbers followed by zeros")
-        refuse_zeros(str(file), energy, None)
+        refuse_zeros(str(file), {"energy": energy})
         test = np.zeros(n, np.bool_)
         if self.test_fold is not None:
             test[self._fold(file, arrays["P"], n)] = True
@@ -78,7 +78,7 @@ class QM7Reader(Reader):
         if folds.ndim != 2 or not np.array_equal(np.sort(folds, axis=None), np.arange(n)):
             raise DataError(
                 f"{file}: array 'P' of shape {folds.shape} does not divide {n} molecules into folds; "
-                "data.reader.test_fold=null goes without"
+                "data.reader.test_fold=null uses none"
             )
         fold: NDArray[np.int64] = folds[self.test_fold].astype(np.int64)
         return fold

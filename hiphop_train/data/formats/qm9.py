@@ -42,7 +42,7 @@ COLUMNS = (
 """Meaning of the numbers in the second line, after the name."""
 
 PIECE = 10_000
-"""Molecules that are read at once."""
+"""Molecules that are read together."""
 LONGEST = 1_000_000
 """Bytes of a molecule's file; the real ones have a few thousand."""
 
@@ -86,7 +86,7 @@ class QM9Reader(Reader):
         return files
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the molecules, as many at once as fit."""
+        """Go through the molecules."""
         left_out = self._excluded()
         files = self.files()
         texts = ((file, file.name, _content(file)) for file in files)
@@ -147,7 +147,7 @@ def _archived(file: Path) -> Iterator[tuple[Path, str, bytes]]:
                     if not (name.startswith("dsgdb9nsd_") and name.endswith(".xyz")):
                         continue
                     if not member.isfile() or member.size > LONGEST:
-                        raise DataError(f"{file}, {name}: is no file of a molecule ({member.size} bytes)")
+                        raise DataError(f"{file}, {name}: is not the file of a molecule ({member.size} bytes)")
                     content = archive.extractfile(member)
                     yield file, name, content.read() if content is not None else b""
             while stream.read(1_000_000):  # to the end, where the checksum is
@@ -173,7 +173,7 @@ def _molecule(content: bytes, where: str) -> tuple[int, list[float], list[str], 
         positions = [[_number(value) for value in atom[1:4]] for atom in atoms]
         return int(number), [_number(value) for value in values], [atom[0] for atom in atoms], positions
     except (ValueError, IndexError) as error:
-        raise DataError(f"{where} is no molecule of QM9: {error}") from error
+        raise DataError(f"{where} is not a molecule of QM9: {error}") from error
 
 
 def _number(text: str) -> float:

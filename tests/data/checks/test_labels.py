@@ -230,7 +230,12 @@ def test_correct_stress_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "words"), [(-1.0, "opposite sign of stress"), (160.2, "stress do not match"), (0.1, "do not match")]
+    ("factor", "words"),
+    [
+        (-1.0, r"opposite sign of stress \(data\.reader\.stress_sign\)"),
+        (160.2, "units of energies and stress do not match"),
+        (0.1, r"data\.reader\.stress_unit"),
+    ],
 )
 def test_wrong_sign_or_unit_of_stress(factor: float, words: str) -> None:
     with pytest.raises(DataError, match=rf"(?s)set\.xyz: .*{words}.*data\.reader"):
