@@ -18,7 +18,7 @@ from hiphop_train.data.checks.dataset import check_dataset
 from hiphop_train.data.checks.labels import ADVICE
 from hiphop_train.data.checks.results import CheckResult
 from hiphop_train.data.checks.scan import Scan, scan
-from hiphop_train.data.store.packed_set import verify
+from hiphop_train.data.store.layout import verify
 from hiphop_train.errors import ConfigError, DataError
 from hiphop_train.targets import TARGETS
 

@@ -302,7 +302,7 @@ def test_recognised_layouts(tmp_path: Path) -> None:
     for path, words in [
         (hdf5("l.h5", "g", something=x), ["l.h5", "group /g holds something", "data=NAME"]),
         (tmp_path / "empty", ["is a folder without data files"]),
-        (tmp_path / "gems.db", ["gems.db", "SQLite", "not one of ASE's", "data=NAME"]),
+        (tmp_path / "gems.db", ["gems.db", "SQLite", "not an ASE database", "data=NAME"]),
     ]:
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(DataError) as caught:

@@ -175,12 +175,9 @@ def _stress_by_work(statistics: LabelStatistics) -> CheckResult:
         return CheckResult(name, "inconclusive", text, numbers)
     text = f"energy differences are {slope:.3g} times the work of the stress over {n} pairs of neighbouring cells"
     if slope < 0:
-        text += ": the file holds the opposite sign of stress (data.reader.stress_sign)"
+        text += ": the file holds the opposite sign of stress; change data.reader.stress_sign"
         return CheckResult(name, "contradiction", text, numbers)
     if not 0.5 < slope < 2.0:
-        text += (
-            ": the declared units of energies and stress do not match (data.reader.stress_unit; "
-            "with data.virial_key, data.reader.virial_unit)"
-        )
+        text += ": the declared units of energies and stress do not match; see data.reader.stress_unit (virial_unit)"
         return CheckResult(name, "contradiction", text, numbers)
     return CheckResult(name, "ok", text, numbers)

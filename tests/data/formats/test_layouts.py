@@ -78,14 +78,14 @@ def test_the_same_molecules_come_out_of_every_layout(tmp_path: Path, layout: str
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_pieces_do_not_change_what_is_read(tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However small the pieces; those passed over leave running numbers as they are."""
+def test_blocks_do_not_change_what_is_read(tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small the blocks; those that are skipped leave running numbers as they are."""
     given = given_to(layout, 10)
     reader = make_reader(layout, WRITERS[layout](tmp_path, given))
     whole = reader.read()
     monkeypatch.setattr(reading, "BLOCK_ATOMS", 15)
     monkeypatch.setattr("hiphop_train.data.formats.ase_files.BLOCK_ATOMS", 15)
-    monkeypatch.setattr("hiphop_train.data.formats.qm9.PIECE", 3)
+    monkeypatch.setattr("hiphop_train.data.formats.qm9.BLOCK_MOLECULES", 3)
     same(reader.read(), given, layout not in WITHOUT_FORCES)
     every_second = [block() for k, block in enumerate(reader.blocks()) if k % 2]
     where = dict(zip(whole.conformation.tolist(), whole.energy.tolist(), strict=True))
