@@ -84,7 +84,7 @@ def _zeros(statistics: LabelStatistics, key: str) -> CheckResult:
     name, n_zero, n = f"zero {key}", statistics.n_zero[key], statistics.n_known[key]
     numbers: dict[str, float] = {"n_zero": n_zero, "n": n}
     if n == 0:
-        return CheckResult(name, "inconclusive", f"there is no label {key} that may not be zero", numbers)
+        return CheckResult(name, "inconclusive", f"no {key} to check", numbers)
     text = f"{key} exactly zero in {n_zero:,} of {n:,} structures"
     if n_zero >= 10 and n_zero > 0.5 * n:
         return CheckResult(name, "contradiction", f"{text}: zero stands for missing {key} there", numbers)

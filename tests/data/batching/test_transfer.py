@@ -79,6 +79,8 @@ def test_flat_batches_are_the_same(structures: Structures, pins: bool, monkeypat
             tensors = [part for part in parts if isinstance(part, torch.Tensor)]
             places = [tensor.data_ptr() - flat.memory.data_ptr() for tensor in tensors if tensor.numel()]
             assert all(0 <= place < len(flat.memory) and place % 64 == 0 for place in places)
+            storage = flat.memory.untyped_storage().data_ptr()  # by which CUDA's allocator knows what it still copies
+            assert {tensor.untyped_storage().data_ptr() for tensor in tensors} == {storage}
         shifts = batch.graph.pair_shift
         assert (again.graph.pair_shift.stride(0) == 0) == (shifts.stride(0) == 0 and len(shifts) > 1)
         pinned.clear()
