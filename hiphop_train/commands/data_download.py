@@ -8,10 +8,12 @@ from pathlib import Path
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from hiphop_train.data.download.registry import REGISTRY, Advance, published, registry
-from hiphop_train.data.download.transfer import PATIENCE, Bar, Patience, fetch
+from hiphop_train.data.download.transfer import DEFAULT_RETRIES, Bar, Retries, fetch
 
 
-def download(name: str, root: Path | None = None, listed: Path = REGISTRY, patience: Patience = PATIENCE) -> list[Path]:
+def download(
+    name: str, root: Path | None = None, listed: Path = REGISTRY, retries: Retries = DEFAULT_RETRIES
+) -> list[Path]:
     """Fetch all files of a data set that are not there yet; returns where they are.
 
     Parameters
@@ -19,16 +21,16 @@ def download(name: str, root: Path | None = None, listed: Path = REGISTRY, patie
     name : of the registry
     root : folder; by default the one that the data set's configuration names
     listed : the registry
-    patience : with servers
+    retries : of requests
     """
     wanted = published(name, listed)
     folder = Path(wanted.folder) if root is None else root
     found: list[Path] = []
     for remote in wanted.files:
         with _bars() as bar:
-            paths, was_there = fetch(remote, folder, bar, patience)
+            paths, existed = fetch(remote, folder, bar, retries)
         found += paths
-        state = "already there" if was_there else ("fetched" if remote.checksum else "fetched (no checksum to compare)")
+        state = "exists" if existed else ("fetched" if remote.checksum else "fetched (no checksum to compare)")
         for path in paths:
             print(f"{path}  {path.stat().st_size:,} bytes  {state}", flush=True)
     return found

@@ -33,7 +33,7 @@ class Share(NamedTuple):
 
 
 def check_elements(structures: Structures, elements: list[str]) -> None:
-    """Raise `DataError` naming the first element that the model does not know, and where it stands."""
+    """Raise `DataError` naming the first element that the model does not know, and in which structure."""
     known = np.isin([*chemical_symbols, *[""] * (256 - len(chemical_symbols))], elements)  # (256,) by atomic number
     size = 1 << 22  # in chunks, as there may be more atoms than memory
     for start in range(0, len(structures.numbers), size):
@@ -58,7 +58,7 @@ class BatchDataset(Dataset[Batch]):
     elements : the model's type names
     cutoff : Angstrom
     dtype : floating-point type of the network
-    pairs : whether pairs are looked for; without, graphs have none, for users that find them elsewhere
+    pairs : whether pairs are searched; without, graphs have none, for callers that find them elsewhere
     prepare : adds to each graph what acceleration needs
     """
 
@@ -140,7 +140,7 @@ class BatchDataset(Dataset[Batch]):
         cell: NDArray[np.float64],
         pbc: NDArray[np.bool_],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Find pairs, their shifts and, where they come with them, their vectors."""
+        """Find pairs, their shifts and, where the search computes them, their vectors."""
         if not self.pairs:
             none = torch.zeros(0, dtype=torch.int64)
             return none, none, none.reshape(0, 3), None

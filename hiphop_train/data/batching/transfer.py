@@ -4,14 +4,13 @@ import io
 import pickle
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hiphop_train.types import ON_HOST, Batch
 
-ALIGNMENT = np.zeros(64, np.uint8)
-"""Bytes that fill up each tensor of a flat batch, so that the next one starts at a multiple of 64."""
+ALIGNMENT = 64
+"""Tensors start at multiples of so many bytes in the memory of a flat batch."""
 
 
 class FlatBatch(NamedTuple):
@@ -23,37 +22,51 @@ class FlatBatch(NamedTuple):
 
     memory: Tensor
     """(n_bytes,) uint8."""
-    sizes: list[int]
-    """Bytes of each tensor."""
     frame: bytes
-    """The pickled batch, without the contents of its tensors."""
+    """The pickled batch, with types, shapes and places in `memory` instead of tensors."""
 
 
-class _Pickler(pickle.Pickler):
-    def reducer_override(self, part: Any) -> Any:
-        """Pickle tensors as arrays, whose contents stay apart; rows that are the same memory as one of them."""
-        if not isinstance(part, Tensor):
-            return NotImplemented
-        if part.dim() > 0 and part.shape[0] > 1 and part.stride(0) == 0:
-            return Tensor.expand, (part[:1], part.shape)
-        return torch.from_numpy, (part.contiguous().numpy(),)
+class _Flattener(pickle.Pickler):
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.parts: list[Tensor] = []
+        self.size = 0
+
+    def persistent_id(self, obj: Any) -> tuple[int, torch.dtype, torch.Size, torch.Size] | None:
+        """Collect the bytes of a tensor; rows that are all the same memory count once."""
+        if not isinstance(obj, Tensor):
+            return None
+        repeats = obj.dim() > 0 and len(obj) > 1 and obj.stride(0) == 0
+        stored, start = (obj[:1] if repeats else obj).contiguous(), self.size
+        padding = -stored.nbytes % ALIGNMENT
+        self.parts += [stored.reshape(-1).view(torch.uint8), torch.zeros(padding, dtype=torch.uint8)]
+        self.size += stored.nbytes + padding
+        return start, stored.dtype, stored.shape, obj.shape
+
+
+class _Restorer(pickle.Unpickler):
+    def __init__(self, flat: FlatBatch) -> None:
+        super().__init__(io.BytesIO(flat.frame))
+        self.memory = flat.memory
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """Return a view of the buffer: of its own storage, so that asynchronous copies to a GPU keep it alive."""
+        start, dtype, stored, shape = pid
+        part = self.memory[start : start + stored.numel() * dtype.itemsize]
+        return part.view(dtype).view(stored).expand(shape)
 
 
 def flatten(batch: Any) -> FlatBatch:
     """Copy all tensors of a batch into one buffer; serves as the collation of a loader."""
-    buffers: list[pickle.PickleBuffer] = []
     frame = io.BytesIO()
-    _Pickler(frame, 5, buffer_callback=buffers.append).dump(batch)
-    arrays = [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
-    filled = [part for array in arrays for part in (array, ALIGNMENT[: -len(array) % 64])]
-    return FlatBatch(torch.from_numpy(np.concatenate(filled)), [len(array) for array in arrays], frame.getvalue())
+    flattener = _Flattener(frame)
+    flattener.dump(batch)
+    return FlatBatch(torch.cat(flattener.parts), frame.getvalue())
 
 
 def restore(flat: FlatBatch) -> Batch:
     """Return the batch; its tensors are views of the buffer."""
-    parts = torch.split(flat.memory, [size + -size % 64 for size in flat.sizes])
-    buffers = [part[:size].numpy() for part, size in zip(parts, flat.sizes, strict=True)]
-    batch: Batch = pickle.loads(flat.frame, buffers=buffers)
+    batch: Batch = _Restorer(flat).load()
     return batch
 
 

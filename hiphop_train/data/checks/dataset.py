@@ -15,7 +15,7 @@ from hiphop_train.data.checks.scan import Scan, Source
 from hiphop_train.targets import TARGETS
 
 TOO_CLOSE = 0.6
-"""Of the sum of covalent radii; no two atoms of a molecule come so close at temperatures that sets are made for."""
+"""Of the sum of covalent radii; no two atoms of a molecule come so close at the temperatures of such data sets."""
 FAR_OFF = 15.0
 """Robust standard deviations from the median."""
 FEWEST = 30

@@ -73,7 +73,7 @@ def geometry_descriptors(structures: Structures) -> GeometryDescriptors:
         contact[k], nearest[k] = _closest_periodic(structures, int(k))
     exact = sum_rows(_atom_hashes(structures.numbers, structures.positions), structures.offsets)
     exact += structures.theory.astype(np.uint64)
-    alone = (near == 0).all(axis=1)  # single atoms and periodic structures: told apart by their exact hashes
+    alone = (near == 0).all(axis=1)  # single atoms and periodic structures: distinguished by their exact hashes
     near[alone] = exact[alone, None]
     return GeometryDescriptors(contact, nearest, exact, near, order)
 

@@ -15,8 +15,8 @@ from hiphop_train.errors import DataError
 from hiphop_train.units import ENERGY
 
 ADVICE = (
-    "correct the units and signs of the data configuration (energy_unit, length_unit, force_sign, ...: data.reader.*); "
-    "if these are not ordinary molecules and the declaration is right, data.check=false"
+    "correct the units and signs that the data configuration declares (energy_unit, length_unit, force_sign, "
+    "stress_sign: data.reader.*); if these are not ordinary molecules and the declaration is right, data.check=false"
 )
 FEWEST_PAIRS = 10
 """Pairs of neighbouring structures from which on their energies count."""
@@ -84,7 +84,7 @@ def _zeros(statistics: LabelStatistics, key: str) -> CheckResult:
     name, n_zero, n = f"zero {key}", statistics.n_zero[key], statistics.n_known[key]
     numbers: dict[str, float] = {"n_zero": n_zero, "n": n}
     if n == 0:
-        return CheckResult(name, "inconclusive", f"there is no label {key} that may not be zero", numbers)
+        return CheckResult(name, "inconclusive", f"no {key} to check", numbers)
     text = f"{key} exactly zero in {n_zero:,} of {n:,} structures"
     if n_zero >= 10 and n_zero > 0.5 * n:
         return CheckResult(name, "contradiction", f"{text}: zero stands for missing {key} there", numbers)

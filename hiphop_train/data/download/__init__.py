@@ -1,1 +1,1 @@
-"""Published files, fetched and verified."""
+"""Published data sets: fetched, verified, unpacked."""

@@ -1,4 +1,4 @@
-"""Take files out of a published archive: only the ones that are known, only to where they belong."""
+"""Extraction of files from a published archive: only those that the registry names, only to their destinations."""
 
 import os
 import shutil
@@ -15,20 +15,20 @@ def require_space(target: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if n_bytes > free:
         raise DataError(
-            f"{target} needs {n_bytes:,} more bytes, but {target.parent} has room for {free:,}; "
-            "make room, or choose another folder: --root"
+            f"{target} needs {n_bytes:,} more bytes, but the disk of {target.parent} has {free:,} left; "
+            "free some, or choose another folder: --root"
         )
 
 
 def unpack(remote: Remote, archive: Path, root: Path, advance: Advance) -> dict[str, str]:
     """Unpack the files of an archive that the registry names.
 
-    A file comes to where the registry says, under its own last name at most: whatever paths, links or devices the
-    archive holds besides, nothing of it is followed or made.
+    A file is written to the destination in the registry, at most under its own last name: paths, links and devices in
+    the archive are neither followed nor created.
 
     Parameters
     ----------
-    remote : says which files
+    remote : names the files
     archive : tar archive, compressed or not
     root : data folder
     advance : called with bytes of the archive as they are read
@@ -46,8 +46,9 @@ def unpack(remote: Remote, archive: Path, root: Path, advance: Advance) -> dict[
                 name = member.name.removeprefix("./")
                 pattern = next((pattern for pattern in remote.unpack if fnmatchcase(name, pattern)), None)
                 if pattern is not None and member.isfile():
-                    place = remote.unpack[pattern]
-                    path = (PurePosixPath(place) / PurePosixPath(name).name) if place.endswith("/") else place
+                    destination = remote.unpack[pattern]
+                    is_folder = destination.endswith("/")
+                    path = PurePosixPath(destination) / PurePosixPath(name).name if is_folder else destination
                     found[str(path)] = _write(remote, members, member, root / path, str(path))
                     matched.add(pattern)
                 advance(raw.tell() - done)
@@ -60,12 +61,12 @@ def unpack(remote: Remote, archive: Path, root: Path, advance: Advance) -> dict[
         ) from error
     missing = [pattern for pattern in remote.unpack if pattern not in matched]
     if missing:
-        raise DataError(f"{archive} holds no {' and no '.join(missing)}; it is kept: look into it with tar -tf")
+        raise DataError(f"{archive} does not contain {', '.join(missing)}; it is kept (tar -tf lists it)")
     return found
 
 
 def _write(remote: Remote, members: tarfile.TarFile, member: tarfile.TarInfo, target: Path, name: str) -> str:
-    """Write one file under a temporary name, check it and rename it; returns its checksum."""
+    """Write one file under a temporary name, verify and rename it; returns its checksum."""
     expected = remote.inside.get(name)
     kind = expected.split(":")[0] if expected else "sha256"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,11 +83,11 @@ def _write(remote: Remote, members: tarfile.TarFile, member: tarfile.TarInfo, ta
             sink.flush()
             os.fsync(sink.fileno())
         if expected is not None and str(digest) != expected:
-            raise DataError(f"{member.name} in the archive of {remote.url} has {digest} where {expected} is right")
+            raise DataError(f"{member.name} in the archive of {remote.url} has {digest}, expected {expected}")
         if target.exists():
             if not target.is_file() or checksum_of(target, kind) != str(digest):
                 raise DataError(
-                    f"{target} exists and is not what the archive holds; it is left alone. "
+                    f"{target} exists and differs from the file in the archive; it is left as it is. "
                     "Move it away, or choose another folder: --root"
                 )
         else:

@@ -1,4 +1,4 @@
-"""The data sets that can be fetched: where they are published, how large, with which checksum."""
+"""The data sets that can be fetched: address, size and checksum of their files."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from hiphop_train.errors import DataError, did_you_mean
 
 REGISTRY = Path(__file__).with_name("registry.yaml")
 CHUNK = 1 << 20
-"""Bytes that are taken at once."""
+"""Bytes that are processed at once."""
 
 Advance = Callable[[int], None]
-"""Called with numbers of bytes that have been dealt with."""
+"""Called with numbers of bytes that have been processed."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Remote:
 
     Attributes
     ----------
-    url : where it is
+    url : address
     name : path below the data folder
     size : bytes, where known
-    checksum : ``md5:...``, ``sha256:...`` or ``git:...`` (blob SHA-1), where one was published
+    checksum : ``md5:...``, ``sha256:...`` or ``git:...`` (SHA-1 of a blob), where one was published
     unpack : pattern of names in the archive -> path below the data folder; one that ends with ``/`` is a folder
     inside : path below the data folder -> checksum of what was unpacked
     """
@@ -41,7 +41,7 @@ class Remote:
 
     def described(self) -> str:
         """Size and checksum, for messages."""
-        size = "size not known" if self.size is None else f"{self.size:,} bytes"
+        size = "unknown size" if self.size is None else f"{self.size:,} bytes"
         return f"{size}, {self.checksum.replace(':', ' ', 1) if self.checksum else 'no checksum was published'}"
 
 
@@ -52,8 +52,8 @@ class Published:
     Attributes
     ----------
     name, what : short name; one line about it
-    folder : where it goes by default
-    files : what it consists of
+    folder : destination by default
+    files : of the set
     """
 
     name: str
@@ -72,20 +72,22 @@ def registry(path: Path = REGISTRY) -> dict[str, Published]:
 
 
 def published(name: str, path: Path = REGISTRY) -> Published:
-    """Return a data set by name, or raise with the names that there are."""
+    """Return a data set by name; raises `DataError` with all names where there is none."""
     sets = registry(path)
     if name not in sets:
-        raise DataError(f"'{name}' is no data set that can be fetched{did_you_mean(name, sets)}\n  {', '.join(sets)}")
+        raise DataError(
+            f"'{name}' is not a data set that can be fetched{did_you_mean(name, sets)}\n  {', '.join(sets)}"
+        )
     return sets[name]
 
 
 class Digest:
-    """A checksum that grows with the file.
+    """Checksum of a file that arrives in parts.
 
     Parameters
     ----------
     kind : md5, sha256 or git
-    size : bytes of the whole file, which git's blob SHA-1 begins with
+    size : bytes of the whole file, with which the SHA-1 of a git blob begins
     """
 
     def __init__(self, kind: str, size: int) -> None:
@@ -95,7 +97,7 @@ class Digest:
             self._hash.update(f"blob {size}\0".encode())
 
     def update(self, data: bytes) -> None:
-        """Take in the next bytes."""
+        """Add the next bytes."""
         self._hash.update(data)
 
     def __str__(self) -> str:
@@ -103,7 +105,7 @@ class Digest:
 
 
 def checksum_of(file: Path, kind: str, advance: Advance = lambda n: None) -> str:
-    """Checksum of a whole file, with its kind in front."""
+    """Checksum of a whole file, prefixed with its kind."""
     digest = Digest(kind, file.stat().st_size)
     with file.open("rb") as handle:
         while data := handle.read(CHUNK):

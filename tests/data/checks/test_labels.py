@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ase.build import bulk
-from ase.calculators.lj import LennardJones
 from scipy.spatial.transform import Rotation
 
 from hiphop_train.data.checks.atom_energies import GSAE, reference_sums
 from hiphop_train.data.checks.label_statistics import label_statistics
-from hiphop_train.data.checks.labels import apply_heuristics, check_labels
+from hiphop_train.data.checks.labels import check_labels
 from hiphop_train.data.formats.collector import Collector, Factors
 from hiphop_train.data.structures import Structures, concatenate
 from hiphop_train.errors import DataError
@@ -191,53 +189,3 @@ def test_each_level_of_theory_is_checked_by_itself(collect: Callable[..., Struct
 def test_groups_vote(collect: Callable[..., Structures]) -> None:
     statistics = label_statistics(collect())
     assert (statistics.n_groups_agreeing, statistics.n_neighbour_groups) == (5, 5)
-
-
-def strained_crystals(stress_factor: float = 1.0, count: int = 15) -> Structures:
-    """Fcc argon with 32 atoms, displaced and strained at random, with the energy, forces and stress of Lennard-Jones.
-
-    Positions are wrapped into the cell, as programs write them.
-    """
-    rng = np.random.default_rng(0)
-    found = Collector("set.xyz", Factors(1.0, {"stress": stress_factor}))
-    crystal = bulk("Ar", "fcc", a=5.2, cubic=True).repeat(2)
-    crystal.calc = LennardJones(sigma=3.4, epsilon=0.0104, rc=6.0, ro=5.0, smooth=True)
-    for _ in range(count):
-        atoms = crystal.copy()
-        strain = rng.normal(scale=0.003, size=(3, 3))
-        atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.5 * (strain + strain.T)), scale_atoms=True)
-        atoms.positions += rng.normal(scale=0.01, size=atoms.positions.shape)
-        atoms.wrap()
-        atoms.calc = crystal.calc
-        labels = {
-            "energy": np.array([atoms.get_potential_energy()]),
-            "forces": atoms.get_forces()[None],
-            "stress": atoms.get_stress(voigt=False)[None],
-        }
-        cell, pbc = atoms.cell.array[None], np.ones((1, 3), np.bool_)
-        found.add("Ar", atoms.numbers, atoms.positions[None], labels, cell, pbc)
-    return found.finish("all")
-
-
-def test_correct_stress_passes() -> None:
-    structures = strained_crystals()
-    statistics = check_labels(structures)
-    assert statistics.n_strained == len(structures) - 1
-    assert statistics.stress_correlation > 0.99
-    assert statistics.stress_slope == pytest.approx(1.0, abs=0.05)
-    (result,) = [result for result in apply_heuristics(statistics) if result.name == "sign and unit of stress"]
-    assert result.status == "ok"
-
-
-@pytest.mark.parametrize(
-    ("factor", "words"), [(-1.0, "opposite sign of stress"), (160.2, "stress do not match"), (0.1, "do not match")]
-)
-def test_wrong_sign_or_unit_of_stress(factor: float, words: str) -> None:
-    with pytest.raises(DataError, match=rf"(?s)set\.xyz: .*{words}.*data\.reader"):
-        check_labels(strained_crystals(factor))
-
-
-def test_zeros_instead_of_missing_stress() -> None:
-    structures = strained_crystals()
-    with pytest.raises(DataError, match=r"stress exactly zero in 15 of 15 structures: zero stands for missing stress"):
-        check_labels(structures.with_labels(stress=np.zeros_like(structures.label("stress"))))

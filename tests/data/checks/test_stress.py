@@ -76,7 +76,9 @@ def test_the_pair_potential_is_consistent() -> None:
 @pytest.mark.parametrize("displacement", [0.0, 0.03], ids=["strain alone", "strain and displacements"])
 def test_right_stress_passes_and_wrong_stress_is_named(displacement: float) -> None:
     frames = crystal(0.004, displacement)
-    check_labels(collected(frames))
+    statistics = check_labels(collected(frames))
+    assert statistics.n_strained == N_FRAMES - 1
+    assert statistics.stress_slope == pytest.approx(1.0, abs=0.05)
     with pytest.raises(DataError, match=r"(?s)set\.xyz.*opposite sign of stress.*stress_sign"):
         check_labels(collected(frames, -1.0))
     for factor in (1 / units.GPa, units.GPa, 10.0, 0.1):
@@ -91,6 +93,11 @@ def test_right_stress_passes_and_wrong_stress_is_named(displacement: float) -> N
 )
 def test_frames_that_do_not_tell_pass(strain: float, displacement: float) -> None:
     check_labels(collected(crystal(strain, displacement), -1.0))
+
+
+def test_zeros_instead_of_missing_stress() -> None:
+    with pytest.raises(DataError, match=r"stress exactly zero in 25 of 25 structures: zero stands for missing stress"):
+        check_labels(collected(crystal(0.004, 0.03), 0.0))
 
 
 def test_units_of_a_file_are_checked_as_declared(tmp_path: Path) -> None:
