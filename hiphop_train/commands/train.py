@@ -67,7 +67,7 @@ def train(config: DictConfig) -> TrainResult:
     else:
         given = checkpoint.load(config.init_weights)
         levels = given.record["levels"]
-        data.use_levels(levels)
+        data.use_theories(levels)
         potential.set_statistics(given.potential.e0.numpy(), 1.0)
         potential.load_state_dict(given.potential.state_dict())
     fitted = {"init_weights": config.init_weights} if statistics is None else statistics.plain()
