@@ -31,7 +31,7 @@ class Row:
 
     Attributes
     ----------
-    label : name of the model, and what sets it apart from rows of the same model
+    label : name of the model, and what distinguishes it from rows of the same model
     model : name of the model
     runs : run directories
     seeds : of the runs
@@ -141,7 +141,7 @@ def sheets(rows: Sequence[Row]) -> list[Sheet]:
 
 
 def print_sheets(found: Sequence[Sheet], captions: Sequence[str]) -> None:
-    """Print tables, each with what it must say below."""
+    """Print tables, each with its caption."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)
@@ -165,7 +165,7 @@ def markdown(found: Sequence[Sheet], captions: Sequence[str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time for people."""
+    """Return a readable time."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

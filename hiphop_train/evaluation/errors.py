@@ -205,7 +205,7 @@ def quantiles_by_hierarchicality(
 ) -> list[dict[str, float]]:
     """Quantiles of the absolute energy error in bins of R, each with as many structures.
 
-    In HIP-NN's paper the error rises with R (JCP 148, 241715, fig. 6), which makes R a warning without a second model.
+    The error rises with R (JCP 148, 241715, fig. 6), so that R is a warning which needs no second model.
 
     Returns
     -------

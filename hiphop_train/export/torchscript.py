@@ -1,4 +1,4 @@
-"""Export as TorchScript, behind this one file: torch.jit is deprecated, and may one day give way to something else.
+"""Export as TorchScript, in this one file: torch.jit is deprecated, and may be replaced one day.
 
 An exported file is one scripted module with everything that an engine needs: network, neighbour search, forces and
 virial, names and units, and golden structures with their outputs, with which any reader can check its own installation.
@@ -61,7 +61,7 @@ class ExportedPotential(nn.Module):
     ----------
     format_version : int
     elements : list of str, type names; species are indices into this list
-    atomic_numbers : list of int, of the elements; 0 for a type that is no chemical element
+    atomic_numbers : list of int, of the elements; 0 for a type that is not a chemical element
     cutoff : float, Angstrom
     e0 : (n_elements,) float64, eV
     dtype : str, floating-point type of the network; positions are taken and energies and forces returned in float64
@@ -128,7 +128,7 @@ class ExportedPotential(nn.Module):
         n_systems : number of structures
         pair_i, pair_j : (n_pairs,) int64, all ordered pairs closer than `cutoff`, by receiving atom i
         pair_shift : (n_pairs, 3) int64, the vector of a pair being r_j + shift . cell - r_i
-        n_owned : atoms from this index on are ghosts: they act and feel forces, but carry no energy
+        n_owned : atoms from this index on are ghosts: they send messages and have forces, but carry no energy
         forces, virial : whether to differentiate
 
         Returns
@@ -195,9 +195,9 @@ class ExportedPotential(nn.Module):
         """
         known = torch.tensor(self.atomic_numbers, dtype=torch.int64, device=atomic_numbers.device)
         matches = (atomic_numbers[:, None] == known) & (atomic_numbers[:, None] > 0)  # (n_atoms, n_elements)
-        strange = atomic_numbers[~matches.any(1)]
-        if strange.shape[0] > 0:
-            number = int(strange[0])
+        unknown = atomic_numbers[~matches.any(1)]
+        if unknown.shape[0] > 0:
+            number = int(unknown[0])
             name = self.symbols[number] if 0 < number < len(self.symbols) else "?"
             raise RuntimeError(
                 f"element {name} (atomic number {number}) is unknown to this model, which knows "
@@ -230,7 +230,7 @@ def golden_structures(atomic_numbers: List[int]) -> List[TypedStructure]:
 
     Parameters
     ----------
-    atomic_numbers : of the model's elements, 0 for a type that is none
+    atomic_numbers : of the model's elements, 0 for a type that is not an element
     """
     n_elements = len(atomic_numbers)
     species = np.arange(max(6, n_elements)) % n_elements
@@ -273,7 +273,7 @@ class GoldenReport(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether the file does what it did when it was written; never where a deviation is not a number."""
+        """Whether the file gives the outputs stored in it; never where a deviation is not a number."""
         return self.relative <= self.tolerance
 
 
@@ -335,7 +335,7 @@ def load(path: Path, device: str = "cpu") -> torch.jit.ScriptModule:
     Raises
     ------
     CheckpointError
-        when the file is missing, no exported potential, or of a newer format
+        when the file is missing, is not an exported potential, or has a newer format
     """
     path = Path(path)
     if not path.is_file():

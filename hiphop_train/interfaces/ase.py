@@ -31,11 +31,11 @@ class HipHopCalculator(Calculator):
     Raises
     ------
     CheckpointError
-        when the file is missing, no potential, or of a newer format
+        when the file is missing, is not a potential, or has a newer format
 
     Notes
     -----
-    The pairs are found anew for each structure, in time and memory linear in the number of atoms.
+    The neighbour search is repeated for each structure, in time and memory linear in the number of atoms.
 
     TorchScript's optimisation is switched off during calls: it makes the first calls slow and gains little.
 
@@ -76,9 +76,9 @@ class HipHopCalculator(Calculator):
         if flat.any():
             raise DataError(f"atoms.pbc is {structure.pbc.tolist()}, but lattice vector {int(flat.argmax())} is zero")
         numbers = structure.numbers.astype(np.int64)
-        strange = sorted(set(numbers.tolist()) - set(self.potential.atomic_numbers))
-        if strange:
-            names = ", ".join(chemical_symbols[number] for number in strange)
+        unknown = sorted(set(numbers.tolist()) - set(self.potential.atomic_numbers))
+        if unknown:
+            names = ", ".join(chemical_symbols[number] for number in unknown)
             raise DataError(f"elements not known to this model: {names}; it knows {', '.join(self.elements)}")
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             outputs = self.potential.energy_forces(

@@ -18,6 +18,7 @@ from pydantic import Field, PositiveInt
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from hiphop_train.targets import TARGETS
 from hiphop_train.training.schedules import MONITOR
 
 
@@ -28,12 +29,12 @@ class GracefulStop(Callback):
 
     Attributes
     ----------
-    received : number of the signal that came, to whichever rank, or None
+    received : number of the signal, whichever rank received it, or None
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._here = False  # whether one came to this rank: the first that follows another rank's is no second one
+        self._here = False  # whether this rank itself received one: only then is the next one its second
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,7 +52,7 @@ class GracefulStop(Callback):
             self._previous[number] = signal.signal(number, handle)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Stop all ranks together, and let each know why: one that did not would call the training completed."""
+        """Stop all ranks together, and tell each of them why: a rank that did not know would report completion."""
         number = self.received or 0
         if trainer.world_size > 1:
             shared = torch.tensor(number, device=trainer.strategy.root_device)
@@ -61,7 +62,7 @@ class GracefulStop(Callback):
             trainer.should_stop = True
 
     def release(self) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
@@ -99,7 +100,7 @@ class Clock(Callback):
 
 
 class MetricsFile(Callback):
-    """metrics.csv: a row per epoch, whatever loggers there are; a resumed training goes on in the same file.
+    """metrics.csv: a row per epoch, whatever loggers there are; a resumed training continues the same file.
 
     Parameters
     ----------
@@ -111,13 +112,13 @@ class MetricsFile(Callback):
         self._rows: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the rows of the epochs that the training goes on from."""
+        """Keep the rows of the epochs before the one at which the training resumes."""
         if self.path.is_file():
             with self.path.open(newline="") as file:
                 self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add a row; the file is written anew under a temporary name, so it is always whole."""
+        """Add a row; the file is replaced as a whole, so that it is never incomplete."""
         if not trainer.is_global_zero:
             return
         values = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
@@ -134,7 +135,7 @@ class MetricsFile(Callback):
 
 
 class ProgressLines(Callback):
-    """Where nobody watches a terminal: a line per epoch, but not more often than every few seconds.
+    """Without a terminal: a line per epoch, but not more often than every few seconds.
 
     Parameters
     ----------
@@ -185,7 +186,7 @@ class ProgressBar(Callback):
         self._task = self._bar.add_task("epoch 1", total=steps if math.isfinite(steps) else None)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Move on."""
+        """Advance."""
         if self._bar is not None:
             self._bar.update(self._task, completed=trainer.global_step)
 
@@ -196,23 +197,23 @@ class ProgressBar(Callback):
             self._bar.update(self._task, description=f"{epochs}  {validation_errors(trainer)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._bar is not None:
             self._bar.stop()
 
 
 def validation_errors(trainer: Trainer) -> str:
-    """Errors of the last validation in words."""
-    shown = [
-        f"{label} {float(trainer.callback_metrics[key]):.3f}"
-        for label, key in (("E", "val/energy_mae"), ("F", "val/forces_mae"))
-        if key in trainer.callback_metrics
-    ]
+    """Return the errors of the last validation as one line."""
+    shown = []
+    for key, target in TARGETS.items():
+        if f"val/{key}_mae" in trainer.callback_metrics:
+            label, unit = {"energy": ("E", ""), "forces": ("F", "")}.get(key, (key, f" {target.reported_unit}"))
+            shown.append(f"{label} {float(trainer.callback_metrics[f'val/{key}_mae']):.3f}{unit}")
     return f"validation MAE, kcal/mol(/A): {'  '.join(shown)}"
 
 
@@ -224,13 +225,13 @@ def progress() -> Callback:
 class LastCheckpoint(Checkpoint):
     """last.ckpt: after every epoch, every few minutes, and at the step after which the training was stopped.
 
-    A training that goes on from the middle of an epoch takes the batches that are left of it. So a state from within an
-    epoch stays when the training stops there: at the end of its loop Lightning counts the epoch as done.
+    A training resumed from the middle of an epoch takes the remaining batches of it. So a state from within an epoch is
+    kept when the training stops there: at the end of its loop Lightning counts the epoch as done.
 
     Parameters
     ----------
     path : of the file
-    minutes : between two states within an epoch
+    minutes : between two saved states within an epoch
     """
 
     def __init__(self, path: Path, minutes: float = 10.0) -> None:
@@ -276,9 +277,9 @@ def checkpoints(folder: Path) -> list[Callback]:
 
 
 class Average(WeightAveraging):
-    """The average of the weights over the training's recent steps; validation and checkpoints take it.
+    """The average of the weights over the training's recent steps; validation and checkpoints use it.
 
-    Lightning's own stays on the CPU when the training is on a GPU, and asks in each step whether it is the first.
+    Lightning's own stays on the CPU when the training is on a GPU, and synchronises with the device in each step.
 
     Parameters
     ----------
@@ -291,17 +292,17 @@ class Average(WeightAveraging):
 
     @property
     def state_key(self) -> str:
-        """Name of its state in checkpoints, which has always been this."""
+        """Name of its state in checkpoints, the same in all versions."""
         return "WeightAveraging"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin with the weights that are there."""
+        """Start from the present weights."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Add the weights of a step; all parameters at once, one by one took a tenth of a small model's step."""
+        """Add the weights of a step, all parameters at once: one by one takes a tenth of a small model's step."""
         if trainer.global_step <= self._latest_update_step:
             return
         assert self._average_model is not None
@@ -326,11 +327,11 @@ def ema(decay: Annotated[float, Field(ge=0, lt=1)]) -> Callback:
 
 
 def early_stopping(patience: PositiveInt) -> Callback:
-    """Return what stops a training without progress.
+    """Return the callback that stops a training without progress.
 
     Parameters
     ----------
     patience : validations without improvement
     """
-    # after validations, which an epoch that trainer.max_steps cuts short does not have
+    # after validations: an epoch that trainer.max_steps cuts short has none
     return EarlyStopping(monitor=MONITOR, patience=patience, check_finite=True, check_on_train_epoch_end=False)

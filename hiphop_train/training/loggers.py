@@ -27,7 +27,7 @@ def wandb_logger(
 
     Parameters
     ----------
-    run_dir : handed over; its name is the run's id, so that a resumed run goes on in the same place
+    run_dir : handed over; its name is the run's id, so that a resumed run continues the same record
     project, entity, name : as in wandb
     mode : auto decides by login and network
     """

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, and the original's raising of the batch size on a plateau."""
+"""Learning-rate schedules, and raising the batch size on a plateau, as HIP-NN is trained."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Schedule(ABC):
-    """What changes while training goes on."""
+    """What changes in the course of a training."""
 
     @abstractmethod
     def schedulers(self, optimizer: Optimizer, n_steps: int) -> list[dict[str, Any]]:
@@ -30,12 +30,12 @@ class Schedule(ABC):
 
 
 class CosineSchedule(Schedule):
-    """Rise linearly, then fall along a cosine over the whole training.
+    """Raise the learning rate linearly, then lower it along a cosine over the rest of the training.
 
     Parameters
     ----------
-    warmup_fraction : share of the steps that the rise takes
-    final_factor : learning rate at the end, as a share of the highest
+    warmup_fraction : fraction of the steps during which it rises
+    final_factor : learning rate at the end, as a fraction of the highest
     """
 
     def __init__(self, warmup_fraction: Fraction, final_factor: Fraction) -> None:
@@ -95,14 +95,14 @@ class PlateauSchedule(Schedule):
         return found
 
     def callbacks(self) -> list[Callback]:
-        """Return what ends the training at the lowest rate, if anything does."""
+        """Return the callback that ends the training at the lowest rate, if there is one."""
         return [_StopBelow(self.stop_rate)] if self.stop_rate > 0 else []
 
 
 class _StopBelow(Callback):
     def __init__(self, rate: float) -> None:
         self.rate = rate
-        self.highest = 0.0  # before it fell: a rise from nothing must not end the training
+        self.highest = 0.0  # so far: the rates of a warm-up must not end the training
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
@@ -123,7 +123,7 @@ class ExponentialSchedule(Schedule):
     Parameters
     ----------
     factor : by which the rate falls in `n_steps` steps
-    n_steps : see there
+    n_steps : in which the rate falls by `factor`
     """
 
     def __init__(self, factor: Fraction, n_steps: PositiveInt) -> None:
@@ -131,7 +131,7 @@ class ExponentialSchedule(Schedule):
         self.n_steps = n_steps
 
     def schedulers(self, optimizer: Optimizer, n_steps: int) -> list[dict[str, Any]]:
-        """Return one scheduler that advances at every step; the length of the training means nothing to it."""
+        """Return one scheduler that advances at every step, whatever the length of the training."""
         return [_at_each("step", LambdaLR(optimizer, lambda step: self.factor ** (step / self.n_steps)))]
 
     def callbacks(self) -> list[Callback]:
@@ -192,7 +192,7 @@ class _BatchSizeRaiser(Callback):
         self.waited = 0
         data = trainer.datamodule  # type: ignore[attr-defined]
         if data.batch_size < self.max_batch_size:
-            # the loader is made anew for every epoch and takes this size then
+            # takes effect with the next epoch, for which a new loader is made
             data.batch_size = self.batch_size = min(self.max_batch_size, round(data.batch_size / self.factor))
         else:
             for group in trainer.optimizers[0].param_groups:

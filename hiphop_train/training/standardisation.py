@@ -8,12 +8,12 @@ from hiphop_train.nn.standardisation import Standardisation
 from hiphop_train.potential import Network, Potential
 
 LARGEST = 4.0
-"""No standardised feature is farther from zero in a training structure: features that hardly ever differ from zero,
-such as those of a rare pair of elements, have so small a standard deviation that they would become enormous."""
+"""Largest absolute value of a standardised feature in a training structure: features that rarely differ from zero, such
+as those of a rare pair of elements, have so small a standard deviation that they would become enormous."""
 
 SMALLEST_SCALE = 0.1
-"""No feature is divided by less than this part of the largest scale of the same function: what hardly varies around the
-atoms of one element, or between two elements, in training may vary more elsewhere."""
+"""Smallest scale of a feature relative to the largest of the same function: what hardly varies in training around the
+atoms of one element, or between two elements, may vary more elsewhere."""
 
 
 class Spread:
@@ -46,7 +46,7 @@ class Spread:
         return self.sum / self.count.clamp(min=1.0)
 
     def factor(self, functions: Tensor) -> Tensor:
-        """Return what deviations from the mean are multiplied with (n_types, n_features).
+        """Return what deviations from the mean are multiplied by (n_types, n_features).
 
         That is one over the standard deviation, within the bounds of `LARGEST` and `SMALLEST_SCALE`; 1 for species
         without atoms, and for functions without variation.
@@ -59,9 +59,9 @@ class Spread:
         deviation = (self.square / self.count.clamp(min=1.0) - mean.square()).clamp(min=0.0).sqrt()
         largest = torch.maximum(self.highest - mean, mean - self.lowest)
         scale = torch.maximum(deviation, largest / LARGEST).nan_to_num(neginf=0.0)  # species without atoms
-        of_function = torch.zeros(int(functions.max()) + 1, dtype=scale.dtype)
-        of_function.scatter_reduce_(0, functions, scale.amax(0), "amax")
-        scale = torch.maximum(scale, SMALLEST_SCALE * of_function[functions])
+        scale_of_function = torch.zeros(int(functions.max()) + 1, dtype=scale.dtype)
+        scale_of_function.scatter_reduce_(0, functions, scale.amax(0), "amax")
+        scale = torch.maximum(scale, SMALLEST_SCALE * scale_of_function[functions])
         return torch.where((self.count > 0) & (scale > 0), 1.0 / scale, torch.ones_like(scale))
 
 
@@ -72,7 +72,7 @@ def fit_standardisation(potential: Potential, data: DataModule) -> None:
     Parameters
     ----------
     potential : with a network as its first term; on the CPU
-    data : whose training structures, or evenly chosen ones where there are many, are gone through once
+    data : whose training structures, or evenly chosen ones where there are many, are read once
     """
     network = potential.terms[0]
     assert isinstance(network, Network)

@@ -96,7 +96,8 @@ class ASEReader(Reader):
             )
         self.paths = {"train": path, "val": val_path, "test": test_path}
         self.format = format
-        self.keys = {
+        self.keys: dict[str, Key] = {
+            **dict.fromkeys(TARGETS),
             "energy": energy_key,
             "forces": forces_key,
             "stress": virial_key or stress_key,
@@ -174,7 +175,7 @@ class ASEReader(Reader):
             if value is None:
                 continue
             array = np.asarray(value)
-            is_number = TARGETS[key].shape == ()
+            is_number = TARGETS[key].shape == () and TARGETS[key].per != "atom"
             if array.dtype.kind not in "fiu" or (is_number and array.size != 1):
                 expected = "a number" if is_number else "an array of numbers"
                 raise DataError(f"{where}: its {key} is not {expected}, but {str(value)[:40]!r}")
