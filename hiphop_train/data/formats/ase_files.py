@@ -33,6 +33,9 @@ VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
 ASYMMETRY = 1e-5, 1e-3
 """eV/Angstrom^3 and share of the largest component by which opposite components of a stress may differ: rounding."""
 
+UNDEFINED = {"cell": "not periodic in three directions", "molecule": "periodic"}
+"""What structures are that have no such target, by `Target.per`."""
+
 
 @dataclass
 class _Seen:
@@ -40,8 +43,8 @@ class _Seen:
 
     structures: int = 0
     labels: Counter[str] = field(default_factory=Counter)
-    not_periodic: int = 0
-    """Structures whose stress means nothing."""
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Labels of structures for which the target is not defined: stress of a molecule, dipole of a crystal."""
     keys: set[str] = field(default_factory=set)
 
 
@@ -64,7 +67,8 @@ class ASEReader(Reader):
     -----
     Every label may be missing in some structures: each trains on those it has. A file without a single label is
     refused. A box counts only in its periodic directions. Stress and virial have six components in the order xx yy zz
-    yz xz xy, or nine row by row; those of structures that are not periodic in three directions are ignored.
+    yz xz xy, or nine row by row. Labels are ignored where their target is not defined: stress where a structure is not
+    periodic in three directions, dipole where it is periodic.
     """
 
     def __init__(
@@ -170,12 +174,16 @@ class ASEReader(Reader):
         for key, name in self.keys.items():
             if name is False:
                 continue
-            own = atoms.arrays if TARGETS[key].per == "atom" else atoms.info
+            target = TARGETS[key]
+            own = atoms.arrays if target.per == "atom" else atoms.info
             value = results.get(key) if name is None else {**results, **own}.get(name)
             if value is None:
                 continue
+            if not target.is_defined(atoms.pbc[None])[0]:
+                seen.ignored[key] += 1
+                continue
             array = np.asarray(value)
-            is_number = TARGETS[key].shape == () and TARGETS[key].per != "atom"
+            is_number = target.shape == () and target.per != "atom"
             if array.dtype.kind not in "fiu" or (is_number and array.size != 1):
                 expected = "a number" if is_number else "an array of numbers"
                 raise DataError(f"{where}: its {key} is not {expected}, but {str(value)[:40]!r}")
@@ -185,9 +193,6 @@ class ASEReader(Reader):
             if is_number:
                 array = array.reshape(())
             elif key == "stress":
-                if not atoms.pbc.all():
-                    seen.not_periodic += 1
-                    continue
                 array = self._stress(array, where, float(atoms.cell.volume))
             labels[key] = array
         return labels
@@ -217,20 +222,23 @@ class ASEReader(Reader):
         if seen.structures == 0:
             return
         keys = f"keys in the file: {', '.join(sorted(seen.keys - {'numbers', 'positions'})) or 'none'}"
-        open_ones = f"{seen.not_periodic} structures are not periodic in three directions, and their stress is ignored"
+        reasons = {
+            key: f"{n} structures are {UNDEFINED[TARGETS[key].per]}, and their {key} is ignored"
+            for key, n in seen.ignored.items()
+        }
         for key, name in self.keys.items():
             if name and seen.labels[key] == 0:
                 what = "virial" if key == "stress" and self.has_virial else key
-                near = f"{keys}{did_you_mean(name, seen.keys)}"
-                reason = open_ones if key == "stress" and seen.not_periodic else near
+                reason = reasons.get(key, f"{keys}{did_you_mean(name, seen.keys)}")
                 raise DataError(f"{file}: no structure has {what} under data.{what}_key={name}; {reason}")
         if not seen.labels:
             raise DataError(
                 f"{file}: no structure has an energy or forces; {keys}; "
                 "name them with data.energy_key=KEY data.forces_key=KEY"
             )
-        if seen.not_periodic and not self.ignore_cell:
-            print(f"{file}: {open_ones}", flush=True)
+        if not self.ignore_cell:
+            for reason in reasons.values():
+                print(f"{file}: {reason}", flush=True)
 
 
 def _expand(paths: Paths, key: str) -> list[Path]:

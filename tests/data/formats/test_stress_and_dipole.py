@@ -44,6 +44,14 @@ def own(**results: Any) -> list[Atoms]:
     return made
 
 
+def molecules(frames: list[Atoms]) -> list[Atoms]:
+    """Make structures open, and return them."""
+    for atoms in frames:
+        atoms.pbc = False
+        atoms.calc.atoms.pbc = False
+    return frames
+
+
 def read(path: Path, frames: list[Atoms], data: dict[str, Any] | None = None, **reader: Any) -> Structures:
     if path.suffix == ".db":
         with connect(path) as database:
@@ -164,12 +172,22 @@ DIPOLES = np.array([[0.1, -0.2, 0.3], [1.1, 0.0, -0.4]])
 
 @pytest.mark.parametrize(("unit", "factor"), [("e*angstrom", 1.0), ("e*bohr", units.Bohr), ("debye", units.Debye)])
 def test_dipole(tmp_path: Path, unit: str, factor: float) -> None:
-    frames = crystals(REF_dipole=DIPOLES / factor)
+    frames = molecules(crystals(REF_dipole=DIPOLES / factor))
     structures = read(tmp_path / "a.xyz", frames, {"dipole_key": "REF_dipole"}, dipole_unit=unit)
     np.testing.assert_allclose(structures.labels["dipole"], DIPOLES, rtol=1e-6)
     for k, name in enumerate(["b.xyz", "b.traj", "b.db"]):
-        structures = read(tmp_path / name, own(dipole=DIPOLES / factor)[: 2 - k // 2], dipole_unit=unit)
+        structures = read(tmp_path / name, molecules(own(dipole=DIPOLES / factor))[: 2 - k // 2], dipole_unit=unit)
         np.testing.assert_allclose(structures.labels["dipole"], DIPOLES[: len(structures)], rtol=1e-6)
+
+
+def test_dipoles_of_crystals_are_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frames = own(dipole=DIPOLES)
+    molecules(frames[1:])
+    structures = read(tmp_path / "a.traj", frames)
+    assert structures.has("dipole").tolist() == [False, True]
+    assert "1 structures are periodic, and their dipole is ignored" in capsys.readouterr().out
+    reader = make_reader("ase", tmp_path / "a.traj", ignore_cell=True)
+    assert reader.read().has("dipole").all()
 
 
 def release(path: Path, dipole: np.ndarray | None) -> Path:
