@@ -91,6 +91,22 @@ def hierarchicality(level_energies: Tensor) -> Tensor:
     return (upper / torch.where(empty, torch.ones_like(total), total)).sum(1)
 
 
+def stress(virial: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
+    """Return the stress (n_systems, 3, 3), eV/Angstrom^3: the derivative with respect to a strain per volume, as ASE's.
+
+    It is zero where a system is not periodic in all three directions, and so has no volume.
+
+    Parameters
+    ----------
+    virial : (n_systems, 3, 3) eV
+    cell : (n_systems, 3, 3) Angstrom, rows are lattice vectors
+    pbc : (n_systems, 3) bool
+    """
+    volume = (torch.cross(cell[:, 0], cell[:, 1], dim=1) * cell[:, 2]).sum(1).abs()
+    density = torch.where(pbc.all(1), 1.0 / volume, torch.zeros_like(volume))
+    return -virial * density[:, None, None].to(virial.dtype)
+
+
 class Potential(nn.Module):
     """Energy of a system as E0 of its atoms plus a sum of terms, with forces and virial.
 
@@ -137,7 +153,7 @@ class Potential(nn.Module):
             ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) in eV,
             float64; ``hierarchicality`` (n_systems,), the mean over atoms, 0 without hierarchical levels; when asked
             for, ``forces`` (n_atoms, 3) in eV/Angstrom and ``virial`` (n_systems, 3, 3) in eV, the negative derivative
-            with respect to a strain
+            with respect to a strain, with ``stress`` (n_systems, 3, 3) in eV/Angstrom^3, see `stress`
         """
         derivatives = forces or virial
         vectors = graph.pair_vectors
@@ -175,4 +191,5 @@ class Potential(nn.Module):
             if virial:
                 of_pairs = -vectors[:, :, None] * gradient[:, None, :]
                 outputs["virial"] = segment_sum(of_pairs, graph.system[graph.pair_i], graph.n_systems)
+                outputs["stress"] = stress(outputs["virial"], graph.cell, graph.pbc)
         return outputs

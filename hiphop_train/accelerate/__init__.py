@@ -75,7 +75,7 @@ class Acceleration:
 
     def __str__(self) -> str:
         """Summarise in one line."""
-        chosen = ", ".join(f"{part.part}: {part.chosen}" for part in self.parts) or "plain modules"
+        chosen = "; ".join(f"{part.part}: {part.chosen}" for part in self.parts) or "plain modules"
         reasons = dict.fromkeys(part.why_not for part in self.parts if part.why_not)
         remarks = "; ".join([*([self.compiled] if self.compiled else []), *reasons])
         return f"{chosen} ({remarks})" if remarks else chosen

@@ -148,5 +148,5 @@ def _output_of(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise CompilationError(f"{command[0]} fails: {next((line for line in lines if 'error' in line), lines[0])}")
+        raise CompilationError(f"{command[0]} fails: {next((line for line in lines if 'error: ' in line), lines[0])}")
     return done.stdout

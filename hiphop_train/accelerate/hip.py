@@ -113,7 +113,7 @@ def _not_in_export(plain: nn.Module, setting: Setting) -> str:
 
 
 TWINS = [
-    Twin("invariants in blocks", "of atoms", HIPHOPInteraction, _not_in_export, BlockedInteraction),
+    Twin("scalars", "in blocks of atoms", HIPHOPInteraction, _not_in_export, BlockedInteraction),
     Twin(
         "convolutions",
         "neighbour tables, C where not differentiated twice",

@@ -15,9 +15,9 @@ from hiphop_train.accelerate import Purpose, accelerate
 from hiphop_train.benchmark import systems
 from hiphop_train.benchmark.worker import Program, Result, Workload, serve
 from hiphop_train.data.batching.dataset import BatchDataset
-from hiphop_train.data.batching.loader import BatchLoader, batch_loader
-from hiphop_train.data.batching.sampler import BatchSampler, Groups
-from hiphop_train.data.batching.sharing import exchanged
+from hiphop_train.data.batching.loader import BatchLoader
+from hiphop_train.data.batching.sampler import BatchSampler
+from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.graph.assemble import make_graph, pair_vectors, with_pair_vectors
 from hiphop_train.graph.neighbours import neighbours
 from hiphop_train.potential import Potential
@@ -134,9 +134,9 @@ class OurPotential(Program):
         if given["data"] is None:
             structures = systems.clusters(8 * given["batch_size"], given["seed"])
             sampler = BatchSampler(np.arange(len(structures)), given["batch_size"], given["seed"])
-            self.loader: BatchLoader = batch_loader(
-                structures, sampler, elements, self.cutoff, self.dtype, prepare=self.acceleration.prepare
-            )
+            prepare = self.acceleration.prepare
+            dataset = BatchDataset(structures, elements, self.cutoff, self.dtype, prepare=prepare)
+            self.loader: BatchLoader = BatchLoader(dataset, sampler)
         else:
             module = build.make_data(given["data"], self.model, self.dtype, given["seed"])
             module.use_levels(["the model's"])
@@ -154,7 +154,7 @@ class OurPotential(Program):
         epoch = 0
         while True:
             sampler = self.loader.sampler
-            assert isinstance(sampler, Groups)
+            assert isinstance(sampler, BatchSampler)
             sampler.set_epoch(epoch)
             yield from self.loader
             epoch += 1
@@ -166,7 +166,7 @@ class OurPotential(Program):
     def _moved(self, batch: Batch) -> Batch:
         if self.device.type == "cpu":
             return batch
-        moved: Batch = exchanged(batch, Tensor, lambda part: part.to(self.device))
+        moved: Batch = to_device(batch, self.device)
         return moved
 
     def _step(self, batch: Batch) -> None:

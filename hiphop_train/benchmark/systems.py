@@ -15,7 +15,8 @@ from ase.io import read
 from numpy.typing import NDArray
 
 from hiphop_train.benchmark.worker import Workload
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.collector import Collector
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, DataError
 from hiphop_train.graph.neighbours import batch_neighbours
 
@@ -209,8 +210,9 @@ def clusters(n: int, seed: int) -> Structures:
     drop.translate([0.0, 0.0, 3.5])
     whole = molecule("CH3CH2OCH3") + drop
     positions = whole.positions + 0.05 * rng.standard_normal((n, len(whole), 3))
-    collector = Collector("methoxyethane and water", 1.0, 1.0, 1.0)
-    collector.add("all", whole.numbers, positions, np.zeros(n), rng.standard_normal(positions.shape))
+    collector = Collector("methoxyethane and water")
+    labels = {"energy": np.zeros(n), "forces": rng.standard_normal(positions.shape)}
+    collector.add("all", whole.numbers, positions, labels)
     return collector.finish("all")
 
 

@@ -59,7 +59,7 @@ def train(config: DictConfig) -> TrainResult:
     run_directory.check_continuity(run, config, data.fingerprint())
     if statistics is not None:
         potential.set_statistics(statistics.e0, statistics.scale)
-        levels = list(data.structures.level_names)
+        levels = list(data.structures.theory_names)
         fit_standardisation(potential, data)
     else:
         given = checkpoint.load(config.init_weights)
@@ -141,9 +141,9 @@ def _introduce(
         print(f"           forces of {n_forces:,} of {len(structures):,}; the others train on energies alone")
     mixed = ", bf16-mixed" if config.trainer.get("precision") == "bf16-mixed" else ""
     print(f"model      {config.model['_target_'].split('.')[-1]}, {n_parameters:,} parameters, {config.dtype}{mixed}")
-    for name, energies in zip(structures.level_names, potential.e0.tolist(), strict=True):
+    for name, energies in zip(structures.theory_names, potential.e0.tolist(), strict=True):
         e0 = ", ".join(f"{symbol} {energy:.3f}" for symbol, energy in zip(potential.elements, energies, strict=True))
-        print(f"E0         {e0} eV{f' ({name})' if len(structures.level_names) > 1 else ''}")
+        print(f"E0         {e0} eV{f' ({name})' if len(structures.theory_names) > 1 else ''}")
     if statistics is None:
         print(f"weights    {config.init_weights}, with its E0")
     else:

@@ -10,9 +10,10 @@ from ase.data import atomic_numbers
 from lightning.pytorch import LightningDataModule
 from pydantic import NonNegativeInt, PositiveInt
 
-from hiphop_train.data.batching.dataset import check_elements
-from hiphop_train.data.batching.loader import BatchLoader, batch_loader
+from hiphop_train.data.batching.dataset import BatchDataset, check_elements
+from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler, Measure, costs
+from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.data.checks.labels import check_labels
 from hiphop_train.data.formats.base import Reader
 from hiphop_train.data.splits import Split, Splits, check_splits
@@ -134,17 +135,17 @@ class DataModule(LightningDataModule):
             )
         if len(known) == 1 or self.level_of_theory is not None:
             place = 0 if self.level_of_theory is None else known.index(self.level_of_theory)
-            level = np.broadcast_to(np.int64(place), len(structures))
+            theory = np.broadcast_to(np.int64(place), len(structures))
         else:
-            strange = [name for name in structures.level_names if name not in known]
+            strange = [name for name in structures.theory_names if name not in known]
             if strange:
                 raise ConfigError(
                     f"the model knows the levels of theory {', '.join(known)}, but {structures.source} has "
                     f"'{strange[0]}'; say whose E0 serves for it: data.level_of_theory={known[0]}"
                 )
-            numbers = np.array([known.index(name) for name in structures.level_names], np.int16)
-            level = numbers[structures.level]
-        self._structures = replace(structures, level=level, level_names=tuple(known))
+            numbers = np.array([known.index(name) for name in structures.theory_names], np.int16)
+            theory = numbers[structures.theory]
+        self._structures = replace(structures, theory=theory, theory_names=tuple(known))
 
     @property
     def test_names(self) -> list[str]:
@@ -172,10 +173,10 @@ class DataModule(LightningDataModule):
         return digest.hexdigest()[:16]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch; where it is there already, as on the CPU, Lightning's walk through it is saved."""
+        """Move a batch, but for what stays on the host."""
         if batch.graph.positions.device == device:
             return batch
-        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        moved: Batch = to_device(batch, device)
         return moved
 
     def train_dataloader(self) -> BatchLoader:
@@ -230,13 +231,5 @@ class DataModule(LightningDataModule):
 
     def _loader(self, sampler: BatchSampler) -> BatchLoader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return batch_loader(
-            self.structures,
-            sampler,
-            self.elements,
-            self.cutoff,
-            self.dtype,
-            self.num_workers,
-            prepare=self.prepare,
-            pin_memory=on_gpu,
-        )
+        dataset = BatchDataset(self.structures, self.elements, self.cutoff, self.dtype, prepare=self.prepare)
+        return BatchLoader(dataset, sampler, self.num_workers, pin_memory=on_gpu)

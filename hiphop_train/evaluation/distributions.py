@@ -5,15 +5,13 @@ from pathlib import Path
 import numpy as np
 from ase.data import chemical_symbols
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hiphop_train.data.checks.atom_energies import fit_atoms
 from hiphop_train.data.checks.scan import Survey
-
-INK, COLOURS = "#3b4252", ("#2a6f97", "#d1782c", "#5b8c5a", "#8d5a97", "#9a8c3c")
+from hiphop_train.evaluation.style import COLOURS, INK, save, tidy
 
 
 def distributions(path: Path, survey: Survey, title: str) -> None:
@@ -48,8 +46,7 @@ def distributions(path: Path, survey: Survey, title: str) -> None:
     what = "smallest distance by sum of covalent radii"
     _histogram(axes[5], {"": ratio} if len(ratio) else {}, what, "single atoms only")
     figure.suptitle(title, color=INK)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110)
+    save(figure, path, dpi=110)
 
 
 def _sizes(axis: Axes, sizes: NDArray[np.int32]) -> None:
@@ -59,7 +56,7 @@ def _sizes(axis: Axes, sizes: NDArray[np.int32]) -> None:
     axis.set(xlabel="atoms in a structure", ylabel="structures")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlim(low - max(1.0, 0.03 * (high - low)), high + max(1.0, 0.03 * (high - low)))
-    _tidy(axis)
+    tidy(axis)
 
 
 def _elements(axis: Axes, survey: Survey) -> None:
@@ -68,7 +65,7 @@ def _elements(axis: Axes, survey: Survey) -> None:
     bars = axis.bar([chemical_symbols[number] for number in numbers], atoms[numbers], color=COLOURS[0])
     axis.bar_label(bars, [_short(int(atoms[number])) for number in numbers], fontsize=8, color=INK)
     axis.set(ylabel="atoms", yscale="log", ylim=(0.5, 4 * atoms.max()))
-    _tidy(axis)
+    tidy(axis)
 
 
 def _histogram(
@@ -76,7 +73,7 @@ def _histogram(
 ) -> None:
     """Draw one histogram for each level; the few beyond a wide range are counted at the edge, and said to be."""
     axis.set(xlabel=what, ylabel="structures")
-    _tidy(axis)
+    tidy(axis)
     if not values:
         axis.text(0.5, 0.5, nothing, ha="center", transform=axis.transAxes, color=INK)
         return
@@ -101,10 +98,3 @@ def _histogram(
 
 def _short(n: int) -> str:
     return f"{n / 1e6:.1f}M" if n >= 1_000_000 else f"{n / 1e3:.1f}k" if n >= 10_000 else f"{n:,}"
-
-
-def _tidy(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(colors=INK)
-    axis.xaxis.label.set_color(INK)
-    axis.yaxis.label.set_color(INK)

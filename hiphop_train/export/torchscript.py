@@ -31,6 +31,7 @@ from hiphop_train.errors import CheckpointError
 from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import neighbours
 from hiphop_train.potential import Potential
+from hiphop_train.targets import TARGETS
 
 FORMAT_VERSION = 1
 """Raised when a reader of older files would misunderstand newer ones."""
@@ -89,6 +90,7 @@ class ExportedPotential(nn.Module):
         self.length_unit = "angstrom"
         self.forces_unit = "eV/angstrom"
         self.metadata = metadata
+        self.of_structures = ["virial", "hierarchicality"] + [t.key for t in TARGETS.values() if t.per != "atom"]
         self.register_buffer("e0", first_theory.e0[0].clone())
         self.register_buffer("network_type", torch.zeros((), dtype=dtype))  # TorchScript has no dtype attributes
         if golden is None:
@@ -132,8 +134,9 @@ class ExportedPotential(nn.Module):
         -------
         outputs : dict
             ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) eV;
-            ``hierarchicality`` (n_systems,); when asked for, ``forces`` (n_atoms, 3) eV/Angstrom and ``virial``
-            (n_systems, 3, 3) eV, the negative derivative with respect to a strain; all detached
+            ``hierarchicality`` (n_systems,); when asked for, ``forces`` (n_atoms, 3) eV/Angstrom, and ``virial``
+            (n_systems, 3, 3) eV, the negative derivative with respect to a strain, with ``stress`` (n_systems, 3, 3)
+            eV/Angstrom^3, see `hiphop_train.potential.stress`; all detached
         """
         graph = make_graph(
             species, positions.detach().to(torch.float64), cell.detach().to(torch.float64), pbc, system, n_systems,
@@ -164,7 +167,8 @@ class ExportedPotential(nn.Module):
         -------
         outputs : dict
             ``energy`` (), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) eV; ``forces``
-            (n_atoms, 3) eV/Angstrom; ``virial`` (3, 3) eV; ``hierarchicality`` ()
+            (n_atoms, 3) eV/Angstrom; ``virial`` (3, 3) eV; ``stress`` (3, 3) eV/Angstrom^3, zero where not periodic in
+            all three directions; ``hierarchicality`` ()
         """
         positions = positions.detach().to(torch.float64)
         cell = cell.detach().to(torch.float64)
@@ -174,8 +178,9 @@ class ExportedPotential(nn.Module):
             species, positions, cell.unsqueeze(0), pbc.unsqueeze(0), system, 1, pair_i, pair_j, pair_shift,
             positions.shape[0], True, True,
         )  # fmt: skip
-        for key in ["energy", "virial", "hierarchicality"]:
-            outputs[key] = outputs[key][0]
+        for key in self.of_structures:
+            if key in outputs:
+                outputs[key] = outputs[key][0]
         return outputs
 
     @torch.jit.export

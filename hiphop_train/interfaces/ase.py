@@ -94,7 +94,8 @@ class HipHopCalculator(Calculator):
             "forces": outputs["forces"].cpu().numpy(),
         }
         if structure.pbc.all():
-            stress = -outputs["virial"].cpu().numpy() / structure.cell.volume
+            virial = outputs["virial"] / -structure.cell.volume  # files of older versions have no stress
+            stress = outputs.get("stress", virial).cpu().numpy()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)  # type: ignore[no-untyped-call]
 
 

@@ -41,8 +41,7 @@ def neighbours_of(graph: Graph, l_max: int) -> Neighbours:
 class HIPInteraction(nn.Module, ABC):
     """Interaction with the neighbours as a residual layer: z' = residual(a, z), a_i = scalars(A_i) + W z_i + b.
 
-    The environment is A_i^l = sum_j sum_nu s_nu(r_ij) T^l(r_ij) V_nu z_j (JCP 148, 241715, eq. 5 for l = 0; arXiv
-    2503.23515, eq. 5).
+    The environment is A_i^l = sum_j sum_nu s_nu(r_ij) T^l(r_ij) V_nu z_j (for l = 0: JCP 148, 241715, eq. 5).
 
     Parameters
     ----------

@@ -116,7 +116,7 @@ def full_tensor(free: Tensor, rank: int) -> Tensor:
     tensor : (3, ..., 3, ...), with `rank` axes of length 3 first
     """
     rows: List[List[int]] = []
-    for index in range(3**rank):
+    for index in range(int(3**rank)):  # TorchScript's powers are floats
         n_x, n_z = 0, 0
         for _ in range(rank):
             n_x += int(index % 3 == 0)
@@ -125,7 +125,8 @@ def full_tensor(free: Tensor, rank: int) -> Tensor:
         row = [0 for _ in range(2 * rank + 1)]
         for n_pairs in range(n_z // 2 + 1):  # each pair of z is -xx - yy: a binomial sum over what is left of one pair
             row[place(rank, n_x + 2 * n_pairs, n_z % 2) - rank * rank] += _binomial(n_z // 2, n_pairs)
-        rows.append([(-1) ** (n_z // 2) * value for value in row])
+        sign = 1 - 2 * (n_z // 2 % 2)
+        rows.append([sign * value for value in row])
     matrix = torch.tensor(rows, dtype=free.dtype, device=free.device)
     shape = [3 for _ in range(rank)] + list(free.shape[1:])
     full: Tensor = torch.tensordot(matrix, free, dims=1)

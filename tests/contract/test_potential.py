@@ -122,7 +122,7 @@ def test_outputs_appear_when_asked_for(
     for forces in (False, True):
         for virial in (False, True):
             outputs = potential(graph, forces=forces, virial=virial)
-            assert set(outputs) == always.union(["forces"] * forces, ["virial"] * virial)
+            assert set(outputs) == always.union(["forces"] * forces, ["virial", "stress"] * virial)
             assert outputs["energy"].shape == outputs["hierarchicality"].shape == (n_systems,)
             assert outputs["atomic_energy"].shape == (n_atoms,)
     assert outputs["forces"].shape == (n_atoms, 3)

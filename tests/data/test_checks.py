@@ -10,7 +10,8 @@ from scipy.spatial.transform import Rotation
 
 from hiphop_train.data.checks.atom_energies import GSAE, named_sums
 from hiphop_train.data.checks.labels import check_labels, examine
-from hiphop_train.data.structures import Collector, Structures, concatenate
+from hiphop_train.data.formats.collector import Collector, Factors
+from hiphop_train.data.structures import Structures, concatenate
 from hiphop_train.errors import DataError
 
 BOHR = 0.529177210903
@@ -31,14 +32,14 @@ def collect(make_conformers: MakeConformers) -> Callable[..., Structures]:
         force_factor: float = 1.0,
         with_forces: bool = True,
     ) -> Structures:
-        found = Collector("set.h5", energy_factor, length_factor, force_factor)
+        found = Collector("set.h5", Factors(length_factor, {"energy": energy_factor, "forces": force_factor}))
         for seed, name in enumerate(["CH3OH", "CH4", "H2O", "NH3", "C2H6"]):
             numbers, positions, energy, forces = make_conformers(name, count, seed=seed, spread=spread)
             if turned:
                 turns = Rotation.random(count, random_state=np.random.RandomState(seed)).as_matrix()
                 positions, forces = (np.einsum("nax,nyx->nay", array, turns) for array in (positions, forces))
                 positions = positions + np.random.default_rng(seed).normal(scale=5.0, size=(count, 1, 3))
-            found.add(name, numbers, positions, energy, forces if with_forces else None)
+            found.add(name, numbers, positions, {"energy": energy, "forces": forces if with_forces else None})
         return found.finish("all")
 
     return make
@@ -82,7 +83,7 @@ def test_wrong_sign_where_conformers_are_far_apart(collect: Callable[..., Struct
 
 def test_wrong_sign_without_energies(collect: Callable[..., Structures]) -> None:
     structures = collect(force_factor=-1.0)
-    without = replace(structures, energy=np.full(len(structures), np.nan))
+    without = structures.with_labels(energy=np.full(len(structures), np.nan))
     with pytest.raises(DataError, match="opposite sign"):
         check_labels(without)
 
@@ -102,7 +103,7 @@ def test_energies_and_forces_in_the_same_wrong_unit(
     """Energies and forces agree with one another then; only the stiffness of bonds tells."""
     right, wrong = collect(), collect(energy_factor=factor, force_factor=factor)
     if not with_energies:
-        right, wrong = (replace(set_, energy=np.full(len(set_), np.nan)) for set_ in (right, wrong))
+        right, wrong = (set_.with_labels(energy=np.full(len(set_), np.nan)) for set_ in (right, wrong))
     stiffness = check_labels(right).hydrogen_stiffness
     assert examine(wrong).hydrogen_stiffness == pytest.approx(factor * stiffness, rel=1e-9)
     with pytest.raises(DataError, match=r"(?s)set\.h5.*stiffness.*energy_unit"):
@@ -130,11 +131,11 @@ def test_wrong_sign_is_caught_in_a_sample(collect: Callable[..., Structures]) ->
 
 
 def test_isolated_atoms_and_periodic_structures_are_left_alone() -> None:
-    found = Collector("set.h5", 1.0, 1.0, 1.0)
-    found.add("H", np.array([1]), np.zeros((3, 1, 3)), np.zeros(3), np.zeros((3, 1, 3)))
+    found = Collector("set.h5")
+    found.add("H", np.array([1]), np.zeros((3, 1, 3)), {"energy": np.zeros(3), "forces": np.zeros((3, 1, 3))})
     dense = np.array([[[0.0, 0.0, 0.0], [0.3, 0.0, 0.0]]])
     cell, pbc = np.eye(3)[None], np.ones((1, 3), np.bool_)
-    found.add("H2", np.array([1, 1]), dense, np.zeros(1), np.zeros((1, 2, 3)), cell, pbc)
+    found.add("H2", np.array([1, 1]), dense, {"energy": np.zeros(1), "forces": np.zeros((1, 2, 3))}, cell, pbc)
     report = check_labels(found.finish("all"))
     assert report.n_bonds == report.n_neighbours == 0
 
@@ -145,8 +146,7 @@ def total(structures: Structures, factor: float) -> Structures:
     elements = np.unique(structures.numbers).tolist()
     compositions[:, elements] = structures.composition(elements)
     energy = 1.005 * named_sums(GSAE, compositions)[0] + 0.001 * structures.energy
-    none = np.zeros(len(structures), np.bool_)
-    return replace(structures, energy=factor * energy, forces=np.full_like(structures.forces, np.nan), has_forces=none)
+    return structures.with_labels(energy=factor * energy, forces=np.full_like(structures.forces, np.nan))
 
 
 @pytest.mark.parametrize("factor", [HARTREE, 1 / HARTREE, 23.06, 1 / 23.06, 96.485, 1e-3])
@@ -167,18 +167,20 @@ def test_zeros_instead_of_missing_forces(collect: Callable[..., Structures]) -> 
     forces = structures.forces.copy()
     forces[: len(forces) * 2 // 3] = 0.0
     with pytest.raises(DataError, match=r"(?s)set\.h5.*exactly zero in .* of 60 structures.*missing forces"):
-        check_labels(replace(structures, forces=forces))
+        check_labels(structures.with_labels(forces=forces))
     forces[:] = structures.forces
     forces[:10] = 0.0
-    assert check_labels(replace(structures, forces=forces)).n_zero_forces == 1
+    assert check_labels(structures.with_labels(forces=forces)).n_zero_forces == 1
 
 
 def test_each_level_of_theory_is_asked_by_itself(collect: Callable[..., Structures]) -> None:
     right, wrong = collect(), collect(force_factor=-1.0)
-    named = [replace(s, level_names=(name,)) for s, name in ((right, "dz"), (wrong, "tz"))]
+    named = [replace(s, theory_names=(name,)) for s, name in ((right, "dz"), (wrong, "tz"))]
     with pytest.raises(DataError, match=r"level tz: .*opposite sign"):
         check_labels(concatenate(named, "set.h5"))
-    check_labels(concatenate([right, replace(right, level_names=("tz",), energy=right.energy + 50.0)], "set.h5"))
+    check_labels(
+        concatenate([right, replace(right.with_labels(energy=right.energy + 50.0), theory_names=("tz",))], "set.h5")
+    )
 
 
 def test_groups_vote(collect: Callable[..., Structures]) -> None:

@@ -13,21 +13,21 @@ from scipy.spatial.transform import Rotation
 from hiphop_train.data.checks import descriptors as figures
 from hiphop_train.data.checks.atom_energies import fit_atoms
 from hiphop_train.data.checks.descriptors import geometry, pull
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.collector import Collector
+from hiphop_train.data.structures import Structures
 
 MakeAtoms = Callable[..., Atoms]
 
 
 def collected(molecules: list[Atoms], forces: list[np.ndarray] | None = None) -> Structures:
-    found = Collector("set", 1.0, 1.0, 1.0)
+    found = Collector("set")
     for k, atoms in enumerate(molecules):
         periodic = bool(atoms.pbc.any())
         found.add(
             str(atoms.symbols),
             atoms.numbers.astype(np.int64),
             atoms.positions[None],
-            np.zeros(1),
-            None if forces is None else forces[k][None],
+            {"energy": np.zeros(1), "forces": None if forces is None else forces[k][None]},
             atoms.cell.array[None] if periodic else None,
             atoms.pbc[None] if periodic else None,
         )
@@ -97,7 +97,7 @@ def test_near_names(make_molecule: MakeAtoms, n_atoms: int) -> None:
 
 def test_levels_do_not_make_duplicates(make_molecule: MakeAtoms) -> None:
     structures = collected([make_molecule(5, 1)] * 2)
-    names = geometry(replace(structures, level=np.array([0, 1]), level_names=("dz", "tz")))
+    names = geometry(replace(structures, theory=np.array([0, 1]), theory_names=("dz", "tz")))
     assert names.exact[0] != names.exact[1]
     assert (names.near[0] != names.near[1]).all()
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from hiphop_train import checkpoint
 from hiphop_train.build import make_potential
 from hiphop_train.errors import CheckpointError
 from hiphop_train.export import torchscript
@@ -134,6 +135,29 @@ def test_golden_agree(exported):
     report = verify(path)
     assert report.agrees
     assert report.relative <= TOLERANCE[dtype]
+
+
+def test_stress_is_in_the_file(exported):
+    """Of crystals, in float64 like all outputs; where there is no volume it is zero."""
+    potential, path, _ = exported
+    model = load(path)
+    for name, (_, _, cell, pbc) in STRUCTURES.items():
+        with torch.jit.optimized_execution(False):
+            outputs = model.energy_forces(*tensors(potential, STRUCTURES[name]))
+        volume = abs(np.linalg.det(cell)) if all(pbc) else np.inf
+        assert outputs["stress"].dtype == torch.float64
+        np.testing.assert_allclose(outputs["stress"], -outputs["virial"] / volume, rtol=1e-5)
+
+
+def test_file_of_an_older_version_is_read():
+    """One that d8c3435 wrote of tests/checkpoints/version2.ckpt, before there was a stress in it."""
+    file = Path(__file__).with_name("format1.pt")
+    assert verify(file).agrees
+    potential = checkpoint.load(str(file.parents[1] / "checkpoints" / "version2.ckpt")).potential
+    with torch.jit.optimized_execution(False):
+        outputs = load(file).energy_forces(*tensors(potential, STRUCTURES["periodic"]))
+    assert "stress" not in outputs
+    assert_equal(outputs, python_outputs(potential, STRUCTURES["periodic"], torch.float64), 1e-10)
 
 
 def test_group_norm_is_exported(tmp_path):

@@ -1,4 +1,4 @@
-/* HIP-NN's convolution, and its derivatives; see accelerate/convolution.py. Sizes: N_SENSITIVITIES, N_COMPONENTS of the
+/* HIP-NN's convolution, and its derivatives; see accelerate/compiled_convolution.py. Sizes: N_SENSITIVITIES, N_COMPONENTS of the
    tensors, WIDTH: most features at a time. */
 
 #include "common.h"
@@ -7,6 +7,9 @@ enum { SOME = 8 };  /* pairs at a time */
 #define EACH_LANES(f) for (int64_t f = 0; f < n; f += N_LANES)
 #define EACH_PAIR(q) _Pragma("GCC unroll 8") for (int q = 0; q < SOME; q++)
 
+#if BYTES == 16 && !IS_SINGLE
+static inline real total(lanes values) { return values[0] + values[1]; }
+#else
 typedef real half __attribute__((vector_size(BYTES / 2)));
 typedef real quarter __attribute__((vector_size(BYTES / 4)));
 static inline real total(lanes values)
@@ -21,6 +24,7 @@ static inline real total(lanes values)
     for (int k = 0; k < N_LANES / 4; k++) found += few[k];
     return found;
 }
+#endif
 
 /* Pairs that follow, up to SOME of them; where there are none any more, row 0 of what is zero times anything. */
 static inline void rows(const real **found, const real *table, int64_t first, int64_t left, int64_t width)

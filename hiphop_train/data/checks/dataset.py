@@ -42,7 +42,7 @@ def judge_all(survey: Survey, source: Source, elements: list[str] | None, theory
     for level, name in enumerate(survey.level_names):
         chosen = table.level == level
         sample = survey.sample
-        part = sample.take(np.flatnonzero(sample.level == sample.level_names.index(name))) if several else sample
+        part = sample.take(np.flatnonzero(sample.theory == sample.theory_names.index(name))) if several else sample
         of_level = judge(examine(part)) if len(part) else []
         of_level += [_energies(survey, chosen), _atoms(survey, chosen, theory), _forces(survey, chosen)]
         found += [replace(finding, name=f"{finding.name}, {name}") for finding in of_level] if several else of_level

@@ -52,7 +52,7 @@ def geometry(structures: Structures) -> Geometry:
     sizes = structures.sizes
     periodic = structures.pbc.any(axis=1)
     sequence = _sums(_mixed(structures.numbers, _within(structures)), structures.offsets)
-    sequence ^= structures.level.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    sequence ^= structures.theory.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     for size in np.unique(sizes[~periodic]).tolist():
         if size == 1:
             continue
@@ -69,7 +69,7 @@ def geometry(structures: Structures) -> Geometry:
     for k in np.flatnonzero(periodic):
         contact[k], nearest[k] = _closest_periodic(structures, int(k))
     exact = _sums(_mixed(structures.numbers, structures.positions), structures.offsets)
-    exact += structures.level.astype(np.uint64)
+    exact += structures.theory.astype(np.uint64)
     alone = (near == 0).all(axis=1)  # single atoms and periodic structures: told apart by their exact names
     near[alone] = exact[alone, None]
     return Geometry(contact, nearest, exact, near, order)

@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hiphop_train.data.formats.base import hdf5_errors, open_hdf5
+from hiphop_train.data.formats.hdf5 import hdf5_errors, open_hdf5
 
 LOOKED_INTO = 300
 """Groups whose values are read, spread evenly over the file."""

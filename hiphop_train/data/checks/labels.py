@@ -75,12 +75,12 @@ def check_labels(structures: Structures, sample: int = 2000, seed: int = 0) -> L
     report : of the first level of theory
     """
     chosen = _sample(structures, sample, seed)
-    levels = np.unique(chosen.level)
-    reports = [examine(chosen.take(np.flatnonzero(chosen.level == level))) for level in levels]
+    levels = np.unique(chosen.theory)
+    reports = [examine(chosen.take(np.flatnonzero(chosen.theory == level))) for level in levels]
     for level, report in zip(levels, reports, strict=True):
         for finding in judge(report):
             if finding.status == "contradiction":
-                name = f", level {structures.level_names[level]}" if len(levels) > 1 else ""
+                name = f", level {structures.theory_names[level]}" if len(levels) > 1 else ""
                 raise DataError(f"{structures.source}{name}: {finding.text}. Fix: {ADVICE}")
     return reports[0]
 

@@ -191,7 +191,7 @@ def survey(source: Source, advance: Callable[[int], None], seed: int = 0) -> Sur
     levels: dict[str, int] = {}
     sample = _Sample(seed)
     for piece in source.pieces():
-        level = np.array([levels.setdefault(name, len(levels)) for name in piece.level_names])[piece.level]
+        level = np.array([levels.setdefault(name, len(levels)) for name in piece.theory_names])[piece.theory]
         seen, pulled = geometry(piece), pull(piece)
         row = {
             "energy": np.array(piece.energy, np.float64),
@@ -248,7 +248,7 @@ class _Sample:
 
     def add(self, piece: Structures) -> None:
         """Look at the runs of a piece."""
-        change = (np.diff(piece.group) != 0) | (np.diff(piece.level) != 0) | (np.diff(piece.subset) != 0)
+        change = (np.diff(piece.group) != 0) | (np.diff(piece.theory) != 0) | (np.diff(piece.subset) != 0)
         starts = np.concatenate([[0], np.flatnonzero(change) + 1, [len(piece)]])
         cuts = np.concatenate([np.arange(a, b, RUN) for a, b in pairwise(starts)] + [[len(piece)]])
         keys = self.rng.random(len(cuts) - 1)

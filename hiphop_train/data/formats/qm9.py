@@ -15,9 +15,10 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from hiphop_train.data.formats.base import Block, Reader, locate
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
-from hiphop_train.units import ENERGY, LENGTH, EnergyUnit, LengthUnit
+from hiphop_train.units import EnergyUnit, LengthUnit
 
 Property = Literal["homo", "lumo", "gap", "zpve", "U0", "U", "H", "G"]
 
@@ -41,7 +42,7 @@ COLUMNS = (
 """Meaning of the numbers in the second line, after the name."""
 
 PIECE = 10_000
-"""Molecules that are read at once."""
+"""Molecules that are read together."""
 LONGEST = 1_000_000
 """Bytes of a molecule's file; the real ones have a few thousand."""
 
@@ -70,8 +71,7 @@ class QM9Reader(Reader):
     ) -> None:
         self.path = path
         self.property = property
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
+        self.factors = declared(energy_unit, length_unit)
         self.exclude = exclude
         self.download = download
 
@@ -86,7 +86,7 @@ class QM9Reader(Reader):
         return files
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the molecules, as many at once as fit."""
+        """Go through the molecules."""
         left_out = self._excluded()
         files = self.files()
         texts = ((file, file.name, _content(file)) for file in files)
@@ -112,7 +112,7 @@ class QM9Reader(Reader):
 
     def _read(self, piece: list[tuple[Path, str, bytes]], left_out: set[int], first: int) -> Structures | None:
         source = piece[0][0]
-        found = Collector(str(source), self.energy_factor, self.length_factor, 1.0, may_miss=False, first=first)
+        found = Collector(str(source), self.factors, may_miss=False, first=first)
         for k, (file, name, content) in enumerate(piece):
             where = f"{file}, {name}" if file.name != name else str(file)
             found.source = where
@@ -123,8 +123,7 @@ class QM9Reader(Reader):
                 f"gdb {number}",
                 np.array([atomic_numbers[symbol] for symbol in symbols]),
                 np.array([positions]),
-                np.array([values[COLUMNS.index(self.property)]]),
-                None,
+                {"energy": np.array([values[COLUMNS.index(self.property)]])},
                 conformation=np.array([first + k]),
             )
         found.source = str(source)
@@ -148,7 +147,7 @@ def _archived(file: Path) -> Iterator[tuple[Path, str, bytes]]:
                     if not (name.startswith("dsgdb9nsd_") and name.endswith(".xyz")):
                         continue
                     if not member.isfile() or member.size > LONGEST:
-                        raise DataError(f"{file}, {name}: is no file of a molecule ({member.size} bytes)")
+                        raise DataError(f"{file}, {name}: is not the file of a molecule ({member.size} bytes)")
                     content = archive.extractfile(member)
                     yield file, name, content.read() if content is not None else b""
             while stream.read(1_000_000):  # to the end, where the checksum is
@@ -174,7 +173,7 @@ def _molecule(content: bytes, where: str) -> tuple[int, list[float], list[str], 
         positions = [[_number(value) for value in atom[1:4]] for atom in atoms]
         return int(number), [_number(value) for value in values], [atom[0] for atom in atoms], positions
     except (ValueError, IndexError) as error:
-        raise DataError(f"{where} is no molecule of QM9: {error}") from error
+        raise DataError(f"{where} is not a molecule of QM9: {error}") from error
 
 
 def _number(text: str) -> float:

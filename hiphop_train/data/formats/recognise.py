@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hiphop_train.data.formats.base import open_hdf5
+from hiphop_train.data.formats.hdf5 import open_hdf5
 from hiphop_train.data.store.packed_set import is_packed
 from hiphop_train.errors import DataError
 

@@ -2,10 +2,16 @@
 
 import hashlib
 import zlib
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hiphop_train.data.structures import Structures
+from hiphop_train.targets import TARGETS
+
+TYPES = {"sizes": "<i4", "numbers": "u1", "positions": "<f4", "forces": "<f4"}
+"""Types in which arrays count, where not <f8."""
 
 
 class Fingerprint:
@@ -17,15 +23,18 @@ class Fingerprint:
 
     def update(self, structures: Structures) -> None:
         """Add the structures that come next."""
-        for name, dtype in (
-            ("sizes", "<i4"),
-            ("numbers", "u1"),
-            ("positions", "<f4"),
-            ("energy", "<f8"),
-            ("forces", "<f4"),
-        ):
-            array = np.ascontiguousarray(getattr(structures, name), dtype)
-            self.state[name] = zlib.crc32(array.data if array.size else b"", self.state.get(name, 0))
+        for name in ("sizes", "numbers", "positions", "energy", "forces"):
+            self._add(name, getattr(structures, name))
+        for key in structures.labels.keys() - {"energy", "forces"}:
+            known = structures.has(key)  # not the others, so that pieces without the label count like those with NaN
+            if TARGETS[key].per == "atom":
+                known = np.repeat(known, structures.sizes)
+            if known.any():
+                self._add(key, structures.labels[key][known])
+
+    def _add(self, name: str, values: NDArray[Any]) -> None:
+        array = np.ascontiguousarray(values, TYPES.get(name, "<f8"))
+        self.state[name] = zlib.crc32(array.data if array.size else b"", self.state.get(name, 0))
 
     def hexdigest(self) -> str:
         """Return 16 characters."""

@@ -1,7 +1,8 @@
 """Packed data sets: flat arrays in files that are mapped into memory.
 
 A packed set is a folder of one file per array, little-endian and without headers, and meta.json with their types,
-lengths and checksums, the names of groups, subsets and levels, and what it was made of. `data.packing` makes them.
+lengths and checksums, the names of groups, subsets and levels of theory, and what it was made of. `data.store.pack`
+makes them.
 """
 
 import json
@@ -15,24 +16,31 @@ import numpy as np
 
 from hiphop_train.data.structures import PER_ATOM, Structures
 from hiphop_train.errors import DataError
+from hiphop_train.targets import TARGETS
 
-VERSION = 1
-UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "force_sign": "force"}
-TYPES = {
+VERSION = 2
+READABLE = (1, 2)
+"""Version 1 knew energy and forces only, and kept in ``has_forces.bin`` what NaN says, too."""
+UNITS = {"length": "angstrom"} | {target.key: target.unit for target in TARGETS.values()}
+REQUIRED = {
     "offsets": "<i8",
     "numbers": "|u1",
     "positions": "<f4",  # <f8 where the source holds more
     "forces": "<f4",
     "energy": "<f8",
-    "has_forces": "|b1",
     "group": "<i4",
     "subset": "<i2",
-    "level": "<i2",
+    "level": "<i2",  # of theory
     "conformation": "<i8",
     "geometry": "<u8",
 }
-PERIODIC = {"cell": "<f8", "pbc": "|b1"}
-"""Arrays that are there only where a structure is periodic."""
+OPTIONAL = {"cell": "<f8", "pbc": "|b1"} | {
+    target.key: "<f4" if target.per == "atom" else "<f8" for target in TARGETS.values() if target.key not in REQUIRED
+}
+"""Arrays that are stored only where a structure is periodic, or has the label."""
+TYPES = REQUIRED | OPTIONAL
+ENTRIES = {"positions": (3,), "cell": (3, 3), "pbc": (3,)}
+"""Shapes of the entries of arrays that are neither numbers nor labels."""
 
 Advance = Callable[[int], None]
 
@@ -70,15 +78,15 @@ def piece_starts(entries: list[dict[str, Any]]) -> list[tuple[dict[str, Any], in
 
 def array_shape(name: str, n_structures: int, n_atoms: int) -> tuple[int, ...]:
     """Shape of an array."""
-    if name in PER_ATOM:
-        return (n_atoms,) if name == "numbers" else (n_atoms, 3)
+    if name in TARGETS:
+        return TARGETS[name].array_shape(n_structures, n_atoms)
     if name == "offsets":
         return (n_structures + 1,)
-    return (n_structures, *{"cell": (3, 3), "pbc": (3,)}.get(name, ()))
+    return (n_atoms if name in PER_ATOM else n_structures, *ENTRIES.get(name, ()))
 
 
 def byte_range(name: str, dtype: str, entry: dict[str, Any], n_structures: int, n_atoms: int) -> tuple[int, int]:
-    """First byte of a piece in its file, and the one behind it; offsets begin with the zero of no piece."""
+    """First byte of a piece in its file, and the one after it; offsets begin with a zero of their own."""
     size = np.dtype(dtype).itemsize
     if name == "offsets":
         start = (n_structures + 1) * size
@@ -108,11 +116,14 @@ def open_packed(folder: Path) -> Packed:
     if "cell" not in arrays:
         arrays["cell"] = np.broadcast_to(np.zeros((3, 3)), (n_structures, 3, 3))
         arrays["pbc"] = np.broadcast_to(np.zeros(3, np.bool_), (n_structures, 3))
+    arrays.pop("has_forces", None)
     structures = Structures(
         source=", ".join(file for file, *_ in meta["made_of"]["files"][:3]),
         group_names=tuple(meta["group_names"]),
         subset_names=tuple(meta["subset_names"]),
-        level_names=tuple(meta["level_names"]),
+        theory=arrays.pop("level"),
+        theory_names=tuple(meta["level_names"]),
+        labels={key: arrays.pop(key) for key in TARGETS if key in arrays},
         **arrays,
     )
     if structures.offsets[0] != 0 or structures.offsets[-1] != n_atoms:
@@ -156,9 +167,10 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             raise ValueError("its checksum is wrong")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, f"meta.json cannot be read ({error})") from error
-    if meta["version"] != VERSION:
+    if meta["version"] not in READABLE:
+        readable = " and ".join(map(str, READABLE))
         raise DataError(
-            f"{folder} has version {meta['version']}, this code reads {VERSION}; remove it to pack it again"
+            f"{folder} has version {meta['version']}, but this code reads {readable}; remove it to pack it again"
         )
     return meta
 
