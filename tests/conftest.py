@@ -173,12 +173,11 @@ def graph_of() -> GraphOf:
 @pytest.fixture(scope="session")
 def potential_of() -> PotentialOf:
     """Build a small potential from a model's configuration, its numbers away from their defaults."""
-    from omegaconf import OmegaConf  # imported here because Lightning, behind the next one, takes seconds
-
-    from hiphop_train.build import make_potential
+    from hiphop_train.build import make_potential  # imported here because Lightning, behind it, takes seconds
+    from hiphop_train.config import model_section
 
     def make(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **changes: object) -> Potential:
-        section = OmegaConf.load(ROOT / "conf" / "model" / f"{name}.yaml")
+        section = model_section(name)
         for key, value in {**SMALL, **changes}.items():
             for part in (section, section.readout):
                 if key in part:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from hiphop_train import checkpoint
 from hiphop_train.build import make_potential
+from hiphop_train.config import model_section
 from hiphop_train.errors import CheckpointError
 from hiphop_train.export import torchscript
 from hiphop_train.export.torchscript import ExportedPotential, export, load, verify
@@ -62,7 +63,7 @@ print(json.dumps({"worst": worst, "n_golden": len(model.golden), "cutoff": model
 
 
 def small_potential(model: Path, dtype: torch.dtype, n_levels: int = 1) -> Potential:
-    section = OmegaConf.load(model)
+    section = model_section(model.stem)
     for key in SMALL.keys() & section.keys():
         section[key] = SMALL[key]
     torch.manual_seed(5)
@@ -162,7 +163,7 @@ def test_file_of_an_older_version_is_read():
 
 def test_group_norm_is_exported(tmp_path):
     """The published setting, which conf/model/hiphop.yaml leaves off."""
-    section = OmegaConf.merge(OmegaConf.load(MODEL_OF["hiphop"]), SMALL, {"group_norm": True})
+    section = OmegaConf.merge(model_section("hiphop"), SMALL, {"group_norm": True})
     torch.manual_seed(5)
     potential = make_potential(section, torch.float64)
     export(potential, tmp_path / "model.pt", METADATA)
@@ -242,7 +243,7 @@ def test_runs_without_the_package(model_file):
     )
     said = json.loads(done.stdout)
     assert said["n_golden"] == 4
-    assert said["cutoff"] == OmegaConf.load(MODEL_OF["hipnn"]).cutoff
+    assert said["cutoff"] == model_section("hipnn").cutoff
     assert said["loaded"] == []
     assert said["worst"] < 1e-4
 
