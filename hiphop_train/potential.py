@@ -1,7 +1,7 @@
 """The potential: E0 + terms, and by differentiation forces and virial. Physics is written here, once."""
 
 from abc import ABC, abstractmethod
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 import numpy as np
 import torch
@@ -22,11 +22,13 @@ class Term(nn.Module, ABC):
     Parameters
     ----------
     is_hierarchical : whether its energies are levels that should decrease, E0 being the first
+    targets : which targets there are among the further outputs
     """
 
-    def __init__(self, is_hierarchical: bool = False) -> None:
+    def __init__(self, is_hierarchical: bool = False, targets: Tuple[str, ...] = ()) -> None:
         super().__init__()
         self.is_hierarchical = is_hierarchical
+        self.targets = targets
 
     @abstractmethod
     def forward(self, graph: Graph) -> Dict[str, Tensor]:
@@ -54,7 +56,7 @@ class Network(Term):
     scale: Tensor
 
     def __init__(self, representation: Representation, readout: Readout) -> None:
-        super().__init__(readout.is_hierarchical)
+        super().__init__(readout.is_hierarchical, readout.targets)
         self.representation = representation
         self.readout = readout
         functions = representation.standardised_functions
@@ -117,6 +119,10 @@ class Potential(nn.Module):
     cutoff : Angstrom
     n_theories : levels of theory, rows of E0; each system says which one is its own
 
+    Attributes
+    ----------
+    targets : keys of the targets among the outputs, see `hiphop_train.targets`
+
     Notes
     -----
     E0 and all returned energies are float64: at 1000 Hartree, float32 is 2 meV coarse.
@@ -130,6 +136,7 @@ class Potential(nn.Module):
         self.elements = elements
         self.cutoff = cutoff
         self.is_hierarchical = bool(terms[0].is_hierarchical)
+        self.targets = ["energy", "forces", "stress"] + [key for term in terms for key in term.targets]
         self.register_buffer("e0", torch.zeros(n_theories, len(elements), dtype=torch.float64))
 
     def set_statistics(self, e0: NDArray[np.float64], scale: float) -> None:
@@ -153,7 +160,8 @@ class Potential(nn.Module):
             ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) in eV,
             float64; ``hierarchicality`` (n_systems,), the mean over atoms, 0 without hierarchical levels; when asked
             for, ``forces`` (n_atoms, 3) in eV/Angstrom and ``virial`` (n_systems, 3, 3) in eV, the negative derivative
-            with respect to a strain, with ``stress`` (n_systems, 3, 3) in eV/Angstrom^3, see `stress`
+            with respect to a strain, with ``stress`` (n_systems, 3, 3) in eV/Angstrom^3, see `stress`; and what a
+            readout adds
         """
         derivatives = forces or virial
         vectors = graph.pair_vectors

@@ -9,10 +9,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hiphop_train.units import DEBYE, GPA, KCAL_PER_MOL
 
-Per = Literal["structure", "atom", "cell"]
-"""What has one entry each: every structure, every atom, or every structure that is periodic in three directions."""
+Per = Literal["structure", "atom", "cell", "molecule"]
+"""What has one entry: every structure, every atom, every structure that is periodic in all three directions, or every
+structure that is periodic in none."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,13 @@ class Target:
     is_symmetric: bool = False
     decimals: int = 2
 
+    def is_defined(self, pbc: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return for which structures the target is defined (n,), given their periodic directions (n, 3)."""
+        n_periodic = pbc.sum(axis=1)
+        required = {"cell": n_periodic == 3, "molecule": n_periodic == 0}
+        defined: NDArray[np.bool_] = required.get(self.per, n_periodic >= 0)
+        return defined
+
     def array_shape(self, n_structures: int, n_atoms: int) -> tuple[int, ...]:
         """Shape of the array that holds an entry for all of so many structures with so many atoms."""
         return (n_atoms if self.per == "atom" else n_structures, *self.shape)
@@ -70,7 +81,7 @@ TARGETS: dict[str, Target] = {
         Target("energy", "structure", (), "eV", "kcal/mol", KCAL_PER_MOL, True, 0, False),
         Target("forces", "atom", (3,), "eV/angstrom", "kcal/mol/angstrom", KCAL_PER_MOL, False, 1, True),
         Target("stress", "cell", (3, 3), "eV/angstrom^3", "GPa", GPA, False, 2, False, True, 3),
-        Target("dipole", "structure", (3,), "e*angstrom", "debye", DEBYE, True, 1, True, decimals=3),
+        Target("dipole", "molecule", (3,), "e*angstrom", "debye", DEBYE, True, 1, True, decimals=3),
     )
 }
 """All targets by key, in the order of tables. Stress is ASE's: the derivative of the energy with respect to a symmetric

@@ -6,8 +6,9 @@ import pytest
 
 from hiphop_train import config as configuration
 from hiphop_train.commands.run_directory import run_name
-from hiphop_train.config import config_directory, load_config, model_section
+from hiphop_train.config import config_directory, load_config
 from hiphop_train.errors import ConfigError
+from tests.conftest import model_section
 
 CONF = config_directory()
 
@@ -138,7 +139,6 @@ def test_model_section_is_composed() -> None:
     """A file may build on another one."""
     flexible, published = model_section("hiphop_flexible"), model_section("hiphop")
     assert flexible == {**published, "invariants": "flexible"}
-    assert flexible == load_config("train", ["model=hiphop_flexible"]).model
 
 
 @pytest.mark.parametrize("name", ["hipnn", "hipnn_ts", "hiphop"])

@@ -139,7 +139,7 @@ class OurPotential(Program):
             self.loader: BatchLoader = BatchLoader(dataset, sampler)
         else:
             module = build.make_data(given["data"], self.model, self.dtype, given["seed"])
-            module.use_levels(["the model's"])
+            module.use_theories(["the model's"])
             module.prepare = self.acceleration.prepare
             structures = module.structures
             self.loader = module.train_dataloader()

@@ -139,7 +139,7 @@ def batch_of(settings: Mapping[str, Any], ours: Ours) -> Structures:
         return made
     assert ours.potential is not None
     module = build.make_data(settings["data"], ours.potential, build.DTYPES[ours.dtype], settings["seed"])
-    module.use_levels(["the model's"])
+    module.use_theories(["the model's"])
     check_elements(module.structures, ours.elements)
     batch = next(iter(module.train_dataloader()))
     return module.structures.take(batch.sample.numpy())

@@ -33,7 +33,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     section = trained_on.data if own else config.data
     data = build.make_data(section, loaded.potential, dtype, trained_on.get("seed", 0))
     data.progress = progress
-    data.use_levels(loaded.record["levels"])
+    data.use_theories(loaded.record["levels"])
     if own and data.fingerprint() != loaded.record["data_fingerprint"]:
         raise CheckpointError(
             f"the data at {data.structures.source} are not those that {loaded.file} was trained on, so its test split "

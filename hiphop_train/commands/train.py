@@ -15,6 +15,7 @@ from hiphop_train.accelerate.precision import matmul_precision
 from hiphop_train.commands import run_directory
 from hiphop_train.commands.finish import finish
 from hiphop_train.commands.progress import progress
+from hiphop_train.commands.targets import check_targets
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
@@ -55,6 +56,8 @@ def train(config: DictConfig) -> TrainResult:
     potential = build.make_potential(config.model, dtype)
     data = build.make_data(config.data, potential, dtype, config.seed)
     data.progress = progress
+    loss = build.make_part(config.loss, "loss")
+    check_targets(loss, potential, data, config.data)
     statistics = data.statistics() if config.init_weights is None else None
     run_directory.check_continuity(run, config, data.fingerprint())
     if statistics is not None:
@@ -64,14 +67,14 @@ def train(config: DictConfig) -> TrainResult:
     else:
         given = checkpoint.load(config.init_weights)
         levels = given.record["levels"]
-        data.use_levels(levels)
+        data.use_theories(levels)
         potential.set_statistics(given.potential.e0.numpy(), 1.0)
         potential.load_state_dict(given.potential.state_dict())
     fitted = {"init_weights": config.init_weights} if statistics is None else statistics.plain()
     record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), fitted, levels)
     module = PotentialModule(
         potential,
-        build.make_part(config.loss, "loss"),
+        loss,
         build.make_part(config.optimizer, "optimizer", params=list(potential.parameters())),
         build.make_part(config.scheduler, "scheduler"),
         record,
@@ -139,6 +142,8 @@ def _introduce(
     print(f"data       {structures.source}: {parts} structures")
     if n_forces < len(structures):
         print(f"           forces of {n_forces:,} of {len(structures):,}; the others train on energies alone")
+    for key in structures.labels.keys() - {"energy", "forces"}:
+        print(f"           {key} of {int(structures.has(key).sum()):,} of {len(structures):,}")
     mixed = ", bf16-mixed" if config.trainer.get("precision") == "bf16-mixed" else ""
     print(f"model      {config.model['_target_'].split('.')[-1]}, {n_parameters:,} parameters, {config.dtype}{mixed}")
     for name, energies in zip(structures.theory_names, potential.e0.tolist(), strict=True):

@@ -50,7 +50,7 @@ def molecule_hashes(structures: Structures, advance: Callable[[int], None] = lam
     """
     size = max(1, int(BLOCK_ATOMS * len(structures) / max(1, len(structures.numbers))))
     found = []
-    for block in structures.pieces(size):
+    for block in structures.blocks(size):
         found.append(_hashes(block))
         advance(len(block))
     return np.concatenate(found) if found else np.zeros(0, np.uint64)

@@ -1,7 +1,7 @@
 """Structures with labels in flat arrays: what readers return, and what batches are cut from.
 
 The arrays may be parts of files that are mapped into memory (`data.store`): what looks at all structures goes through
-them in blocks (`Structures.pieces`).
+them in blocks (`Structures.blocks`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -120,7 +120,7 @@ class Structures:
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         return self._select(index, self.atoms_of(index), offsets)
 
-    def pieces(self, size: int = 50_000) -> Iterator["Structures"]:
+    def blocks(self, size: int = 50_000) -> Iterator["Structures"]:
         """Go through all structures in order, in blocks of a given size; the arrays are views."""
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))

@@ -10,32 +10,32 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hiphop_train.data.checks.atom_energies import fit_atoms
-from hiphop_train.data.checks.scan import Survey
+from hiphop_train.data.checks.scan import Scan
 from hiphop_train.evaluation.style import COLOURS, INK, save, tidy
 
 
-def distributions(path: Path, survey: Survey, title: str) -> None:
+def distributions(path: Path, scan: Scan, title: str) -> None:
     """Draw histograms of sizes, elements, energies after E0, largest forces and nearest distances.
 
     Parameters
     ----------
     path : PNG file
-    survey : of the data set
+    scan : of the data set
     title : above the picture
     """
     figure = Figure(figsize=(13, 7.4), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
-    table = survey.table
-    once = survey.geometries
+    table = scan.table
+    once = scan.geometries
     _sizes(axes[0], table.size[once])
-    _elements(axes[1], survey)
+    _elements(axes[1], scan)
     energies, largest = {}, {}
-    for level, name in enumerate(survey.level_names):
-        known = (table.level == level) & np.isfinite(table.energy)
+    for number, name in enumerate(scan.theory_names):
+        known = (table.theory == number) & np.isfinite(table.energy)
         if known.any():
-            fit = fit_atoms(table.energy[known], table.composition[known], survey.compositions)
+            fit = fit_atoms(table.energy[known], table.composition[known], scan.compositions)
             energies[name] = fit.residual
-        forces = table.largest[(table.level == level) & np.isfinite(table.largest)]
+        forces = scan.largest["forces"][(table.theory == number) & scan.has("forces")]
         if len(forces):
             largest[name] = forces.astype(np.float64)
     _histogram(axes[2], energies, "energy less fitted E0, eV per atom", "no energies")
@@ -59,9 +59,9 @@ def _sizes(axis: Axes, sizes: NDArray[np.int32]) -> None:
     tidy(axis)
 
 
-def _elements(axis: Axes, survey: Survey) -> None:
-    atoms = survey.atom_counts(survey.geometries)
-    numbers = survey.elements
+def _elements(axis: Axes, scan: Scan) -> None:
+    atoms = scan.atom_counts(scan.geometries)
+    numbers = scan.elements
     bars = axis.bar([chemical_symbols[number] for number in numbers], atoms[numbers], color=COLOURS[0])
     axis.bar_label(bars, [_short(int(atoms[number])) for number in numbers], fontsize=8, color=INK)
     axis.set(ylabel="atoms", yscale="log", ylim=(0.5, 4 * atoms.max()))

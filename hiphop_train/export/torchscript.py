@@ -67,7 +67,8 @@ class ExportedPotential(nn.Module):
     dtype : str, floating-point type of the network; positions are taken and energies and forces returned in float64
     energy_unit, length_unit, forces_unit : str
     metadata : str, JSON
-    golden : list of dict with species, positions, cell, pbc and the outputs energy, forces, virial of `energy_forces`
+    golden : list of dict with species, positions, cell, pbc and the outputs of `energy_forces`: energy, forces, virial,
+        and further targets that the readout has
     """
 
     e0: Tensor
@@ -217,7 +218,8 @@ class ExportedPotential(nn.Module):
         species, positions, cell, pbc = structure
         outputs = self.energy_forces(species, positions, cell, pbc)
         given = {"species": species, "positions": positions, "cell": cell, "pbc": pbc}
-        return given | {key: outputs[key] for key in ("energy", "forces", "virial")}
+        further = [key for key in self.potential.targets if key not in ("energy", "forces", "stress")]
+        return given | {key: outputs[key] for key in ["energy", "forces", "virial"] + further}  # virial implies stress
 
 
 def golden_structures(atomic_numbers: List[int]) -> List[TypedStructure]:
@@ -264,8 +266,8 @@ class GoldenReport(NamedTuple):
     virial: float
     """eV per atom, of a component."""
     relative: float
-    """The largest of the three, each divided by the structure's largest value of its kind, or by 1 of the units above
-    where that is larger; energies are compared with their part beyond E0."""
+    """The largest of the three and those of further targets, each divided by the structure's largest value of its kind,
+    or by 1 of its unit where that is larger; energies are compared with their part beyond E0."""
     tolerance: float
     """What `relative` may be."""
 
@@ -373,8 +375,10 @@ def verify(path: Path, device: str = "cpu") -> GoldenReport:
             ((outputs["forces"] - answer["forces"]).abs().max(), answer["forces"].abs().max()),
             ((outputs["virial"] - answer["virial"]).abs().max() / n_atoms, answer["virial"].abs().max() / n_atoms),
         ]
+        for key in answer.keys() & TARGETS.keys() - {"energy", "forces"}:
+            pairs.append(((outputs[key] - answer[key]).abs().max(), answer[key].abs().max()))
         relative = torch.stack([deviation / size.clamp(min=1.0) for deviation, size in pairs]).max()
-        deviations.append(torch.stack([deviation for deviation, _ in pairs] + [relative]))
+        deviations.append(torch.stack([deviation for deviation, _ in pairs[:3]] + [relative]))
     energy, forces, virial, relative_deviation = torch.stack(deviations).max(0).values.tolist()
     return GoldenReport(energy, forces, virial, relative_deviation, TOLERANCE[module.dtype])
 

@@ -1,7 +1,7 @@
 """What every readout declares."""
 
 from abc import ABC, abstractmethod
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 from torch import Tensor, nn
 
@@ -15,11 +15,13 @@ class Readout(nn.Module, ABC):
     ----------
     is_hierarchical : whether the energies are levels that should decrease, E0 being the first; only then is there a
         hierarchicality
+    targets : which targets there are among the outputs
     """
 
-    def __init__(self, is_hierarchical: bool) -> None:
+    def __init__(self, is_hierarchical: bool, targets: Tuple[str, ...] = ()) -> None:
         super().__init__()
         self.is_hierarchical = is_hierarchical
+        self.targets = targets
 
     @abstractmethod
     def forward(self, levels: List[Tensor], graph: Graph) -> Dict[str, Tensor]:

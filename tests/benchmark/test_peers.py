@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from hiphop_train.benchmark import systems
 from hiphop_train.benchmark.process import WorkerProcess
 from hiphop_train.benchmark.settings import Hippynn, Peer, SchNetPack, TorchANI
 from hiphop_train.benchmark.worker import Workload
-from hiphop_train.config import model_section
 from hiphop_train.importing.hippynn import convert
-from tests.conftest import SMALL, PotentialOf
+from tests.conftest import SMALL, PotentialOf, model_section
 from tests.hippynn_reference import hippynn_in_float64
 
 PEERS: dict[str, Peer] = {
@@ -31,9 +29,7 @@ NUMBERS = [1, 6, 7, 8]
 
 def section(name: str, **changes: Any) -> dict[str, Any]:
     """Return a model section, made small as `potential_of` does."""
-    model = OmegaConf.to_container(model_section(name))
-    assert isinstance(model, dict)
-    return {str(key): {**SMALL, **changes}.get(str(key), value) for key, value in model.items()}
+    return {key: {**SMALL, **changes}.get(key, value) for key, value in model_section(name).items()}
 
 
 @pytest.fixture(scope="module", params=sorted(PEERS))

@@ -1,10 +1,20 @@
 """What every model of conf/model must do with the targets beyond energy and forces."""
 
 import numpy as np
+import pytest
 from ase import Atoms
+from scipy.spatial.transform import Rotation
 
-from hiphop_train.targets import TARGETS
+from hiphop_train.targets import TARGETS, Target
 from tests.conftest import GraphOf, MakeAtoms, PotentialOf
+
+
+def transformed(values: np.ndarray, target: Target, matrix: np.ndarray) -> np.ndarray:
+    """Transform entries as the record says that they do under an orthogonal matrix."""
+    for axis in range(1, 1 + target.rank):
+        values = np.moveaxis(np.tensordot(values, matrix, axes=(axis, 1)), -1, axis)
+    is_pseudo = target.is_odd != (target.rank % 2 == 1)
+    return values * np.linalg.det(matrix) if is_pseudo else values
 
 
 def strained(atoms: Atoms, step: float) -> list[Atoms]:
@@ -43,3 +53,45 @@ def test_stress_is_zero_where_there_is_no_volume(
     for k, atoms in enumerate(mixed_structures):
         expected = -virial[k] / atoms.get_volume() if atoms.pbc.all() else np.zeros((3, 3))
         np.testing.assert_allclose(stress[k], expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("handedness", [1, -1], ids=["rotation", "reflection"])
+def test_targets_transform_as_their_records_say(
+    model_name: str,
+    handedness: int,
+    mixed_structures: list[Atoms],
+    potential_of: PotentialOf,
+    graph_of: GraphOf,
+) -> None:
+    potential = potential_of(model_name)
+    assert set(potential.targets) <= TARGETS.keys()
+    matrix = handedness * Rotation.random(random_state=np.random.RandomState(6)).as_matrix()
+    turned = [atoms.copy() for atoms in mixed_structures]
+    for atoms in turned:
+        atoms.set_cell(atoms.cell.array @ matrix.T)
+        atoms.positions = atoms.positions @ matrix.T
+    before, after = (potential(graph_of(each), virial=True) for each in (mixed_structures, turned))
+    n_systems, n_atoms = len(mixed_structures), sum(map(len, mixed_structures))
+    pbc = np.array([atoms.pbc for atoms in mixed_structures])
+    for key in potential.targets:
+        target, found = TARGETS[key], after[key].detach().numpy()
+        assert found.shape == target.array_shape(n_systems, n_atoms)
+        expected = transformed(before[key].detach().numpy(), target, matrix)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+        if target.per != "atom":  # and is zero where it is not defined
+            assert (found.reshape(n_systems, -1).any(axis=1) <= target.is_defined(pbc)).all()
+
+
+def test_extensive_targets_of_far_apart_structures_add_up(
+    model_name: str, make_molecule: MakeAtoms, potential_of: PotentialOf, graph_of: GraphOf
+) -> None:
+    """Charges are made neutral over all that is in a structure, so that two neutral halves are better far apart."""
+    potential = potential_of(model_name)
+    first, second = make_molecule(6, seed=24), make_molecule(6, seed=24)
+    second.rotate(70, (1, 2, 3))
+    second.positions += [60.0, -40.0, 10.0]
+    alone, together = potential(graph_of([first, second])), potential(graph_of([first + second]))
+    for key in potential.targets:
+        if key in alone and TARGETS[key].extensive:
+            expected = alone[key].sum(0).detach().numpy()
+            np.testing.assert_allclose(together[key][0].detach().numpy(), expected, rtol=1e-10, atol=1e-12)

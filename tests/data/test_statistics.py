@@ -77,22 +77,22 @@ def data() -> Any:
 
 def test_levels_are_those_of_the_model(data: Any) -> None:
     before = data.structures.theory.copy()
-    data.use_levels(["high", "low"])
+    data.use_theories(["high", "low"])
     np.testing.assert_array_equal(data.structures.theory, 1 - before)
     assert data.structures.theory_names == ("high", "low")
 
 
 def test_a_model_of_one_level_takes_all_for_it(data: Any) -> None:
-    data.use_levels(["other"])
+    data.use_theories(["other"])
     assert not np.asarray(data.structures.theory).any()
 
 
 def test_levels_that_the_model_does_not_know_must_be_told(data: Any) -> None:
     with pytest.raises(ConfigError, match=r"levels of theory low, third, but set\.h5 has 'high'.*level_of_theory=low"):
-        data.use_levels(["low", "third"])
+        data.use_theories(["low", "third"])
     data.level_of_theory = "thrid"
-    with pytest.raises(ConfigError, match="'thrid' is none of the model's levels; did you mean 'third'"):
-        data.use_levels(["low", "third"])
+    with pytest.raises(ConfigError, match="'thrid' is not one of the model's levels of theory; did you mean 'third'"):
+        data.use_theories(["low", "third"])
     data.level_of_theory = "third"
-    data.use_levels(["low", "third"])
+    data.use_theories(["low", "third"])
     assert (np.asarray(data.structures.theory) == 1).all()

@@ -14,7 +14,7 @@ from ase import Atoms
 from torch import Tensor
 
 from hiphop_train.build import make_potential
-from hiphop_train.config import Source, _check_section, model_section
+from hiphop_train.config import Source, _check_section
 from hiphop_train.errors import DataError
 from hiphop_train.importing.base import Imported
 from hiphop_train.importing.neurochem import read
@@ -169,7 +169,7 @@ def test_model_section_is_the_one_of_the_yaml(shared: Path) -> None:
     from omegaconf import OmegaConf
 
     (imported,) = read(shared / "data" / "neurochem")
-    section = OmegaConf.to_container(model_section("ani"))
+    section = OmegaConf.to_container(OmegaConf.load(Path(__file__).resolve().parents[2] / "conf/model/ani.yaml"))
     assert imported.model.keys() == section.keys()
     for key, value in section.items():
         if key == "readout":

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from hiphop_train.build import make_potential
-from hiphop_train.config import model_section
 from hiphop_train.errors import ConfigError
 from hiphop_train.models.ani import ANI
 from hiphop_train.types import Graph
@@ -22,13 +23,14 @@ MakeAtoms = Callable[..., Atoms]
 ELEMENTS = ["H", "C", "N", "O"]
 CUTOFF = 5.2
 ANGULAR_CUTOFF = 3.5
+YAML = Path(__file__).resolve().parents[2] / "conf" / "model" / "ani.yaml"
 BOUND = 1e-12
 
 
 @pytest.fixture(scope="module")
 def ours() -> ANI:
     """The representation of the yaml, in double precision."""
-    representation = make_potential(model_section("ani"), torch.float64).terms[0].representation
+    representation = make_potential(OmegaConf.load(YAML), torch.float64).terms[0].representation
     assert isinstance(representation, ANI)
     return representation
 
@@ -36,7 +38,7 @@ def ours() -> ANI:
 @pytest.fixture(scope="module")
 def reference(torchani: ModuleType, ours: ANI) -> Callable[[Atoms], Tensor]:
     """torchani's vectors of a structure with the same constants, which it would round to single precision."""
-    section = model_section("ani")
+    section = OmegaConf.load(YAML)
     lists = {key: list(section[key]) for key in ("radial_shifts", "angular_shifts", "angular_sections")}
     computer = torchani.aev.AEVComputer.from_constants(
         radial_cutoff=section.cutoff,
@@ -95,7 +97,7 @@ def test_periodic_structures_equal_torchani(
 
 def test_constants_are_those_of_ani1x(torchani: ModuleType) -> None:
     """The same numbers as in torchani's own recipe, and the same layers."""
-    section = model_section("ani")
+    section = OmegaConf.load(YAML)
     radial, angular = torchani.aev.ANIRadial.like_1x(), torchani.aev.ANIAngular.like_1x()
     single = {"rtol": 1e-6, "atol": 1e-6}
     np.testing.assert_allclose(section.radial_shifts, radial.shifts.numpy(), **single)
@@ -147,7 +149,7 @@ def test_second_derivatives_are_finite_in_straight_lines(ours: ANI, graph_of: Gr
 @pytest.mark.parametrize("zeta", [1.0, 2.0, 7.0, 14.1, 32.0])
 def test_slopes_of_the_angular_part(zeta: float) -> None:
     """Against autograd and torch's powers."""
-    section = model_section("ani")
+    section = OmegaConf.load(YAML)
     section.angular_zeta = zeta
     model = make_potential(section, torch.float64).terms[0].representation
     generator = torch.Generator().manual_seed(0)
@@ -174,7 +176,7 @@ def test_slopes_of_the_angular_part(zeta: float) -> None:
     ],
 )
 def test_parameters_without_meaning_are_refused(key: str, value: object, message: str) -> None:
-    section = model_section("ani")
+    section = OmegaConf.load(YAML)
     section[key] = value
     with pytest.raises(ConfigError, match=message):
         make_potential(section, torch.float32)

@@ -1,6 +1,6 @@
-"""The layout of ANI-1: HDF5 files in the pyanitools layout, energies only, high-energy conformers in arrays apart.
+"""The layout of ANI-1: HDF5 files in the pyanitools layout, energies only, high-energy conformers in separate arrays.
 
-Smith et al., Sci. Data 4, 170193 (2017). What the files say as SMILES can disagree with the geometry: it is not read.
+Smith et al., Sci. Data 4, 170193 (2017). The SMILES in the files can disagree with the geometry and are not read.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class ANI1Reader(Reader):
     root : folder that holds the files, at any depth
     names : of the files to read; all of them must exist
     energy_unit, length_unit : what the files hold
-    high_energy : whether to read the conformers that the set keeps apart for their high energies, too
+    high_energy : whether to read also the conformers of high energy, which the set keeps separate
     download : how to get the files, shown when one is missing
     """
 

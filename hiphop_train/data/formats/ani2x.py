@@ -1,7 +1,7 @@
 """The layout of ANI-2x and COMP6v2: one HDF5 group per number of atoms, atomic numbers for each conformation.
 
 Devereux et al., J. Chem. Theory Comput. 16, 4192 (2020). Groups mix molecules of all kinds; charges, which are not
-read, have a column more than there are atoms, for their sum.
+read, have one column more than the number of atoms, for their sum.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class ANI2xReader(Reader):
     root : folder that holds the files, at any depth
     names : of the files to read; all of them must exist
     energy_unit, length_unit, force_sign : what the files hold; forces are in energy_unit / length_unit
-    forces : whether to read forces: some levels of theory have none
+    forces : whether to read forces, which some levels of theory lack
     download : how to get the files, shown when one is missing
     """
 

@@ -12,7 +12,7 @@ from hiphop_train.data.structures import Structures, concatenate
 from hiphop_train.errors import DataError
 
 BLOCK_ATOMS = 500_000
-"""About how many atoms a reader takes into memory at once."""
+"""Approximate number of atoms that a reader holds in memory together."""
 
 Block = Callable[[], Structures | None]
 """Reads one block of a data set; None where it holds nothing of what was requested."""
@@ -21,7 +21,7 @@ Block = Callable[[], Structures | None]
 class Reader(ABC):
     """Read a data set from disk, block by block, into Angstrom and the units of `targets.TARGETS`.
 
-    Its public attributes are what its configuration says: they tell data sets apart.
+    Its public attributes are its configuration, by which data sets are told apart.
     """
 
     packed: Path | None = None

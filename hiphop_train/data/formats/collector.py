@@ -118,7 +118,7 @@ class Collector:
         numbers : (n_atoms,) atomic numbers, or (n, n_atoms) where conformers differ
         positions : (n, n_atoms, 3)
         labels : target key -> array with an entry of the target's shape for each structure (n, ...) or atom
-            (n, n_atoms, ...); None where there is none
+            (n, n_atoms, ...); None where it is unknown
         cell, pbc : (n, 3, 3), (n, 3); open without
         theory : name of the level of theory
         conformation : (n,) running numbers in the source; by default those that follow the last ones
@@ -180,7 +180,7 @@ class Collector:
 
     def _check_label(self, where: str, key: str, array: NDArray[Any], n_atoms: int) -> None:
         """Missing labels are NaN for a whole structure, where the format knows missing labels at all."""
-        largest = LARGEST[key] / abs(self.factors.of(key)) * (n_atoms if TARGETS[key].extensive else 1)
+        largest = LARGEST.get(key, np.inf) / abs(self.factors.of(key)) * (n_atoms if TARGETS[key].extensive else 1)
         if (np.abs(array) > largest).any():
             raise DataError(
                 f"{where}: {key}: values that are infinite or beyond everything possible "

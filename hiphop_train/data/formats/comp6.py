@@ -51,7 +51,7 @@ class COMP6Reader(Reader):
         if not files:
             raise DataError(
                 f"{root} holds no COMP6v1 file (looked for {', '.join(sorted(names))})\n"
-                f"  download them: {self.download}\n  or say where they are: data.root=FOLDER"
+                f"  download them: {self.download}\n  or give their folder: data.root=FOLDER"
             )
         return files
 

@@ -28,7 +28,7 @@ from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 
 class NpzKeys(TypedDict):
-    """Names of the arrays; without forces there are energies only."""
+    """Names of the arrays; without forces, energies alone are read."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 

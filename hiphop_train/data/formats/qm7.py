@@ -1,6 +1,6 @@
 """QM7: all molecules in one MATLAB file, padded with zeros; atomization energies only.
 
-Rupp et al., Phys. Rev. Lett. 108, 058301 (2012). What is stored is the energy against free atoms, so that E0 come out
+Rupp et al., Phys. Rev. Lett. 108, 058301 (2012). Energies are relative to free atoms, so that E0 are
 small.
 """
 
@@ -59,9 +59,9 @@ class QM7Reader(Reader):
         numbers, positions, energy = arrays["Z"], arrays["R"], arrays["T"].reshape(-1)
         n, width = numbers.shape if numbers.ndim == 2 else (0, 0)
         if n == 0 or positions.shape != (n, width, 3) or len(energy) != n:
-            told = ", ".join(f"'{key}' {arrays[key].shape}" for key in ("Z", "R", "T"))
+            shapes = ", ".join(f"'{key}' {arrays[key].shape}" for key in ("Z", "R", "T"))
             raise DataError(
-                f"{file}: arrays that do not belong together: {told}; expected (n, k), (n, k, 3) and (1, n)"
+                f"{file}: arrays that do not belong together: {shapes}; expected (n, k), (n, k, 3) and (1, n)"
             )
         if not np.isin(numbers, np.arange(119)).all() or (np.diff((numbers > 0).astype(int), axis=1) > 0).any():
             raise DataError(f"{file}: array 'Z' does not hold atomic numbers followed by zeros")

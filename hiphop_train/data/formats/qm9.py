@@ -22,26 +22,10 @@ from hiphop_train.units import EnergyUnit, LengthUnit
 
 Property = Literal["homo", "lumo", "gap", "zpve", "U0", "U", "H", "G"]
 
-COLUMNS = (
-    "A",
-    "B",
-    "C",
-    "mu",
-    "alpha",
-    "homo",
-    "lumo",
-    "gap",
-    "r2",
-    "zpve",
-    "U0",
-    "U",
-    "H",
-    "G",
-    "Cv",
-)
+COLUMNS = ["A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv"]
 """Meaning of the numbers in the second line, after the name."""
 
-PIECE = 10_000
+BLOCK_MOLECULES = 10_000
 """Molecules that are read together."""
 LONGEST = 1_000_000
 """Bytes of a molecule's file; the real ones have a few thousand."""
@@ -92,9 +76,9 @@ class QM9Reader(Reader):
         texts = ((file, file.name, _content(file)) for file in files)
         molecules = iter(texts if locate(self.path).is_dir() else _archived(files[0]))
         first = 0
-        while piece := list(islice(molecules, PIECE)):
-            yield partial(self._read, piece, left_out, first)
-            first += len(piece)
+        while block := list(islice(molecules, BLOCK_MOLECULES)):
+            yield partial(self._read, block, left_out, first)
+            first += len(block)
 
     def _excluded(self) -> set[int]:
         """Numbers of the molecules to leave out."""
@@ -110,10 +94,10 @@ class QM9Reader(Reader):
             raise DataError(f"{file} (data.exclude) holds no number of a molecule in its first column")
         return found
 
-    def _read(self, piece: list[tuple[Path, str, bytes]], left_out: set[int], first: int) -> Structures | None:
-        source = piece[0][0]
+    def _read(self, block: list[tuple[Path, str, bytes]], left_out: set[int], first: int) -> Structures | None:
+        source = block[0][0]
         found = Collector(str(source), self.factors, may_miss=False, first=first)
-        for k, (file, name, content) in enumerate(piece):
+        for k, (file, name, content) in enumerate(block):
             where = f"{file}, {name}" if file.name != name else str(file)
             found.source = where
             number, values, symbols, positions = _molecule(content, where)

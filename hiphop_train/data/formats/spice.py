@@ -56,7 +56,7 @@ class SPICEReader(Reader):
         return [require_file(self.path, "data.path", self.download)]
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the molecules; says how many were left out."""
+        """Go through the molecules, and print how many were left out."""
         (file,) = self.files()
         first, n_kept, n_molecules, n_conformations = 0, 0, 0, 0
         with open_hdf5(file) as handle:
@@ -97,7 +97,7 @@ def _check_units(column: Column, declared: str) -> None:
     stated = column.units()
     if stated is not None and stated.lower() != declared.lower():
         raise DataError(
-            f"{column.where}: data set '{column.key}' says that it is in {stated}, but the configuration says "
+            f"{column.where}: data set '{column.key}' is in {stated}, but the configuration says "
             f"{declared}; correct data.reader.energy_unit or data.reader.length_unit"
         )
 

@@ -2,39 +2,27 @@
 
 import hashlib
 import zlib
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hiphop_train.data.structures import Structures
-from hiphop_train.targets import TARGETS
 
-TYPES = {"sizes": "<i4", "numbers": "u1", "positions": "<f4", "forces": "<f4"}
-"""Types in which arrays count, where not <f8."""
+ARRAYS = {"sizes": "<i4", "numbers": "u1", "positions": "<f4", "energy": "<f8", "forces": "<f4"}
+"""What counts, and in which type. Labels of other targets do not: splits made before they were read remain valid."""
 
 
 class Fingerprint:
-    """Checksum of geometry and labels, the same for a set in memory and packed, in whatever pieces it comes."""
+    """Checksum of geometry, energies and forces, the same for a set in memory and packed, whatever its blocks."""
 
     def __init__(self, state: dict[str, int] | None = None) -> None:
         self.state = dict(state or {})
-        """Running checksum of each array: what is needed to go on later."""
+        """Running checksum of each array: what is needed to continue later."""
 
     def update(self, structures: Structures) -> None:
         """Add the structures that come next."""
-        for name in ("sizes", "numbers", "positions", "energy", "forces"):
-            self._add(name, getattr(structures, name))
-        for key in structures.labels.keys() - {"energy", "forces"}:
-            known = structures.has(key)  # not the others, so that pieces without the label count like those with NaN
-            if TARGETS[key].per == "atom":
-                known = np.repeat(known, structures.sizes)
-            if known.any():
-                self._add(key, structures.labels[key][known])
-
-    def _add(self, name: str, values: NDArray[Any]) -> None:
-        array = np.ascontiguousarray(values, TYPES.get(name, "<f8"))
-        self.state[name] = zlib.crc32(array.data if array.size else b"", self.state.get(name, 0))
+        for name, dtype in ARRAYS.items():
+            array = np.ascontiguousarray(getattr(structures, name), dtype)
+            self.state[name] = zlib.crc32(array.data if array.size else b"", self.state.get(name, 0))
 
     def hexdigest(self) -> str:
         """Return 16 characters."""
@@ -45,6 +33,6 @@ class Fingerprint:
 def fingerprint(structures: Structures) -> str:
     """Checksum of a set."""
     found = Fingerprint()
-    for piece in structures.pieces():
-        found.update(piece)
+    for block in structures.blocks():
+        found.update(block)
     return found.hexdigest()

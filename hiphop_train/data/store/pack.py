@@ -1,7 +1,7 @@
-"""Packing of data sets: once, in pieces, and never half.
+"""Packing of data sets: once, in chunks, and never incompletely.
 
-Its memory is small whatever the size of the set. It works under a temporary name; the folder gets its own only when it
-is whole. A packing that was killed goes on where it was.
+It needs little memory whatever the size of the set. It works under a temporary name; the folder gets its own name only
+when it is complete. A packing that was killed continues where it was.
 """
 
 import json
@@ -19,26 +19,26 @@ from numpy.typing import NDArray
 from hiphop_train.data.formats.base import Reader
 from hiphop_train.data.formats.collector import Factors
 from hiphop_train.data.store.fingerprint import Fingerprint
-from hiphop_train.data.store.packed_set import (
+from hiphop_train.data.store.layout import (
     OPTIONAL,
     REQUIRED,
     TYPES,
     UNITS,
     VERSION,
     Advance,
-    Packed,
+    PackedSet,
     array_shape,
     byte_range,
+    chunk_starts,
     is_packed,
     open_packed,
-    piece_starts,
 )
 from hiphop_train.data.structures import Names, Structures
 from hiphop_train.errors import DataError
 from hiphop_train.targets import TARGETS
 
 CHUNK_ATOMS = 1_000_000
-"""So many atoms, or a block more, are written together."""
+"""Number of atoms, up to one block more, that are written together."""
 
 
 def identity(reader: Reader) -> dict[str, Any]:
@@ -53,22 +53,22 @@ def identity(reader: Reader) -> dict[str, Any]:
 
 
 def _factors(factors: Factors) -> dict[str, float]:
-    """Name factors as sets that are packed already do."""
+    """Name factors as in sets that were packed before."""
     names = {"forces": "force"}
     return {"length_factor": factors.length} | {f"{names.get(key, key)}_factor": f for key, f in factors.labels.items()}
 
 
 def pack(
     reader: Reader, folder: Path, advance: Advance = lambda n: None, say: Callable[[str], None] = lambda text: None
-) -> Packed:
+) -> PackedSet:
     """Pack a data set, unless it is packed already; of several processes that want it, one does.
 
     Parameters
     ----------
     reader : reads the source
     folder : of the packed set
-    advance : called with the number of structures after each piece
-    say : called with what a person who waits should know
+    advance : called with the number of structures after each chunk
+    say : called with messages for a person who waits
 
     Raises
     ------
@@ -82,7 +82,7 @@ def pack(
         try:
             lock.acquire(timeout=1)
         except Timeout:
-            say(f"another process packs {folder}; waiting for it")
+            say(f"another process is packing {folder}; waiting for it")
             lock.acquire()
         with lock:
             if is_packed(folder):
@@ -94,7 +94,7 @@ def pack(
                     "data.packed=FOLDER"
                 )
             if folder.exists() and any(folder.iterdir()):
-                raise DataError(f"{folder} is there and no packed set; give another folder: data.packed=FOLDER")
+                raise DataError(f"{folder} exists and is not a packed set; give another folder: data.packed=FOLDER")
             partial = folder.with_name(f"{folder.name}.partial")
             _fill(reader, partial, made_of, advance, say)
             if folder.exists():
@@ -103,7 +103,7 @@ def pack(
     except OSError as error:
         raise DataError(
             f"{folder} cannot be written ({error.strerror or error}); free some space or give another folder: "
-            "data.packed=FOLDER, or do without: data.pack=never"
+            "data.packed=FOLDER, or read without packing: data.pack=never"
         ) from error
     return open_packed(folder)
 
@@ -113,13 +113,13 @@ def _fill(reader: Reader, partial: Path, made_of: dict[str, Any], advance: Advan
     while True:
         with _Writer(partial, made_of, dtype) as writer:
             if writer.n_blocks:
-                say(f"going on with {partial}, which holds {writer.n_structures:,} structures")
+                say(f"continuing {partial}, which holds {writer.n_structures:,} structures")
                 advance(writer.n_structures)
             exact = _append_all(reader, writer, advance)
             if exact:
                 writer.finish()
                 return
-        say("the source holds more digits than float32: beginning again in float64")
+        say("the source holds more digits than float32: starting over in float64")
         shutil.rmtree(partial)
         dtype = "<f8"
 
@@ -145,12 +145,12 @@ def _append_all(reader: Reader, writer: "_Writer", advance: Advance) -> bool:
     writer.append(waiting, number)
     advance(sum(map(len, waiting)))
     if writer.n_structures == 0:
-        raise DataError(f"{reader.files()[0]}: holds no structures with the labels asked for")
+        raise DataError(f"{reader.files()[0]}: holds no structures with the requested labels")
     return True
 
 
 class _Writer:
-    """Appends to the files of an unfinished set; a journal says after each piece how far they are good."""
+    """Appends to the files of an unfinished set; a journal records after each chunk how far they are valid."""
 
     def __init__(self, folder: Path, made_of: dict[str, Any], positions_type: str) -> None:
         self.folder = folder
@@ -176,17 +176,17 @@ class _Writer:
             file.close()
 
     def _resume(self) -> None:
-        """Take up what an earlier attempt has left, as far as it is whole, or begin anew."""
+        """Continue what an earlier attempt has left, if it is intact, or start over."""
         lines = []
         if (self.folder / "journal.jsonl").is_file():
             for line in (self.folder / "journal.jsonl").read_text().splitlines():
                 try:
                     lines.append(json.loads(line))
                 except ValueError:
-                    break  # the attempt ended while it wrote this line
+                    break  # the attempt ended while it was writing this line
         head = {"version": VERSION, "made_of": self.made_of}
         known = bool(lines) and all(lines[0].get(key) == value for key, value in head.items())
-        if not known or not all(map(self._is_whole, piece_starts(lines[1:]))):
+        if not known or not all(map(self._is_intact, chunk_starts(lines[1:]))):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             return
@@ -210,8 +210,8 @@ class _Writer:
                 known[tuple(name) if kind == "groups" else name] = len(known)
         self.chunks.append({key: entry[key] for key in ("n_structures", "n_atoms", "checksums")})
 
-    def _is_whole(self, end: tuple[dict[str, Any], int, int]) -> bool:
-        """Whether the files hold what the journal says of a piece."""
+    def _is_intact(self, end: tuple[dict[str, Any], int, int]) -> bool:
+        """Whether the files hold what the journal says of a chunk."""
         entry, n_structures, n_atoms = end
         for name, checksum in entry["checksums"].items():
             start, stop = byte_range(name, self._type(name), entry, n_structures, n_atoms)
@@ -225,7 +225,7 @@ class _Writer:
         return True
 
     def append(self, parts: list[Structures], n_blocks: int) -> None:
-        """Write structures, and after them the line in the journal that makes them count."""
+        """Write structures, then the line in the journal that makes them valid."""
         if not parts:
             return
         before = {kind: len(known) for kind, known in self._known_names().items()}
@@ -265,14 +265,14 @@ class _Writer:
         self.chunks.append({key: entry[key] for key in ("n_structures", "n_atoms", "checksums")})
 
     def _backfill(self, name: str) -> None:
-        """Begin an optional array: labels are unknown so far, structures open."""
+        """Start an optional array: labels are unknown so far, structures open."""
         self.arrays.append(name)
         shape = array_shape(name, self.n_structures, self.n_atoms)
         with (self.folder / f"{name}.bin").open("wb") as file:
             np.full(shape, np.nan if name in TARGETS else 0, TYPES[name]).tofile(file)
 
     def finish(self) -> None:
-        """Write meta.json and see all files safely to the disk."""
+        """Write meta.json and flush all files to the disk."""
         meta = {
             "version": VERSION,
             "units": UNITS,

@@ -12,7 +12,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
-from hiphop_train.data.checks.labels import check_labels, examine
+from hiphop_train.data.checks.label_statistics import label_statistics
+from hiphop_train.data.checks.labels import check_labels
 from hiphop_train.data.formats import base as reading
 from hiphop_train.data.formats.collector import Factors
 from hiphop_train.data.formats.qm9 import QM9Reader
@@ -77,14 +78,14 @@ def test_the_same_molecules_come_out_of_every_layout(tmp_path: Path, layout: str
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_pieces_do_not_change_what_is_read(tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However small the pieces; those passed over leave running numbers as they are."""
+def test_blocks_do_not_change_what_is_read(tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small the blocks; those that are skipped leave running numbers as they are."""
     given = given_to(layout, 10)
     reader = make_reader(layout, WRITERS[layout](tmp_path, given))
     whole = reader.read()
     monkeypatch.setattr(reading, "BLOCK_ATOMS", 15)
     monkeypatch.setattr("hiphop_train.data.formats.ase_files.BLOCK_ATOMS", 15)
-    monkeypatch.setattr("hiphop_train.data.formats.qm9.PIECE", 3)
+    monkeypatch.setattr("hiphop_train.data.formats.qm9.BLOCK_MOLECULES", 3)
     same(reader.read(), given, layout not in WITHOUT_FORCES)
     every_second = [block() for k, block in enumerate(reader.blocks()) if k % 2]
     where = dict(zip(whole.conformation.tolist(), whole.energy.tolist(), strict=True))
@@ -306,7 +307,7 @@ def test_real_files(
     structures = make_reader(layout, path, **changes).read()
     assert len(structures) == count
     assert atoms is None or len(structures.numbers) == atoms
-    report = examine(structures)
+    report = label_statistics(structures)
     assert 0.8 < report.bond_ratio < 1.2
     assert (
         (report.work_correlation > 0.8) if report.n_neighbours >= 10 and count != 1000 else report.bond_correlation < 0

@@ -550,12 +550,12 @@ def test_take_and_concatenate(tmp_path: Path, groups: dict[str, Any]) -> None:
     assert len(set(apart.group[9:].tolist()) & set(apart.group[:9].tolist())) == 0
     assert [apart.group_names[k] for k in apart.group[9:]] == ["H2O1", "C1H4", "H2O1"]
     assert apart.subset.tolist() == [0] * 9 + [1] * 3
-    pieces = list(both.pieces(5))
-    assert [len(piece) for piece in pieces] == [5, 5, 2]
+    blocks = list(both.blocks(5))
+    assert [len(block) for block in blocks] == [5, 5, 2]
     for name in ("positions", "forces", "numbers", "energy", "group", "conformation"):
-        joined = np.concatenate([getattr(piece, name) for piece in pieces])
+        joined = np.concatenate([getattr(block, name) for block in blocks])
         np.testing.assert_array_equal(joined, getattr(both, name))
-    assert all(piece.offsets[0] == 0 for piece in pieces)
+    assert all(block.offsets[0] == 0 for block in blocks)
     np.testing.assert_array_equal(both.take(np.array([10])).positions, structures.positions[:5])
     composition = both.composition([1, 6, 8])
     np.testing.assert_array_equal(composition[[0, 5, 9]], [[4, 1, 0], [2, 0, 1], [2, 0, 1]])

@@ -14,16 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hiphop_train.data.formats.ani2x import ANI2xReader
 from hiphop_train.data.formats.base import Block, Reader
 from hiphop_train.data.formats.collector import Collector
 from hiphop_train.data.formats.packed_set import PackedReader
 from hiphop_train.data.store import open_data as loading
 from hiphop_train.data.store import pack as packing
 from hiphop_train.data.store.fingerprint import fingerprint
-from hiphop_train.data.store.pack import pack
-from hiphop_train.data.store.packed_set import open_packed, verify
-from hiphop_train.data.structures import PER_ATOM, PER_STRUCTURE, Structures
+from hiphop_train.data.store.layout import open_packed, verify
+from hiphop_train.data.store.pack import identity, pack
+from hiphop_train.data.structures import PER_ATOM, PER_STRUCTURE, Structures, concatenate
 from hiphop_train.errors import DataError
+from hiphop_train.units import BOHR, HARTREE
 
 
 @dataclass
@@ -34,6 +36,7 @@ class MadeUp(Reader):
     n_blocks: int = 12
     exact: bool = True
     periodic_from: int = 1000
+    stress_from: int = 1000
     kill_at: int = -1
     seconds: float = 0.0
 
@@ -62,6 +65,9 @@ class MadeUp(Reader):
             cell = np.tile(9.0 * np.eye(3), (n, 1, 1)) if k >= self.periodic_from else None
             pbc = None if cell is None else np.ones((n, 3), np.bool_)
             labels = {"energy": rng.normal(size=n), "forces": forces}
+            if k >= self.stress_from:
+                labels |= {"stress": rng.normal(size=(n, 3, 3)), "dipole": rng.normal(size=(n, 3))}
+                labels["stress"][2] = np.nan
             found.add(name, np.array(numbers), positions, labels, cell, pbc, theory=f"level{k // 6}")
         return found.finish(f"part{k // 5}")
 
@@ -112,6 +118,51 @@ def test_a_packed_set_holds_what_its_source_does(source: Path, tmp_path: Path, e
     assert_same(packed.structures.take(index), read.take(index))
 
 
+@pytest.mark.parametrize("stress_from", [0, 7], ids=["all", "later blocks"])
+def test_stress_and_dipole_are_packed_as_they_are(source: Path, tmp_path: Path, stress_from: int) -> None:
+    reader = MadeUp(source, periodic_from=0, stress_from=stress_from)
+    packed = pack(reader, tmp_path / "set.packed")
+    read = reader.read()
+    assert {"stress", "dipole"} < read.labels.keys()
+    assert_same(packed.structures, read)
+    np.testing.assert_array_equal(packed.structures.has("stress"), read.has("stress"))
+    assert isinstance(packed.structures.labels["stress"], np.memmap)
+    without = replace(read, labels={key: read.labels[key] for key in ("energy", "forces")})
+    assert packed.fingerprint == fingerprint(read) == fingerprint(without)
+    verify(tmp_path / "set.packed")
+    blocks = list(packed.structures.blocks(7))
+    assert_same(concatenate(blocks, "again"), read)
+
+
+def test_a_set_packed_by_version_1_opens() -> None:
+    folder = Path(__file__).parent / "version1.packed"
+    packed = verify(folder)
+    structures = packed.structures
+    assert packed.meta["version"] == 1
+    assert packed.fingerprint == fingerprint(structures) == "0e9c6b8d66bd74b6"
+    assert structures.theory_names == ("low", "high")
+    assert structures.theory.tolist() == [0, 0, 0, 1, 1, 1]
+    assert structures.has_energy.tolist() == [True, True, False] * 2
+    assert structures.has_forces.tolist() == [True, False, True] * 2
+    assert structures.has_forces.tolist() == np.fromfile(folder / "has_forces.bin", "?").tolist()
+    assert structures.labels.keys() == {"energy", "forces"}
+    assert structures.energy[0] == pytest.approx(-1.2883614637495544, abs=1e-15)
+
+
+def test_what_a_set_is_made_of_is_named_as_by_version_1(tmp_path: Path) -> None:
+    """So that data sets are not packed again."""
+    (tmp_path / "a.h5").write_text("")
+    reader = ANI2xReader(str(tmp_path), ["a.h5"], "hartree", "bohr", "gradient", download="somehow")
+    assert identity(reader)["settings"] == {
+        "root": str(tmp_path),
+        "names": ["a.h5"],
+        "energy_factor": HARTREE,
+        "length_factor": BOHR,
+        "force_factor": -HARTREE / BOHR,
+        "forces": True,
+    }
+
+
 def test_fingerprint_changes_with_any_label_or_geometry(source: Path) -> None:
     read = MadeUp(source).read()
     before = fingerprint(read)
@@ -140,7 +191,7 @@ def test_a_set_of_other_settings_or_another_folder_is_not_overwritten(source: Pa
         pack(MadeUp(source), folder)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(DataError, match="is there and no packed set"):
+    with pytest.raises(DataError, match="exists and is not a packed set"):
         pack(MadeUp(source), tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
 
@@ -184,11 +235,11 @@ def test_a_killed_packing_goes_on_where_it_was(source: Path, tmp_path: Path) -> 
     journal = tmp_path / "set.packed.partial" / "journal.jsonl"
     journal.write_text(journal.read_text() + '{"n_blocks": 11, "n_str')  # killed while it wrote
     with (tmp_path / "set.packed.partial" / "forces.bin").open("ab") as file:
-        file.write(b"half a piece")
+        file.write(b"half a chunk")
     done = start(source, folder)
     out = done.communicate(timeout=60)[0]
     assert done.returncode == 0, out
-    assert "going on with" in out
+    assert "continuing" in out
     blocks = json.loads(out.split("blocks ")[1])
     assert 0 < blocks[0] <= 10
     assert blocks[-1] == 11
@@ -204,7 +255,7 @@ def test_what_a_killed_packing_left_damaged_is_made_anew(source: Path, tmp_path:
     content[100] ^= 1
     file.write_bytes(bytes(content))
     out = start(source, folder).communicate(timeout=60)[0]
-    assert "going on" not in out
+    assert "continuing" not in out
     assert_same(verify(folder).structures, MadeUp(source).read())
 
 
@@ -252,22 +303,22 @@ def test_damaged_meta_is_found(source: Path, tmp_path: Path, change: Callable[[s
 def test_large_sources_are_packed_and_small_ones_are_not(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small, checksum = loading.load(MadeUp(source))
+    small, checksum = loading.open_data(MadeUp(source))
     assert not list(tmp_path.glob("*.packed"))
     monkeypatch.setattr(loading, "PACK_FROM", 3)
-    large, same = loading.load(MadeUp(source))
+    large, same = loading.open_data(MadeUp(source))
     (folder,) = tmp_path.glob("*.packed")
     assert folder.name.startswith("source-")
     assert checksum == same
     assert_same(large, small)
     assert isinstance(large.energy, np.memmap)
-    loading.load(MadeUp(source, exact=False))
+    loading.open_data(MadeUp(source, exact=False))
     assert len(list(tmp_path.glob("*.packed"))) == 2  # another way of reading has a place of its own
-    named, _ = loading.load(PackedReader(str(folder)))
+    named, _ = loading.open_data(PackedReader(str(folder)))
     assert_same(named, small)
     assert_same(PackedReader(str(folder)).read(), large)
-    with pytest.raises(DataError, match=r"no packed set.*hiphop-data pack"):
-        loading.load(PackedReader(str(tmp_path)))
+    with pytest.raises(DataError, match=r"is not a packed set.*hiphop-data pack"):
+        loading.open_data(PackedReader(str(tmp_path)))
 
 
 def test_a_folder_that_cannot_be_written_is_named(source: Path, tmp_path: Path) -> None:

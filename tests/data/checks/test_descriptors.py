@@ -1,4 +1,4 @@
-"""Figures of structures, made without a loop over them, equal those made one by one."""
+"""Descriptors of structures, computed without a loop over them, equal those computed one by one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,9 +10,9 @@ from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 from scipy.spatial.transform import Rotation
 
-from hiphop_train.data.checks import descriptors as figures
+from hiphop_train.data.checks import descriptors
 from hiphop_train.data.checks.atom_energies import fit_atoms
-from hiphop_train.data.checks.descriptors import geometry, pull
+from hiphop_train.data.checks.descriptors import geometry_descriptors, largest_norms, net_forces
 from hiphop_train.data.formats.collector import Collector
 from hiphop_train.data.structures import Structures
 
@@ -38,9 +38,9 @@ def collected(molecules: list[Atoms], forces: list[np.ndarray] | None = None) ->
 def test_closest_distances_one_by_one(
     make_molecule: MakeAtoms, make_box: MakeAtoms, large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "LARGE", large)
+    monkeypatch.setattr(descriptors, "LARGE", large)
     molecules = [make_molecule(n, seed) for seed, n in enumerate([2, 5, 12, 5, 30, 12, 1, 5])] + [make_box(6, 3)]
-    found = geometry(collected(molecules))
+    found = geometry_descriptors(collected(molecules))
     for k, atoms in enumerate(molecules):
         if len(atoms) == 1:
             assert np.isinf(found.nearest[k])
@@ -55,29 +55,30 @@ def test_net_forces_and_torques_one_by_one(make_molecule: MakeAtoms) -> None:
     rng = np.random.default_rng(0)
     molecules = [make_molecule(n, n) for n in (3, 8, 4)]
     forces = [rng.normal(size=atoms.positions.shape) for atoms in molecules]
-    found = pull(collected(molecules, forces))
+    structures = collected(molecules, forces)
+    found, largest = net_forces(structures), largest_norms(structures)["forces"]
     for k, (atoms, f) in enumerate(zip(molecules, forces, strict=True)):
         torque = np.cross(atoms.positions - atoms.positions.mean(0), f).sum(0)
         assert found.net_force[k] == pytest.approx(np.linalg.norm(f.sum(0)), rel=1e-5)
         assert found.net_torque[k] == pytest.approx(np.linalg.norm(torque), rel=1e-5)
-        assert found.largest[k] == pytest.approx(np.linalg.norm(f, axis=1).max(), rel=1e-5)
+        assert largest[k] == pytest.approx(np.linalg.norm(f, axis=1).max(), rel=1e-5)
 
 
-def test_exact_names(make_molecule: MakeAtoms) -> None:
-    """Equal for any order of atoms, different when one coordinate differs by one bit or two elements change places."""
+def test_exact_hashes(make_molecule: MakeAtoms) -> None:
+    """Equal for any order of atoms, different when one coordinate differs by one bit or two elements are exchanged."""
     atoms = make_molecule(9, 1)
     shuffled = atoms[np.random.default_rng(0).permutation(9).tolist()]
     moved, swapped = atoms.copy(), atoms.copy()
     moved.positions[3, 1] = np.nextafter(moved.positions[3, 1], 9.0)
     different = next(k for k in range(1, 9) if atoms.numbers[k] != atoms.numbers[0])
     swapped.numbers[[0, different]] = atoms.numbers[[different, 0]]
-    names = geometry(collected([atoms, shuffled, moved, swapped])).exact.tolist()
-    assert names[0] == names[1]
-    assert len(set(names)) == 3
+    hashes = geometry_descriptors(collected([atoms, shuffled, moved, swapped])).exact.tolist()
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
 
 
 @pytest.mark.parametrize("n_atoms", [3, 12, 40])
-def test_near_names(make_molecule: MakeAtoms, n_atoms: int) -> None:
+def test_near_hashes(make_molecule: MakeAtoms, n_atoms: int) -> None:
     """Turned copies are always found, those moved by 0.0003 Angstrom nearly always, those moved by 0.1 not."""
     rng = np.random.default_rng(n_atoms)
     atoms = make_molecule(n_atoms, 5)
@@ -88,18 +89,31 @@ def test_near_names(make_molecule: MakeAtoms, n_atoms: int) -> None:
             copy = atoms.copy()
             copy.positions = turn.apply(atoms.positions + rng.normal(scale=spread, size=(n_atoms, 3))) + 7.0
             copies.append(copy)
-        near = geometry(collected(copies)).near
+        near = geometry_descriptors(collected(copies)).near
         found[spread] = int((near[1:] == near[0]).any(axis=1).sum())
     assert found[0.0] >= 199  # rounding of float32 may cut one apart
     assert found[0.0003] > 170
     assert found[0.1] < 10
 
 
-def test_levels_do_not_make_duplicates(make_molecule: MakeAtoms) -> None:
+def test_levels_of_theory_do_not_make_duplicates(make_molecule: MakeAtoms) -> None:
     structures = collected([make_molecule(5, 1)] * 2)
-    names = geometry(replace(structures, theory=np.array([0, 1]), theory_names=("dz", "tz")))
-    assert names.exact[0] != names.exact[1]
-    assert (names.near[0] != names.near[1]).all()
+    hashes = geometry_descriptors(replace(structures, theory=np.array([0, 1]), theory_names=("dz", "tz")))
+    assert hashes.exact[0] != hashes.exact[1]
+    assert (hashes.near[0] != hashes.near[1]).all()
+
+
+def test_largest_norms_of_any_target(make_molecule: MakeAtoms) -> None:
+    """Of each structure's entries; NaN where the label is unknown."""
+    rng = np.random.default_rng(0)
+    molecules = [make_molecule(n, n) for n in (3, 8, 4)]
+    structures = collected(molecules, [rng.normal(size=atoms.positions.shape) for atoms in molecules])
+    stress, energy = rng.normal(size=(3, 3, 3)), np.array([-4.0, np.nan, 3.0])
+    stress[0] = np.nan
+    found = largest_norms(structures.with_labels(energy=energy, stress=stress))
+    assert set(found) == {"energy", "forces", "stress"}
+    np.testing.assert_array_equal(found["energy"], [4.0, np.nan, 3.0])
+    np.testing.assert_allclose(found["stress"], [np.nan, *np.linalg.norm(stress[1:], axis=(1, 2))], rtol=1e-6)
 
 
 def test_atoms_are_fitted_without_what_lies_far_off() -> None:

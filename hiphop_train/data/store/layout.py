@@ -46,7 +46,7 @@ Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedSet:
     """A packed set.
 
     Attributes
@@ -66,8 +66,8 @@ def is_packed(path: Path) -> bool:
     return (path / "meta.json").is_file()
 
 
-def piece_starts(entries: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int, int]]:
-    """Each piece with the numbers of structures and atoms before it."""
+def chunk_starts(entries: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int, int]]:
+    """Each chunk with the numbers of structures and atoms before it."""
     found, n_structures, n_atoms = [], 0, 0
     for entry in entries:
         found.append((entry, n_structures, n_atoms))
@@ -86,7 +86,7 @@ def array_shape(name: str, n_structures: int, n_atoms: int) -> tuple[int, ...]:
 
 
 def byte_range(name: str, dtype: str, entry: dict[str, Any], n_structures: int, n_atoms: int) -> tuple[int, int]:
-    """First byte of a piece in its file, and the one after it; offsets begin with a zero of their own."""
+    """First byte of a chunk in its file, and the one after it; offsets begin with a zero of their own."""
     size = np.dtype(dtype).itemsize
     if name == "offsets":
         start = (n_structures + 1) * size
@@ -95,7 +95,7 @@ def byte_range(name: str, dtype: str, entry: dict[str, Any], n_structures: int, 
     return start, start + int(np.prod(array_shape(name, entry["n_structures"], entry["n_atoms"]))) * size
 
 
-def open_packed(folder: Path) -> Packed:
+def open_packed(folder: Path) -> PackedSet:
     """Map a packed set into memory.
 
     Raises
@@ -128,16 +128,16 @@ def open_packed(folder: Path) -> Packed:
     )
     if structures.offsets[0] != 0 or structures.offsets[-1] != n_atoms:
         raise _damaged(folder, "offsets.bin and meta.json do not agree")
-    return Packed(structures, meta["fingerprint"], meta)
+    return PackedSet(structures, meta["fingerprint"], meta)
 
 
-def verify(folder: Path, advance: Advance = lambda n: None) -> Packed:
+def verify(folder: Path, advance: Advance = lambda n: None) -> PackedSet:
     """Compare all of a packed set with its checksums.
 
     Parameters
     ----------
     folder : of the packed set
-    advance : called with the number of structures after each piece
+    advance : called with the number of structures after each chunk
 
     Raises
     ------
@@ -145,7 +145,7 @@ def verify(folder: Path, advance: Advance = lambda n: None) -> Packed:
         when it is damaged, naming the file and the structures
     """
     found = open_packed(folder)
-    for entry, n_structures, n_atoms in piece_starts(found.meta["chunks"]):
+    for entry, n_structures, n_atoms in chunk_starts(found.meta["chunks"]):
         for name, checksum in entry["checksums"].items():
             start, stop = byte_range(name, found.meta["arrays"][name], entry, n_structures, n_atoms)
             with (folder / f"{name}.bin").open("rb") as file:
