@@ -1,5 +1,8 @@
 """Programs of others, from the checkout's benchmarks/peers: pairs, periodic images, batches, our weights."""
 
+import subprocess
+import sysconfig
+import venv
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
@@ -113,6 +116,22 @@ def test_steps_train(process: WorkerProcess, tmp_path: Path) -> None:
     assert process.ask("run", what="training", count=2)["milliseconds"] > 0
     after = outputs(process, work, tmp_path)[0]
     assert np.abs(after - before).max() > 0  # the optimiser moved the weights
+
+
+def test_program_in_an_environment_of_its_own(tmp_path: Path) -> None:
+    """Its interpreter has torchani, but not this package, nor our PYTHONPATH."""
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    (site_packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    ours = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    (site_packages / "torchani.pth").write_text("\n".join(ours) + "\n")  # editable installs in there are not followed
+    alone = subprocess.run([python, "-P", "-c", "import hiphop_train"], env={}, cwd=tmp_path, capture_output=True)
+    assert b"No module named 'hiphop_train'" in alone.stderr
+    told = {**PEERS["torchani"].settings(), "atomic_numbers": NUMBERS}
+    start = {"settings": told, "dtype": "float32", "device": "cpu", "threads": 1, "seed": 0, "memory": None}
+    made = WorkerProcess("torchani", PEERS["torchani"].file, str(python), start, tmp_path)
+    assert made.open()["version"].startswith("torchani")
+    made.close()
 
 
 def test_others_give_memory_back(process: WorkerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
