@@ -199,4 +199,5 @@ def test_other_models_are_compared_with_the_published_network(hippynn_peer: Modu
     network, arguments, same = hippynn_peer.network_of(section("schnet"))
     assert (network, same) == ("hiphop.HipHopNNModule", False)
     assert arguments["n_features"] == 128
-    assert hippynn_peer.network_of(section("hiphop_flexible"))[2] is False
+    for other in ("hiphop_flexible", "hiphop_dipole"):
+        assert hippynn_peer.network_of(section(other))[2] is False
