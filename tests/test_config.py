@@ -8,6 +8,7 @@ from hiphop_train import config as configuration
 from hiphop_train.commands.run_directory import run_name
 from hiphop_train.config import config_directory, load_config
 from hiphop_train.errors import ConfigError
+from tests.conftest import model_section
 
 CONF = config_directory()
 
@@ -132,3 +133,17 @@ def test_further_targets_are_weighted_like_energies_and_name_a_run_only_then() -
     assert run_name(plain) == run_name(without) != run_name(with_stress)
     with pytest.raises(ConfigError, match=r"loss\.stress\.rmsd: unknown key 'rmsd'.* did you mean 'rmse'"):
         load_config("train", ["loss.stress.rmsd=1"])
+
+
+def test_model_section_is_composed() -> None:
+    """A file may build on another one."""
+    flexible, published = model_section("hiphop_flexible"), model_section("hiphop")
+    assert flexible == {**published, "invariants": "flexible"}
+
+
+@pytest.mark.parametrize("name", ["hipnn", "hipnn_ts", "hiphop"])
+def test_experiments_build_on_each_other(name: str) -> None:
+    config = load_config("train", [f"experiment=ani1x_{name}_256", "data.root=nowhere"])
+    own = {**model_section(name), "n_features": 256, "cutoff": 6.5, "n_sensitivities": 20, "soft_max": 5.5}
+    assert config.model == own | ({"group_norm": True} if name == "hiphop" else {})
+    assert config.scheduler.max_batch_size == 2048
