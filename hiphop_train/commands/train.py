@@ -26,12 +26,12 @@ from hiphop_train.training.standardisation import fit_standardisation
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a training ended.
+    """Result of a training.
 
     Attributes
     ----------
-    run_dir : where everything lies
-    errors : split -> table of errors; empty on ranks that do not evaluate
+    run_dir : directory of checkpoints, exported file, metrics and pictures
+    errors : split -> table of errors; empty on ranks that do not evaluate, and for a run that was completed before
     exit_code : 0, or 128 + signal where a signal stopped the training
     """
 
@@ -47,7 +47,7 @@ def train(config: DictConfig) -> TrainResult:
     """
     run = run_directory.find(config)
     if run.finished:
-        print("this run was completed before; resume=never starts it anew")
+        print("this run was completed before; resume=never starts it over")
         print(f"run directory: {run.path.resolve()}", flush=True)
         return TrainResult(run.path, {}, 0)
     dtype = build.DTYPES[config.dtype]
@@ -83,7 +83,7 @@ def train(config: DictConfig) -> TrainResult:
     if trainer.is_global_zero:
         run_directory.make(run, config)
         store_splits(run.path / "splits.npz", data.splits, data.checksum)
-        _introduce(config, run, potential, data, statistics, compiled)
+        _print_start(config, run, potential, data, statistics, compiled)
     start_from = None if run.start_from is None else str(run.start_from)
     try:
         with matmul_precision(config.trainer.get("matmul_precision", "highest")):
@@ -122,7 +122,7 @@ def _make_trainer(
     return build.make_trainer(config.trainer, watchers, loggers, run.path)
 
 
-def _introduce(
+def _print_start(
     config: DictConfig,
     run: run_directory.RunDirectory,
     potential: Potential,
@@ -130,14 +130,14 @@ def _introduce(
     statistics: Statistics | None,
     compiled: str,
 ) -> None:
-    """Say what is about to happen."""
+    """Print what is trained on what, and where it goes."""
     parts = ", ".join(f"{name} {len(index):,}" for name, index in data.splits.items())
     n_parameters = sum(parameter.numel() for parameter in potential.parameters())
     structures = data.structures
     n_forces = int(structures.has_forces.sum())
     print(f"data       {structures.source}: {parts} structures")
     if n_forces < len(structures):
-        print(f"           forces of {n_forces:,} of {len(structures):,}; the others train on energies alone")
+        print(f"           forces of {n_forces:,} of {len(structures):,}; the others train on energies only")
     mixed = ", bf16-mixed" if config.trainer.get("precision") == "bf16-mixed" else ""
     print(f"model      {config.model['_target_'].split('.')[-1]}, {n_parameters:,} parameters, {config.dtype}{mixed}")
     for name, energies in zip(structures.level_names, potential.e0.tolist(), strict=True):
@@ -147,14 +147,15 @@ def _introduce(
         print(f"weights    {config.init_weights}, with its E0")
     else:
         print(
-            f"           {'fitted' if statistics.fitted else 'given'}; leaves a spread of {statistics.residual:.3f} eV"
+            f"           {'fitted' if statistics.fitted else 'given'}; residual standard deviation "
+            f"{statistics.residual:.3f} eV"
         )
         if statistics.fitted and statistics.rank < len(potential.elements):
             print(
                 f"           the training compositions determine only {statistics.rank} of {len(potential.elements)} "
-                "values; the smallest ones that fit were taken, so energies hold for compositions like these only"
+                "values; the solution of least norm is used, so energies are valid for such compositions only"
             )
     print(f"compile    {compiled}")
     if run.start_from is not None:
-        print(f"goes on    from {run.start_from}")
+        print(f"resumes    from {run.start_from}")
     print(f"output     {run.path}", flush=True)

@@ -38,10 +38,10 @@ def test_jobs_are_all_combinations() -> None:
     assert jobs[1].overrides == ["model=hiphop", "seed=1", "data=tiny", "+trainer.profiler=null"]
     assert {job.overrides[0] for job in expand(["model=glob(hipnn*)"])} == {"model=hipnn", "model=hipnn_ts"}
     assert [job.name for job in expand(["model.elements=[H,C]"])] == ["model.elements=[H,C]"]  # a list is one value
-    for override, problem in (("seed=interval(0,1)", "give values one by one"), ("a=b(", "cannot be read")):
+    for override, problem in (("seed=interval(0,1)", "needs discrete values"), ("a=b(", "cannot be read")):
         with pytest.raises(ConfigError, match=problem):
             expand([override])
-    with pytest.raises(ConfigError, match="stands for no value"):
+    with pytest.raises(ConfigError, match="gives no values"):
         expand(["model=glob(nothing*)"])
 
 
@@ -94,7 +94,7 @@ def test_interrupt_ends_the_job_in_order_and_the_sweep(tmp_path: Path) -> None:
     (run,) = (tmp_path / "sweep").iterdir()
     assert status(run) == "stopped"
     assert "SIGINT: stopping after this step" in err
-    assert "not begun  seed=1" in err
+    assert "not started seed=1" in err
     assert "0 of 2 jobs done" in out
 
 
