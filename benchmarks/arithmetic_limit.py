@@ -1,7 +1,7 @@
-"""How far energy and forces are from what the arithmetic alone would take on this machine.
+"""The time of energy and forces over the time that their multiply-adds alone would take on this machine.
 
-The multiply-adds of the model's matrix products, forward and backward, are counted while it runs (not what is only done
-again to save memory), those of the invariants from their programs; the machine's rate is that of products of square
+The multiply-adds of the matrix products, forward and backward, are counted while the model runs (without those that are
+repeated to save memory), those of the invariants from their programs; the machine's rate is that of products of square
 matrices, measured in turns with the model. Distances, sensitivities, tensors and activations are not counted.
 
     python benchmarks/arithmetic_limit.py --structures FILE.pdb ... --features 128 256 --output FILE.json
@@ -20,13 +20,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from hiphop_train import build
+from hiphop_train.accelerate import accelerate, table_convolution
+from hiphop_train.accelerate.invariants import program_of
 from hiphop_train.benchmark.systems import from_file, work_of
-from hiphop_train.compilation import compile_potential
 from hiphop_train.config import load_config
 from hiphop_train.graph.assemble import make_graph
 from hiphop_train.memory import keep_freed_memory
-from hiphop_train.nn import messages
-from hiphop_train.nn.invariants import invariant_program
+from hiphop_train.nn.invariants import Invariants
 from hiphop_train.potential import Potential
 from hiphop_train.types import Graph
 
@@ -76,12 +76,13 @@ def graph_of(file: Path) -> Graph:
 
 
 def multiply_adds(potential: Potential, graph: Graph, n_features: int) -> float:
-    """Count those of matrix products as they run, where nothing is done twice, and of the invariants' programs."""
-    large, messages.LARGE = messages.LARGE, 2**62
+    """Count those of matrix products as they run without recomputation, and those of the invariants' programs."""
+    accelerate(potential, torch.float32, torch.device("cpu"), "training", choice=False)
+    large, table_convolution.LARGE = table_convolution.LARGE, 2**62
     with Counter() as counter:
         potential(graph)
-    messages.LARGE = large
-    program = invariant_program("published", 3, 4)
+    table_convolution.LARGE = large
+    program = program_of(Invariants("published", l_max=3, n_max=4))
     n_steps = len(program.steps) + len(program.gradient)
     return counter.total / 2 + 2 * n_steps * len(graph.species) * n_features
 
@@ -111,7 +112,7 @@ def measure(file: Path, n_features: int, rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
     potential, graph = potential_of(n_features), graph_of(file)
     count = multiply_adds(potential, graph, n_features)
-    compiled = compile_potential(potential, "auto", torch.float32, torch.device("cpu"))
+    acceleration = accelerate(potential, torch.float32, torch.device("cpu"), "inference")
     square = torch.randn(SIZE, SIZE)
     times = in_turns({"model": lambda: potential(graph), "square": lambda: square @ square}, rounds)
     ratios = sorted(m / (count * s / SIZE**3) for m, s in zip(times["model"], times["square"], strict=True))
@@ -120,7 +121,7 @@ def measure(file: Path, n_features: int, rounds: int) -> dict[str, Any]:
         "atoms": len(graph.species),
         "pairs": len(graph.pair_i),
         "features": n_features,
-        "compiled": compiled,
+        "accelerated": str(acceleration),
         "multiply_adds": count,
         "rate_of_squares_per_second": round(SIZE**3 / sorted(times["square"])[rounds // 2], -9),
         "milliseconds": round(1000 * sorted(times["model"])[rounds // 2], 1),

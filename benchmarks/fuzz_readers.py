@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "fuzz.json")
     options = parser.parse_args(arguments)
     sys.path.insert(0, str(ROOT))  # the damage is the tests'
-    from tests.data.fuzz import campaign
+    from tests.data.formats.fuzz import campaign
 
     with tempfile.TemporaryDirectory() as folder:
         record = campaign(Path(folder), options.count, options.seed)

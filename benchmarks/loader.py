@@ -3,8 +3,8 @@
     python benchmarks/loader.py [--conformations 204800] [--rounds 7]
 
 All read the same conformations of about 15 atoms in batches of 256, in turns within one run: this package's loader (one
-process; two processes with four workers each), torchani's (batches made once and kept in HDF5 files, as
-`ANIBatchedDataset` reads them, or in memory, as `ANIBatchedInMemoryDataset` gives them out), and torchmd-net's
+process; with two workers; two processes with four workers each), torchani's (batches made once and kept in HDF5 files,
+as `ANIBatchedDataset` reads them, or in memory, as `ANIBatchedInMemoryDataset` yields them), and torchmd-net's
 (`MemmappedDataset` with torch_geometric's DataLoader), where it is installed.
 """
 
@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import multiprocessing
 
-from hiphop_train.data.batching.loader import batch_loader
+from hiphop_train.data.batching.dataset import BatchDataset
+from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler
 from hiphop_train.data.structures import Structures
 
@@ -52,16 +53,17 @@ def make_structures(n: int, folder: Path) -> Structures:
         mapped[name] = np.memmap(folder / name, array.dtype, "r", shape=array.shape)
     zeros = np.zeros(n, np.int64)
     return Structures(
-        source="random", offsets=offsets, has_forces=np.ones(n, np.bool_), group=zeros, group_names=("all",),
-        subset=zeros, subset_names=("all",), level=zeros, level_names=("default",), conformation=np.arange(n),
-        geometry=np.arange(n).astype(np.uint64), **mapped,
+        source="random", offsets=offsets, group=zeros, group_names=("all",),
+        subset=zeros, subset_names=("all",), theory=zeros, theory_names=("default",), conformation=np.arange(n),
+        geometry=np.arange(n).astype(np.uint64),
+        labels={key: mapped.pop(key) for key in ("energy", "forces")}, **mapped,
     )  # fmt: skip
 
 
-def ours(structures: Structures, pairs: bool, rank: int = 0, n_ranks: int = 1, workers: int = 0) -> Any:
+def ours(structures: Structures, pairs: bool, workers: int = 0, rank: int = 0, n_ranks: int = 1) -> BatchLoader:
     """Return this package's loader."""
     sampler = BatchSampler(np.arange(len(structures)), BATCH, 0, rank, n_ranks)
-    return batch_loader(structures, sampler, ELEMENTS, CUTOFF, torch.float32, workers, pairs)
+    return BatchLoader(BatchDataset(structures, ELEMENTS, CUTOFF, torch.float32, pairs), sampler, workers)
 
 
 def torchani_batches(structures: Structures) -> list[dict[str, torch.Tensor]]:
@@ -128,7 +130,7 @@ def one_epoch(loader: Iterable[Any]) -> float:
 def serve(rank: int, structures: Structures, pairs: bool, start: Any, done: Any, rounds: int) -> None:
     """Be one of two ranks: go through the epoch whenever the others are ready."""
     torch.set_num_threads(1)
-    loader = ours(structures, pairs, rank, 2, 4)
+    loader = ours(structures, pairs, 4, rank, 2)
     one_epoch(loader)  # starts the workers
     for _ in range(rounds):
         start.wait()
@@ -179,6 +181,8 @@ def main() -> None:
         loaders: dict[str, Iterable[Any]] = {
             "with pairs": ours(structures, True),
             "without pairs": ours(structures, False),
+            "with pairs, 2 workers": ours(structures, True, workers=2),
+            "without pairs, 2 workers": ours(structures, False, workers=2),
             **torchani_loaders(structures, folder / "torchani"),
         }
         not_run: dict[str, str] = {}
@@ -203,6 +207,8 @@ def main() -> None:
     ratios = {}
     for key, others in (
         ("without pairs", [name for name in loaders if name.startswith("torch")]),
+        ("with pairs, 2 workers", ["with pairs"]),
+        ("without pairs, 2 workers", ["without pairs"]),
         ("with pairs, 2 ranks x 4 workers", ["with pairs"]),
         ("without pairs, 2 ranks x 4 workers", ["without pairs"]),
     ):

@@ -39,7 +39,7 @@ print("seconds", time.perf_counter() - ready, len(packed.structures), len(packed
 OPEN = """
 import sys, time
 from pathlib import Path
-from hiphop_train.data.store.packed_set import open_packed
+from hiphop_train.data.store.layout import open_packed
 started = time.perf_counter()
 packed = open_packed(Path(sys.argv[1]))
 packed.structures.take(__import__("numpy").array([0, len(packed.structures) - 1]))

@@ -16,12 +16,11 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from hiphop_train.compilation import Choice
+from hiphop_train.accelerate import Choice, MatmulPrecision, Precision
 from hiphop_train.data.formats.base import Reader
 from hiphop_train.data.module import DataModule
 from hiphop_train.errors import ConfigError, HipHopError
 from hiphop_train.models.base import Representation
-from hiphop_train.nn.precision import MatmulPrecision, Precision
 from hiphop_train.potential import Network, Potential
 from hiphop_train.readout.base import Readout
 
@@ -34,6 +33,9 @@ DATA_VARIABLES = (
     "test_path",
     "energy_key",
     "forces_key",
+    "stress_key",
+    "virial_key",
+    "dipole_key",
     "level",
     "format",
     "exclude",
@@ -48,7 +50,8 @@ OWN_KEYS: dict[str, dict[str, Any]] = {
 
 HANDED_OVER: dict[str, tuple[str, ...]] = {
     "model.readout": ("feature_sizes", "elements"),
-    "data": ("elements", "cutoff", "dtype", "seed", "preparation"),
+    "model.readout.energy": ("feature_sizes", "elements"),
+    "data": ("elements", "cutoff", "dtype", "seed"),
     "optimizer": ("params",),
     "trainer": (
         "callbacks",
@@ -73,12 +76,11 @@ def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype, n_
     dtype : floating-point type of the network
     n_levels : levels of theory, each with its E0
     """
-    section = OmegaConf.create(dict(model))
+    section: Any = OmegaConf.to_container(OmegaConf.create(dict(model)), resolve=True)
     readout_section = section.pop("readout")
     representation: Representation = _instantiate(section, "model")
     features = {"feature_sizes": representation.feature_sizes, "elements": representation.elements}
-    needed = _needed(readout_section, "model.readout", **features)
-    readout: Readout = _instantiate(readout_section, "model.readout", **needed)
+    readout: Readout = _instantiate(_with_needed(readout_section, "model.readout", features), "model.readout")
     network = Network(representation.to(dtype), readout.to(dtype))
     return Potential([network], representation.elements, representation.cutoff, n_levels)
 
@@ -97,7 +99,6 @@ def make_data(data: Mapping[str, Any] | DictConfig, potential: Potential, dtype:
         cutoff=potential.cutoff,
         dtype=dtype,
         seed=seed,
-        preparation=potential.preparation,
     )
     return module
 
@@ -145,14 +146,19 @@ def make_trainer(trainer: DictConfig, callbacks: list[Callback], loggers: list[L
     return made
 
 
-def _needed(section: DictConfig, name: str, **offered: Any) -> dict[str, Any]:
-    """Return those of the offered arguments that a section's target has a parameter for."""
+def _with_needed(section: dict[str, Any], name: str, offered: dict[str, Any]) -> dict[str, Any]:
+    """Add to a section, and to those within it, the offered arguments that their targets have parameters for."""
     target = section["_target_"]
     try:
         parameters = inspect.signature(get_object(target)).parameters
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{name}._target_: '{target}' cannot be imported: {error}") from error
-    return {key: value for key, value in offered.items() if key in parameters}
+    nested = {
+        key: _with_needed(part, f"{name}.{key}", offered)
+        for key, part in section.items()
+        if isinstance(part, dict) and "_target_" in part
+    }
+    return section | nested | {key: value for key, value in offered.items() if key in parameters}
 
 
 def _instantiate(section: Mapping[str, Any] | DictConfig, name: str, **handed_over: Any) -> Any:

@@ -85,6 +85,15 @@ def quoted(key: str, value: str) -> str:
     return f'{key}="{escaped}"'
 
 
+def model_section(name: str) -> DictConfig:
+    """Return the section that ``model=NAME`` chooses, its defaults list composed."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        section = OmegaConf.to_container(compose(f"model/{name}").model)
+    assert isinstance(section, dict)
+    return OmegaConf.create(section)
+
+
 def without_hydra(config: DictConfig) -> DictConfig:
     """Return a configuration without Hydra's own section."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])

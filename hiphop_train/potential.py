@@ -1,7 +1,7 @@
 """The potential: E0 + terms, and by differentiation forces and virial. Physics is written here, once."""
 
 from abc import ABC, abstractmethod
-from typing import Dict, List, Optional
+from typing import Dict, List, Tuple
 
 import numpy as np
 import torch
@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from hiphop_train.graph.assemble import with_pair_vectors
 from hiphop_train.graph.segments import segment_sum
 from hiphop_train.models.base import Representation
-from hiphop_train.nn.precision import full_precision
 from hiphop_train.nn.standardisation import Standardisation
 from hiphop_train.readout.base import Readout
-from hiphop_train.types import Graph, Preparation
+from hiphop_train.types import Graph
 
 
 class Term(nn.Module, ABC):
@@ -22,18 +21,25 @@ class Term(nn.Module, ABC):
 
     Parameters
     ----------
-    is_hierarchical : whether its energies are levels that should fall off, E0 being the first
-    preparation : what a loader adds to each graph, see `hiphop_train.models.base.Representation`
+    is_hierarchical : whether its energies are levels that should decrease, E0 being the first
+    targets : which targets there are among the further outputs
     """
 
-    def __init__(self, is_hierarchical: bool = False, preparation: Optional[Preparation] = None) -> None:
+    def __init__(self, is_hierarchical: bool = False, targets: Tuple[str, ...] = ()) -> None:
         super().__init__()
         self.is_hierarchical = is_hierarchical
-        self.preparation = preparation
+        self.targets = targets
 
     @abstractmethod
-    def forward(self, graph: Graph) -> Tensor:
-        """Return energies of the atoms, (n_atoms, n_levels), eV; a term may resolve its energy into levels."""
+    def forward(self, graph: Graph) -> Dict[str, Tensor]:
+        """Return the outputs of the term.
+
+        Returns
+        -------
+        outputs : dict
+            ``energies`` of the atoms (n_atoms, n_levels), eV: a term may resolve its energy into levels; and further
+            outputs of the potential
+        """
 
 
 class Network(Term):
@@ -50,7 +56,7 @@ class Network(Term):
     scale: Tensor
 
     def __init__(self, representation: Representation, readout: Readout) -> None:
-        super().__init__(readout.is_hierarchical, representation.preparation)
+        super().__init__(readout.is_hierarchical, readout.targets)
         self.representation = representation
         self.readout = readout
         functions = representation.standardised_functions
@@ -59,23 +65,14 @@ class Network(Term):
             self.standardisations.append(Standardisation(len(representation.elements), len(functions)))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
-    def forward(self, graph: Graph) -> Tensor:
-        """Return energies (n_atoms, n_levels), eV, float64."""
+    def forward(self, graph: Graph) -> Dict[str, Tensor]:
+        """Return the outputs of the readout, energies (n_atoms, n_levels) in eV, float64."""
         levels: List[Tensor] = self.representation(graph)
         for standardisation in self.standardisations:
             levels[-1] = standardisation(levels[-1], graph.species)
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            energies: Tensor = self.readout(levels, graph.species, graph.n_of_type)
-        else:
-            energies = self.read_out(levels, graph.species, graph.n_of_type)
-        return energies.to(torch.float64) * self.scale
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def read_out(self, levels: List[Tensor], species: Tensor, n_of_type: Optional[List[int]]) -> Tensor:
-        """Call the readout: energies are not rounded to less than float32."""
-        with full_precision(species):
-            energies: Tensor = self.readout(levels, species, n_of_type)
-        return energies
+        outputs: Dict[str, Tensor] = self.readout(levels, graph)
+        outputs["energies"] = outputs["energies"].to(torch.float64) * self.scale
+        return outputs
 
 
 def hierarchicality(level_energies: Tensor) -> Tensor:
@@ -96,6 +93,22 @@ def hierarchicality(level_energies: Tensor) -> Tensor:
     return (upper / torch.where(empty, torch.ones_like(total), total)).sum(1)
 
 
+def stress(virial: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
+    """Return the stress (n_systems, 3, 3), eV/Angstrom^3: the derivative with respect to a strain per volume, as ASE's.
+
+    It is zero where a system is not periodic in all three directions, and so has no volume.
+
+    Parameters
+    ----------
+    virial : (n_systems, 3, 3) eV
+    cell : (n_systems, 3, 3) Angstrom, rows are lattice vectors
+    pbc : (n_systems, 3) bool
+    """
+    volume = (torch.cross(cell[:, 0], cell[:, 1], dim=1) * cell[:, 2]).sum(1).abs()
+    density = torch.where(pbc.all(1), 1.0 / volume, torch.zeros_like(volume))
+    return -virial * density[:, None, None].to(virial.dtype)
+
+
 class Potential(nn.Module):
     """Energy of a system as E0 of its atoms plus a sum of terms, with forces and virial.
 
@@ -104,7 +117,11 @@ class Potential(nn.Module):
     terms : summands; the first is the network
     elements : type names, to which the graph's species refer
     cutoff : Angstrom
-    n_levels_of_theory : rows of E0; each system says which one is its own
+    n_theories : levels of theory, rows of E0; each system says which one is its own
+
+    Attributes
+    ----------
+    targets : keys of the targets among the outputs, see `hiphop_train.targets`
 
     Notes
     -----
@@ -113,18 +130,17 @@ class Potential(nn.Module):
 
     e0: Tensor
 
-    def __init__(self, terms: List[Term], elements: List[str], cutoff: float, n_levels_of_theory: int = 1) -> None:
+    def __init__(self, terms: List[Term], elements: List[str], cutoff: float, n_theories: int = 1) -> None:
         super().__init__()
         self.terms = nn.ModuleList(terms)
         self.elements = elements
         self.cutoff = cutoff
         self.is_hierarchical = bool(terms[0].is_hierarchical)
-        self.preparation = terms[0].preparation
-        self.register_buffer("e0", torch.zeros(n_levels_of_theory, len(elements), dtype=torch.float64))
+        self.targets = ["energy", "forces", "stress"] + [key for term in terms for key in term.targets]
+        self.register_buffer("e0", torch.zeros(n_theories, len(elements), dtype=torch.float64))
 
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def set_statistics(self, e0: NDArray[np.float64], scale: float) -> None:
-        """Take what was fitted to the training labels: E0 (n_levels, n_types) in eV, and the network's scale in eV."""
+        """Take what was fitted to the training labels: E0 (n_theories, n_types) and the network's scale, in eV."""
         self.e0 = torch.tensor(e0, dtype=torch.float64, device=self.e0.device)
         network = self.terms[0]
         assert isinstance(network, Network)
@@ -144,7 +160,8 @@ class Potential(nn.Module):
             ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) in eV,
             float64; ``hierarchicality`` (n_systems,), the mean over atoms, 0 without hierarchical levels; when asked
             for, ``forces`` (n_atoms, 3) in eV/Angstrom and ``virial`` (n_systems, 3, 3) in eV, the negative derivative
-            with respect to a strain
+            with respect to a strain, with ``stress`` (n_systems, 3, 3) in eV/Angstrom^3, see `stress`; and what a
+            readout adds
         """
         derivatives = forces or virial
         vectors = graph.pair_vectors
@@ -154,39 +171,33 @@ class Potential(nn.Module):
         n_atoms = graph.species.shape[0]
         owned = (torch.arange(n_atoms, device=graph.species.device) < graph.n_owned).to(torch.float64)
 
-        levels = [self.e0[graph.level[graph.system], graph.species][:, None]]
+        levels = [self.e0[graph.theory[graph.system], graph.species][:, None]]
+        outputs: Dict[str, Tensor] = {}
         for term in self.terms:
-            levels.append(term(graph))
+            found: Dict[str, Tensor] = term(graph)
+            levels.append(found.pop("energies"))
+            outputs.update(found)
         level_energies = torch.cat(levels, dim=1) * owned[:, None]
         atomic_energy = level_energies.sum(1)
         energy = segment_sum(atomic_energy, graph.system, graph.n_systems)
         n_owned_of_system = segment_sum(owned, graph.system, graph.n_systems).clamp(min=1.0)
-        unruly = torch.zeros_like(energy)
+        mean_hierarchicality = torch.zeros_like(energy)
         if self.is_hierarchical:
             of_atoms = hierarchicality(torch.cat(levels[:2], dim=1))
-            unruly = segment_sum(of_atoms * owned, graph.system, graph.n_systems)
-        outputs = {
-            "energy": energy,
-            "atomic_energy": atomic_energy,
-            "level_energies": level_energies,
-            "hierarchicality": unruly / n_owned_of_system,
-        }
+            total = segment_sum(of_atoms * owned, graph.system, graph.n_systems)
+            mean_hierarchicality = total / n_owned_of_system
+        outputs["energy"] = energy
+        outputs["atomic_energy"] = atomic_energy
+        outputs["level_energies"] = level_energies
+        outputs["hierarchicality"] = mean_hierarchicality
         if derivatives:
-            if torch.jit.is_scripting():  # type: ignore[attr-defined]
-                gradient = torch.autograd.grad([energy.sum()], [vectors], create_graph=self.training)[0]
-                assert gradient is not None
-            else:
-                gradient = self.differentiate(energy, vectors)
+            gradient = torch.autograd.grad([energy.sum()], [vectors], create_graph=self.training)[0]
+            assert gradient is not None
             if forces:
-                pull = segment_sum(gradient, graph.pair_i, n_atoms) - segment_sum(gradient, graph.pair_j, n_atoms)
-                outputs["forces"] = pull
+                received = segment_sum(gradient, graph.pair_i, n_atoms)
+                outputs["forces"] = received - segment_sum(gradient, graph.pair_j, n_atoms)
             if virial:
-                strain = -vectors[:, :, None] * gradient[:, None, :]
-                outputs["virial"] = segment_sum(strain, graph.system[graph.pair_i], graph.n_systems)
+                of_pairs = -vectors[:, :, None] * gradient[:, None, :]
+                outputs["virial"] = segment_sum(of_pairs, graph.system[graph.pair_i], graph.n_systems)
+                outputs["stress"] = stress(outputs["virial"], graph.cell, graph.pbc)
         return outputs
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def differentiate(self, energy: Tensor, vectors: Tensor) -> Tensor:
-        """Return dE/d vectors: derivatives of products are made in the precision of the products, of no less."""
-        with full_precision(energy):
-            return torch.autograd.grad(energy.sum(), vectors, create_graph=self.training)[0]

@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from hiphop_train.accelerate import Choice
 from hiphop_train.build import DATA_VARIABLES, HANDED_OVER, OWN_KEYS
-from hiphop_train.compilation import Choice
 from hiphop_train.config_files import line_of
 from hiphop_train.errors import ConfigError, did_you_mean
 

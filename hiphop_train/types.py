@@ -3,65 +3,21 @@
 Annotations are written in the form that TorchScript understands.
 """
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, NamedTuple
 
 from torch import Tensor
 
 Outputs = Dict[str, Tensor]
-"""Outputs and labels under the same keys: ``energy`` (n_systems,) eV, ``forces`` (n_atoms, 3) eV/Angstrom,
-``virial`` (n_systems, 3, 3) eV, ``atomic_energy`` (n_atoms,) eV, ``level_energies`` (n_atoms, n_levels) eV,
-``hierarchicality`` (n_systems,)."""
-
-
-Blocks = List[Tuple[int, int, int, int]]
-"""Of each block of a table: first line, number of lines, first place, places in a line."""
-
-
-class Table(NamedTuple):
-    """Where each row stands in a table with one line per segment, see `hiphop_train.graph.tables`."""
-
-    slot: Tensor
-    """(n_rows,) int64: place of each row, all different."""
-    n_slots: int
-    """Number of places."""
-    line: Tensor
-    """(n_segments,) int64: segment that stands in each line."""
-    segment_line: Tensor
-    """(n_segments,) int64: line in which each segment stands."""
-    blocks: Blocks
-
-
-class Layout(NamedTuple):
-    """Where the pairs stand in the tables of `hiphop_train.nn.messages`; follows from species and pairs alone.
-
-    The numbers in it are the computer's own, also where the tensors lie on a GPU.
-    """
-
-    sent: Table
-    """Lines by sending atom."""
-    received: Table
-    """Lines by receiving atom."""
-    sent_to_received: Tensor
-    """(n_received_slots,) int64: place by sender of what stands at each place by receiver; 0 where nothing."""
-    received_to_sent: Tensor
-    """(n_sent_slots,) int64: the other way round."""
-    present: Tensor
-    """(n_present,) int64: the species that are there."""
-    by_species: Optional[Table]
-    """Lines by receiving atom and species of the sender, where it pays; else what follows is empty."""
-    received_to_species: Tensor
-    """(n_by_species_slots,) int64: place by receiver of what stands at each place by species."""
-    species_to_received: Tensor
-    """(n_received_slots,) int64: the other way round."""
-    species_line: Tensor
-    """(n_atoms * n_present,) int64: line in `by_species` of receiving atoms, in order of `received`, and species."""
+"""Outputs and labels under the same keys: those of `hiphop_train.targets`, and beside them ``atomic_energy`` (n_atoms,)
+eV, ``level_energies`` (n_atoms, n_levels) eV, ``hierarchicality`` (n_systems,), ``virial`` (n_systems, 3, 3) eV."""
 
 
 class Graph(NamedTuple):
-    """One structure or a batch of structures, with all pairs of atoms inside of the cutoff.
+    """One structure or a batch of structures, with all pairs of atoms within the cutoff.
 
     Every ordered pair appears once: atom ``pair_i`` receives from atom ``pair_j``. Models see geometry only
-    through ``pair_vectors``; forces and virial come from the energy's derivative with respect to them.
+    through ``pair_vectors``; forces and virial come from the derivative of the energy with respect to them.
+    `hiphop_train.graph.assemble.make_graph` is its constructor.
     """
 
     species: Tensor
@@ -84,35 +40,28 @@ class Graph(NamedTuple):
     pair_vectors: Tensor
     """(n_pairs, 3) Angstrom: r_j + shift . cell - r_i, in the network's floating-point type."""
     n_owned: int
-    """Atoms from this index on are ghosts of a parallel engine: they act, but carry no energy."""
-    level: Tensor
+    """Atoms from this index on are ghosts of a parallel engine: they send messages, but carry no energy."""
+    theory: Tensor
     """(n_systems,) int64: level of theory, index into the rows of E0."""
-    total_charge: Tensor
-    """(n_systems,) elementary charges."""
-    spin: Tensor
-    """(n_systems,) number of unpaired electrons."""
-    conditions: Tensor
-    """(n_systems, n_conditions): further inputs of a system, a temperature for instance."""
-    triples: Optional[Tensor] = None
-    """(2, n_triples) int64: two pairs of the same receiving atom, for models that need them."""
-    layout: Optional[Layout] = None
-    """For models that need it. It and the two beside it are made with a batch, so that a GPU need not be asked for
-    numbers in a step; models make what is missing."""
-    n_of_type: Optional[List[int]] = None
-    """Number of atoms of each species."""
+    extras: Dict[str, Tensor]
+    """What somebody prepared for a use of their own, under a key that starts with their name (see
+    `hiphop_train.accelerate`); tensors whose key starts with `ON_HOST` stay in the host's memory. Models need none."""
 
 
-Preparation = Callable[[Graph], Graph]
-"""Adds to a graph, where it is made, what a model needs of it; can be sent to other processes."""
+ON_HOST = "host:"
+"""Start of the keys of extras whose numbers the host reads: on a GPU, reading them would be a synchronisation."""
+
+Prepare = Callable[[Graph], Graph]
+"""Adds extras to a graph, in the loader; can be sent to other processes."""
 
 
 class Batch(NamedTuple):
     """A graph with its labels.
 
-    Labels have the keys of the outputs, and beside them ``weight`` (n_systems,), ``energy_weight`` (n_systems,) and
-    ``forces_weight`` (n_atoms,): 0 where a structure only fills up a rank's share, or a label is missing. Losses of
-    energies and of forces are multiplied by ``energy_scale`` () and ``forces_scale`` (): how the numbers of structures
-    and atoms in the whole batch compare with those of a mean batch, where batches differ in size.
+    Labels have the keys of the targets; beside each ``key`` there are ``key_weight``, one number per entry: 0 where a
+    label is missing or a structure only completes a rank's share, and ``key_scale`` (), by which losses are multiplied:
+    the number of structures (or atoms) in the whole batch relative to a mean batch, where batches differ in size.
+    ``weight`` (n_systems,) is that of the structures themselves.
     """
 
     graph: Graph

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Environments for the programs that hiphop-bench times and whose pins clash with ours: .peers/mace, .peers/tensornet.
+# Environments for programs that hiphop-bench times and whose dependencies conflict with ours: .peers/mace, .peers/tensornet.
 #
 #   scripts/peers.sh                  all of them
 #   scripts/peers.sh mace             one
@@ -19,7 +19,7 @@ declare -A PACKAGES=(
 names=("$@")
 if ((${#names[@]} == 0)); then names=(mace tensornet); fi
 for name in "${names[@]}"; do
-    [[ -n "${PACKAGES[$name]:-}" ]] || die "there is no '$name'." "Allowed: mace, tensornet. The others run in our own environment."
+    [[ -n "${PACKAGES[$name]:-}" ]] || die "'$name' is unknown." "Allowed: mace, tensornet. The others run in our own environment."
 done
 for name in "${names[@]}"; do
     HIPHOP_VENV="$PEERS/$name"

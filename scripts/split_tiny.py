@@ -20,9 +20,8 @@ from typing import NamedTuple
 
 import h5py
 import numpy as np
+from connectivity import fragments
 from numpy.typing import NDArray
-
-from hiphop_train.data.connectivity import fragments
 
 TINY = Path(__file__).resolve().parents[1] / "hiphop_train" / "data" / "tiny"
 DIMER = "dimer"
@@ -82,7 +81,7 @@ def known_molecules(structures: Sequence[Structure]) -> dict[str, str]:
             raise SystemExit(
                 f"error: molecule {path!r}: most frequent connectivity {keys} in {majority} of "
                 f"{counts[path].total()} conformations; expected one fragment, in at least 9 of 10, that no other "
-                "molecule has; check BOND_FACTOR in hiphop_train/data/connectivity.py"
+                "molecule has; check BOND_FACTOR in hiphop_train/data/molecules.py"
             )
         names[keys[0]] = path
     return names

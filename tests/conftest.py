@@ -3,9 +3,10 @@
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ase import Atoms
 from ase.build import molecule
 from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
+from omegaconf import DictConfig, OmegaConf
 
 from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import batch_neighbours
@@ -55,6 +57,20 @@ class Conformers(NamedTuple):
 MakeAtoms = Callable[..., Atoms]
 GraphOf = Callable[..., Graph]
 PotentialOf = Callable[..., Potential]
+
+
+@cache
+def _composed_model(name: str) -> DictConfig:
+    from hiphop_train.config import load_config
+
+    section: DictConfig = load_config("train", [f"model={name}"]).model
+    return section
+
+
+def model_section(name: str) -> dict[str, Any]:
+    """Return the section that model=NAME composes, as plain data of its own."""
+    section: Any = OmegaConf.to_container(_composed_model(name), resolve=True)
+    return section
 
 
 @pytest.fixture(scope="session")
@@ -173,18 +189,16 @@ def graph_of() -> GraphOf:
 @pytest.fixture(scope="session")
 def potential_of() -> PotentialOf:
     """Build a small potential from a model's configuration, its numbers away from their defaults."""
-    from omegaconf import OmegaConf  # imported here because Lightning, behind the next one, takes seconds
-
-    from hiphop_train.build import make_potential
+    from hiphop_train.build import make_potential  # imported here because Lightning, behind it, takes seconds
 
     def make(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **changes: object) -> Potential:
-        section = OmegaConf.load(ROOT / "conf" / "model" / f"{name}.yaml")
+        section = model_section(name)
         for key, value in {**SMALL, **changes}.items():
-            for part in (section, section.readout):
+            for part in (section, section["readout"]):
                 if key in part:
                     part[key] = value
-        if section.readout.get("activation") == "celu":
-            section.readout.activation = "tanh"  # finite differences see where celu's second derivative jumps
+        if section["readout"].get("activation") == "celu":
+            section["readout"]["activation"] = "tanh"  # finite differences see where celu's second derivative jumps
         torch.manual_seed(seed)
         potential = make_potential(section, dtype)
         with torch.no_grad():

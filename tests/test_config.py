@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hiphop_train import config, config_files
+from hiphop_train.commands.run_directory import run_name
 from hiphop_train.config import load_config
 from hiphop_train.config_files import config_directory, options
 from hiphop_train.errors import ConfigError
@@ -168,3 +169,15 @@ def test_no_file_outside_of_model_interpolates_the_model() -> None:
     for file in CONF.rglob("*.yaml"):
         if file.parent.name != "model":
             assert "${model." not in file.read_text(), file
+
+
+def test_further_targets_are_weighted_like_energies_and_name_a_run_only_then() -> None:
+    """Runs from before there were further targets are found again."""
+    plain, without, with_stress = (
+        load_config("train", overrides)
+        for overrides in ([], ["~loss.stress", "~loss.dipole"], ["loss.stress.rmse=0.1"])
+    )
+    assert with_stress.loss.stress.rmse == 0.1
+    assert run_name(plain) == run_name(without) != run_name(with_stress)
+    with pytest.raises(ConfigError, match=r"loss\.stress\.rmsd: unknown key 'rmsd'.* did you mean 'rmse'"):
+        load_config("train", ["loss.stress.rmsd=1"])

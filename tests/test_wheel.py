@@ -1,5 +1,6 @@
-"""The wheel works where there is no checkout: it holds the configuration, and its commands run."""
+"""The wheel works without a checkout: it contains the configuration, and its commands run."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,12 +14,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(*command: object, cwd: Path) -> str:
-    """Run a command apart from the checkout and return what it printed; pytest shows it where it failed."""
+def run(*command: object, cwd: Path, code: int = 0) -> str:
+    """Run a command apart from the checkout and return what it printed; pytest shows it if its exit code is wrong."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run([str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    assert done.returncode == code, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr if code else done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_wheel_holds_configuration_and_tiny_data(wheel: Path) -> None:
+def test_wheel_contains_configuration_and_tiny_data(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     wanted = {f"hiphop_train/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
@@ -48,11 +49,11 @@ def test_commands_of_the_wheel(wheel: Path, tmp_path: Path) -> None:
     venv.create(home)
     python = home / "bin" / "python"
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
-    # The dependencies are borrowed from the environment of the tests. Its folder comes after the new environment's own,
-    # and its .pth files, the editable install's among them, are not read: the wheel wins.
+    # The dependencies are those of the tests' environment. Its folder comes after the new environment's own, and its
+    # .pth files, including that of the editable install, are not read: the wheel takes precedence.
     (site_packages,) = home.glob("lib/python*/site-packages")
-    borrowed = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-    (site_packages / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
+    dependencies = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    (site_packages / "dependencies.pth").write_text("\n".join(dependencies) + "\n")
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -65,3 +66,12 @@ def test_commands_of_the_wheel(wheel: Path, tmp_path: Path) -> None:
     printed = run(home / "bin" / "hiphop-train", "debug=fast", f"run_dir={run_dir}", cwd=elsewhere)
     assert printed.splitlines()[-1] == f"run directory: {run_dir}"
     assert {"metrics.json", "model.pt"} <= {path.name for path in run_dir.iterdir()}
+
+    # Programs of others are timed by files of the checkout, which the wheel does not contain; our own are not.
+    refused = run(home / "bin" / "hiphop-bench", "against=[hippynn]", "water=[3]", cwd=elsewhere, code=2)
+    assert "the repository's folder benchmarks/peers" in refused
+    assert "allowed without one: exported, ase" in refused
+    arguments = ["water=[3]", "measure=[md]", "rounds=1", "threads=1", f"output={tmp_path / 'bench.json'}"]
+    run(home / "bin" / "hiphop-bench", f"checkpoint={run_dir}", "against=[ase]", *arguments, cwd=elsewhere)
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found["md"][0]["ratios"]["ase"]["included"]["median"] > 0

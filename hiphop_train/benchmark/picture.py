@@ -1,4 +1,4 @@
-"""The picture: time and memory against the number of atoms, both axes logarithmic, a line for each program."""
+"""A plot of time and memory against the number of atoms, both axes logarithmic, with a line for each program."""
 
 import math
 from pathlib import Path
@@ -9,20 +9,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from hiphop_train.benchmark.md import OURS
+from hiphop_train.benchmark.measure import OURS
 
 INK, ACCENT = "#3b4252", "#c0392b"
 OTHERS = ("#2a6f97", "#6a994e", "#8d6a9f", "#b07d2b", "#4c8577", "#7d7d7d")
 
 
 def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
-    """Draw a panel of times (ms, pairs given where the program takes them) and one of memory.
+    """Draw a panel of times (ms, with given pairs where the program takes them) and one of memory.
 
     Parameters
     ----------
     path : PNG file
-    rows : of `md.measure`
-    title : above
+    rows : of `measure.dynamics`
+    title : of the figure
     """
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     figure.suptitle(title, color=INK, fontsize=11)
@@ -45,7 +45,7 @@ def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
 
 
 def _points(rows: list[dict[str, Any]], name: str, key: str, factor: float) -> list[tuple[float, float]]:
-    """Return (atoms, value) of a program, those without a value left out."""
+    """Return (atoms, value) of a program, without structures that have no value."""
     found = []
     for row in rows:
         variants = row["programs"][name]
@@ -56,7 +56,7 @@ def _points(rows: list[dict[str, Any]], name: str, key: str, factor: float) -> l
 
 
 def _label(axis: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Write names at the ends of lines, apart from each other."""
+    """Write names at the ends of the lines, without overlaps."""
     axis.set(xscale="log", yscale="log")
     low, high = axis.get_xlim()
     axis.set_xlim(low, high * (high / low) ** 0.28)
@@ -70,12 +70,12 @@ def _label(axis: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     ends.sort(key=lambda end: end[1])
     heights = apart([math.log(y) for _, y, _, _ in ends], gap)
     for (x, y, name, colour), height in zip(ends, heights, strict=True):
-        place = (x * (high / low) ** 0.03, math.exp(height))
-        axis.annotate(name, (x, y), place, color=colour, va="center", fontsize=9, annotation_clip=False)
+        at = (x * (high / low) ** 0.03, math.exp(height))
+        axis.annotate(name, (x, y), at, color=colour, va="center", fontsize=9, annotation_clip=False)
 
 
 def apart(heights: list[float], gap: float) -> list[float]:
-    """Move ascending heights so that neighbours are `gap` apart; those too close spread about their mean."""
+    """Move ascending heights so that they are at least `gap` apart; clusters spread about their mean."""
     clusters: list[tuple[float, int]] = []  # mean, and number of members
     for height in heights:
         mean, size = height, 1

@@ -1,4 +1,4 @@
-"""What is to be timed: everything that can be refused is refused here, before a clock runs."""
+"""What is timed: every setting is checked here and every program started, before anything is measured."""
 
 import os
 import zipfile
@@ -11,11 +11,11 @@ import torch
 from ase.data import atomic_numbers
 
 from hiphop_train import build, checkpoint
-from hiphop_train.benchmark import systems, weights
-from hiphop_train.benchmark.link import CannotImport, DoesNotFit, Failed, Link, free_memory
-from hiphop_train.benchmark.md import OURS, Field
-from hiphop_train.benchmark.peers.settings import Exported, Hippynn, Peer
-from hiphop_train.compilation import compile_potential
+from hiphop_train.accelerate import accelerate
+from hiphop_train.benchmark import systems
+from hiphop_train.benchmark.measure import OURS, Programs
+from hiphop_train.benchmark.process import CannotImport, DoesNotFit, Failed, WorkerProcess, free_memory
+from hiphop_train.benchmark.settings import HERE, PEERS, Peer
 from hiphop_train.data.batching.dataset import check_elements
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, HipHopError, did_you_mean
@@ -23,7 +23,7 @@ from hiphop_train.export.torchscript import export, load
 from hiphop_train.potential import Potential
 
 MEMORY_SHARE = 0.8
-"""Of the memory that is free at the beginning, what one process may take."""
+"""Share of the initially free memory that one process may take."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Ours:
     Attributes
     ----------
     name : for titles and file names
-    elements : that it knows
+    elements : which it knows
     dtype : of the network
-    potential : None where only an exported file is given
-    model : model section, complete; None likewise
-    file : exported file that is timed itself, or None
+    potential : None if only an exported file is given
+    model : complete model section, or None likewise
+    file : the exported file, or None
     """
 
     name: str
@@ -49,7 +49,7 @@ class Ours:
 
 
 def is_exported(file: Path) -> bool:
-    """Whether a file is TorchScript, which keeps its constants by themselves."""
+    """Whether a file is TorchScript, which stores its constants separately."""
     if not file.is_file() or not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:
@@ -62,7 +62,7 @@ def ours_of(settings: Mapping[str, Any], complete: Any) -> Ours:
     Parameters
     ----------
     settings : the command's
-    complete : function that adds the defaults to a model section
+    complete : function that adds its target's defaults to a model section
     """
     given = settings["checkpoint"]
     if given is None:
@@ -82,34 +82,40 @@ def ours_of(settings: Mapping[str, Any], complete: Any) -> Ours:
 
 
 def check(settings: Mapping[str, Any], peers: Mapping[str, Peer]) -> None:
-    """Raise `ConfigError` for what can be seen without building anything."""
+    """Raise `ConfigError` for mistakes that show without building anything."""
     for name in settings["against"]:
         if name not in peers:
+            raise ConfigError(f"against: '{name}' is unknown{did_you_mean(name, peers)}\n  allowed: {', '.join(peers)}")
+        if not peers[name].file.is_file():
+            installed = [other for other, peer in peers.items() if peer.file.is_file()]
             raise ConfigError(
-                f"against: there is no '{name}'{did_you_mean(name, peers)}\n  allowed: {', '.join(peers)}"
+                f"against: {name} is timed by a file of the repository's folder benchmarks/peers, which is not part of "
+                f"the installed package ({PEERS} does not exist)\n"
+                f"  run hiphop-bench from a checkout of the repository (pip install -e .)\n"
+                f"  allowed without one: {', '.join(installed)}"
             )
         python = peers[name].python
         if python is not None and not os.access(python, os.X_OK):
             raise ConfigError(
-                f"peers.{name}.python={python}: there is no such program; give the Python of an environment with "
+                f"peers.{name}.python={python}: no such program; give the Python of an environment with "
                 f"{peers[name].package} (scripts/peers.sh makes some)"
             )
     for key in ("against", "structures", "water", "measure"):
         twice = [value for value in settings[key] if settings[key].count(value) > 1]
         if twice:
-            raise ConfigError(f"{key}: {twice[0]} is there twice")
+            raise ConfigError(f"{key}: {twice[0]} is given twice")
     for n_atoms in settings["water"]:
         systems.check_water(n_atoms)
     if not settings["measure"]:
-        raise ConfigError("measure=[]: nothing is to be measured; allowed: md, training, breakdown")
+        raise ConfigError("measure=[]: nothing to measure; allowed: md, training, breakdown")
     if not settings["structures"] and not settings["water"] and settings["measure"] == ["md"]:
-        raise ConfigError("measure=[md] needs something to move: structures=[FILES] or water=[N_ATOMS]")
+        raise ConfigError("measure=[md] needs structures: structures=[FILES] or water=[N_ATOMS]")
     if settings["device"] == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: no CUDA device is to be seen; use device=cpu or device=auto")
+        raise ConfigError("device=cuda: no CUDA device is available; use device=cpu or device=auto")
 
 
 def systems_of(settings: Mapping[str, Any], ours: Ours, peers: Mapping[str, Peer]) -> list[systems.System]:
-    """Read and make all structures, the smallest first; all programs must know their elements."""
+    """Read or make all structures, smallest first; all programs must know their elements."""
     found = [systems.from_file(Path(file).expanduser()) for file in settings["structures"]]
     found += [systems.water(n_atoms, settings["seed"]) for n_atoms in settings["water"]]
     for system in found:
@@ -121,44 +127,43 @@ def systems_of(settings: Mapping[str, Any], ours: Ours, peers: Mapping[str, Peer
 
 
 def batch_of(settings: Mapping[str, Any], ours: Ours) -> Structures:
-    """Return a batch to train on: of the data that are given, or of molecules that are made."""
+    """Return a batch to train on: from the given data, or of generated molecules."""
     if settings["data"] is None:
         made = systems.clusters(settings["batch_size"], settings["seed"])
         missing = [symbol for symbol in ("H", "C", "O") if symbol not in ours.elements]
         if missing:
             raise ConfigError(
-                f"the molecules to train on hold {missing[0]}, which the model does not know; give others: data=NAME, "
-                "or measure=[md]"
+                f"the generated molecules contain {missing[0]}, which the model does not know; "
+                "give other data, data=NAME, or measure=[md]"
             )
         return made
     assert ours.potential is not None
     module = build.make_data(settings["data"], ours.potential, build.DTYPES[ours.dtype], settings["seed"])
-    module.use_levels(["the model's"])
+    module.use_theories(["the model's"])
     check_elements(module.structures, ours.elements)
     batch = next(iter(module.train_dataloader()))
     return module.structures.take(batch.sample.numpy())
 
 
-def open_field(
+def start_programs(
     settings: Mapping[str, Any],
     ours: Ours,
     peers: Mapping[str, Peer],
     device: str,
     folder: Path,
     advance: Callable[[int], None],
-) -> Field:
-    """Start all processes; raises `ConfigError` where a program is not installed. The caller closes them.
+) -> Programs:
+    """Start all processes; raises `ConfigError` if a program is not installed. The caller closes them.
 
     Parameters
     ----------
     settings : the command's
     ours : our potential
-    peers : name -> what is set of it
+    peers : settings by name
     device : ``cpu`` or ``cuda``
     folder : for files between the processes
     advance : called with 1 for each that is ready
     """
-    numbers = [atomic_numbers[symbol] for symbol in ours.elements]
     limit = settings["memory_limit"]
     free = free_memory()
     memory = int(limit * 2**30) if limit is not None else free and int(MEMORY_SHARE * free)
@@ -169,99 +174,78 @@ def open_field(
         "seed": settings["seed"],
         "memory": memory if device == "cpu" else None,
     }
-    common: dict[str, Any] = {"elements": ours.elements, "atomic_numbers": numbers}
-    field = Field({}, set(), folder, ours.dtype)
-    if ours.potential is not None:
-        field.e0[numbers] = ours.potential.e0[0].cpu().numpy()
-    field.links[OURS] = _our_link(settings, ours, {**start, "settings": dict(common)}, folder)
+    numbers = [atomic_numbers[symbol] for symbol in ours.elements]
+    common = {"elements": ours.elements, "atomic_numbers": numbers}
+    told = common | _our_settings(settings, ours, torch.device(device), folder)
+    processes = {OURS: WorkerProcess(OURS, _our_file(ours), None, {**start, "settings": told}, folder)}
     for name in settings["against"]:
-        told = {**common, **peers[name].settings(), **_shared(name, peers[name], ours, field)}
-        field.links[name] = Link(name, peers[name].script, peers[name].python, {**start, "settings": told}, folder)
+        peer = peers[name]
+        told = common | peer.settings() | _shared(peer, ours, folder)
+        processes[name] = WorkerProcess(name, peer.file, peer.python, {**start, "settings": told}, folder)
+    programs = Programs(processes, folder, ours.dtype)
     small = folder / "small.npz"
     try:
-        for name, link in field.links.items():
-            _open(name, link, peers)
-            systems.work_of(systems.settling(ours.elements), link.description["cutoff"]).save(small)
-            link.settle(small)
-            if name in field.same_weights and isinstance(peers[name], Hippynn):
-                _share_weights(link, ours, folder)
+        for process in processes.values():
+            _open(process, peers.get(process.name))
+            systems.work_of(systems.settling(ours.elements), process.description["cutoff"]).save(small)
+            process.settle(small)
             advance(1)
     except BaseException:
-        close(field)
+        programs.close()
         raise
-    return field
+    return programs
 
 
-def _shared(name: str, peer: Peer, ours: Ours, field: Field) -> dict[str, Any]:
-    """Return what a program gets of our potential, and note in the field whether its outputs must be ours."""
-    if isinstance(peer, Hippynn):
-        assert ours.model is not None
-        network, arguments, same = weights.network_of(ours.model)
-        if same:
-            field.same_weights.add(name)
-            field.without_e0.add(name)
-        return {"network": network, "arguments": arguments, "weights": None}
-    if isinstance(peer, Exported):
-        assert ours.potential is not None
-        file = field.folder / "exported.pt"
-        export(ours.potential, file, {})
-        field.same_weights.add(name)
-        return {"file": str(file)}
+def _our_file(ours: Ours) -> Path:
+    """Return the program that runs our potential."""
+    return HERE / ("ours.py" if ours.file is None else "exported.py")
+
+
+def _our_settings(settings: Mapping[str, Any], ours: Ours, device: torch.device, folder: Path) -> dict[str, Any]:
+    """Return the settings of our own process, and write the file with our weights."""
+    if ours.potential is None:
+        return {"exported": str(ours.file)}
+    dtype = build.DTYPES[ours.dtype]
+    accelerate(ours.potential, dtype, device, "inference", settings["compile"], key="compile")  # fails here, not there
+    stored = {"model": ours.model, "n_levels": len(ours.potential.e0), "weights": ours.potential.state_dict()}
+    torch.save(stored, _weights_file(folder))
+    training = {key: settings[key] for key in ("data", "loss", "optimizer", "batch_size", "seed")}
+    told = {"potential": str(_weights_file(folder)), "model": ours.model, "compile": settings["compile"]}
+    return {**told, "training": training}
+
+
+def _weights_file(folder: Path) -> Path:
+    return folder / "potential.pt"
+
+
+def _shared(peer: Peer, ours: Ours, folder: Path) -> dict[str, Any]:
+    """Return our potential in the form that a program needs."""
+    if peer.needs == "weights":
+        return {"model": ours.model, "potential": str(_weights_file(folder))}
+    if peer.needs == "exported":
+        file = ours.file or folder / "exported.pt"
+        if ours.potential is not None and not file.is_file():
+            export(ours.potential, file, {})
+        return {"exported": str(file)}
     return {}
 
 
-def close(field: Field) -> None:
-    """End all processes."""
-    for link in field.links.values():
-        link.close()
-
-
-def _our_link(settings: Mapping[str, Any], ours: Ours, start: dict[str, Any], folder: Path) -> Link:
-    if ours.file is not None:
-        start["settings"]["file"] = str(ours.file)
-        return Link(OURS, "exported", None, start, folder)
-    assert ours.potential is not None
-    dtype, device = build.DTYPES[ours.dtype], torch.device(start["device"])
-    compile_potential(ours.potential, settings["compile"], dtype, device, "compile")  # refuses now what it would then
-    stored = folder / "potential.pt"
-    content = {
-        "model": settings["model"] if settings["checkpoint"] is None else ours.model,
-        "n_levels": len(ours.potential.e0),
-        "weights": ours.potential.state_dict(),
-    }
-    torch.save(content, stored)
-    training = {key: settings[key] for key in ("data", "loss", "optimizer", "batch_size", "seed")}
-    told = {"potential": str(stored), "model": ours.model, "training": training, "compile": settings["compile"]}
-    start["settings"] |= told
-    return Link(OURS, "ours", None, start, folder)
-
-
-def _open(name: str, link: Link, peers: Mapping[str, Peer]) -> None:
+def _open(process: WorkerProcess, peer: Peer | None) -> None:
+    """Start a process; errors say what to do."""
+    name = process.name
     try:
-        link.open()
+        process.open()
     except CannotImport as error:
-        if name == OURS:
+        if peer is None:
             raise HipHopError(f"our own process does not start: {error}") from error
-        python = link.python or "this environment's Python"
+        python = process.python or "this environment's Python"
         raise ConfigError(
             f"against: {name} cannot be imported by {python} ({error})\n"
-            f"  install it: pip install {peers[name].package}\n"
-            f"  or, where its pins clash with ours, in an environment of its own (scripts/peers.sh): "
+            f"  install it: pip install {peer.package}\n"
+            f"  or, if its pinned dependencies conflict with ours, in an environment of its own (scripts/peers.sh): "
             f"peers.{name}.python=.peers/{name}/bin/python"
         ) from error
     except DoesNotFit as error:
-        raise ConfigError(f"{name} does not fit in memory before it has begun: {error}") from error
+        raise ConfigError(f"{name} does not fit in memory even before the first structure: {error}") from error
     except Failed as error:
-        raise HipHopError(f"{error}; it was not even started") from error
-
-
-def _share_weights(link: Link, ours: Ours, folder: Path) -> None:
-    """Give hippynn our weights."""
-    assert ours.potential is not None
-    file = folder / f"{link.name}.pt"
-    link.ask(do="special", weights="write", file=str(file))
-    state = torch.load(file, weights_only=True)
-    given = weights.for_hippynn(state, ours.potential.state_dict(), ours.potential.cutoff, ours.elements)
-    torch.save(given, file)
-    link.ask(do="special", weights="read", file=str(file))
-    link.start["settings"]["weights"] = str(file)  # for a process that must be started anew
+        raise HipHopError(f"{error}; it did not start") from error

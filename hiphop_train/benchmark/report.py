@@ -1,20 +1,20 @@
-"""The results for people: tables."""
+"""Tables of the results."""
 
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from hiphop_train.benchmark.md import VARIANTS
+from hiphop_train.benchmark.measure import DYNAMICS
 
 SEARCH = {"excluded": "pairs given", "included": "with search"}
 
 SCATTER = 1.5
-"""From this ratio of the longest to the shortest round on, it is said that the machine was busy."""
+"""Ratio of the longest to the shortest round above which a warning is printed."""
 
 
 def print_all(results: dict[str, Any]) -> None:
-    """Print whatever has been measured."""
+    """Print what has been measured."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)
@@ -26,20 +26,20 @@ def print_all(results: dict[str, Any]) -> None:
     if "throughput" in results.get("training", {}):
         whole = results["training"]["throughput"]
         console.print(
-            f"training as hiphop-train does it, loader included: "
+            f"training as in hiphop-train, loader included: "
             f"{_range(whole['conformations_per_second'])} conformations/s, {_range(whole['atoms_per_second'])} atoms/s"
         )
     if "breakdown" in results:
         console.print(_breakdown(results["breakdown"]))
     if (scatter := largest_scatter(results)) > SCATTER:
         console.print(
-            f"rounds of the same work differ by up to a factor of {scatter:.1f}: the machine was doing other things; "
-            "these times and ratios are not to be relied on"
+            f"rounds of the same work differ by up to a factor of {scatter:.1f}: the machine was busy with other work; "
+            "these times and ratios are not reliable"
         )
 
 
 def largest_scatter(results: dict[str, Any]) -> float:
-    """Return the longest round over the shortest, of whichever work they differ most in."""
+    """Return the longest round over the shortest, of the work where this ratio is largest."""
     found = [times for row in results.get("md", []) for both in row["programs"].values() for times in both.values()]
     found += results.get("training", {}).get("programs", {}).values()
     return max((times["highest"] / times["lowest"] for times in found if "lowest" in times), default=1.0)
@@ -47,10 +47,10 @@ def largest_scatter(results: dict[str, Any]) -> float:
 
 def _md(rows: list[dict[str, Any]]) -> Table:
     table = Table(
-        title="step of dynamics: energy and forces",
+        title="molecular dynamics step: energy and forces",
         title_justify="left",
         caption="median (lowest - highest) of the rounds; ratio: time over ours in the same round; peak: memory of the "
-        "process above that before its first structure",
+        "process above its baseline before the first structure",
     )
     for column in ("system", "atoms", "program", ""):
         table.add_column(column, justify="right" if column == "atoms" else "left")
@@ -58,7 +58,7 @@ def _md(rows: list[dict[str, Any]]) -> Table:
         table.add_column(column, justify="right")
     for row in rows:
         for name, variants in row["programs"].items():
-            for variant in VARIANTS:
+            for variant in DYNAMICS:
                 if variant in variants:
                     table.add_row(*_md_cells(row, name, variant))
         table.add_section()
@@ -83,7 +83,7 @@ def _md_cells(row: dict[str, Any], name: str, variant: str) -> list[str]:
 
 
 def _beside_ours(ratio: dict[str, Any] | None, difference: float | None) -> tuple[str, str]:
-    """Show a ratio, or why there is none, and the largest difference of forces."""
+    """Return a ratio, or why there is none, and the largest difference of forces."""
     shown = "" if difference is None else f"{difference:.1e}"
     if ratio is not None:
         return _range(ratio), shown
@@ -131,9 +131,9 @@ def _training(results: dict[str, Any]) -> Table:
 
 def _breakdown(found: dict[str, Any]) -> Table:
     table = Table(
-        title="where time goes: ms (per cent of the sum)",
+        title="breakdown of a step: ms (per cent of the sum)",
         title_justify="left",
-        caption="medians of the rounds; parts are measured one by one, a whole step at once in the same round",
+        caption="medians of the rounds; the parts are measured one by one, the whole step at once in the same round",
     )
     table.add_column("part")
     for name in found:

@@ -1,34 +1,34 @@
-"""Turns: everyone works once in each round, one at a time, so that what else the machine does meets all alike."""
+"""Rounds: every program works once in each, one at a time, so that disturbances of the machine affect all alike."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hiphop_train.benchmark.link import DoesNotFit, Failed, Link
+from hiphop_train.benchmark.process import DoesNotFit, Failed, WorkerProcess
 
 PERIOD = 300.0
-"""Milliseconds that one turn takes at least, if so many repetitions are needed."""
+"""Milliseconds that one turn takes at least, if necessary by repetition."""
 
 MOST = 50
 """Repetitions in a turn."""
 
 WARM_UP = 3000.0
-"""Milliseconds that warming up goes on for, with three repetitions at most: compilers look at the first two."""
+"""Milliseconds after which a warm-up ends, with three repetitions at most: compilers look at the first two."""
 
 NOT_FITTING = "does not fit in memory"
 
 
 @dataclass
 class Turns:
-    """What one program took.
+    """Times of one program.
 
     Attributes
     ----------
-    milliseconds : of one repetition, by round; None where it was not to be had
+    milliseconds : of one repetition, by round
     peak : bytes, the largest
     problem : why there are no times, or empty
     count : repetitions in a turn
@@ -50,6 +50,26 @@ class Turns:
             "peak_bytes": self.peak,
         }
 
+    def run(self, process: WorkerProcess, what: str, count: int) -> float:
+        """Let a program work; returns the milliseconds of one repetition."""
+        answer = process.ask("run", what=what, count=count)
+        self.peak = max(self.peak, int(answer["peak"]))
+        return float(answer["milliseconds"])
+
+    def warm_up(self, process: WorkerProcess, what: str) -> None:
+        """Work up to three times, and choose the number of repetitions."""
+        spent, last = 0.0, 0.0
+        for _ in range(3):
+            last = self.run(process, what, 1)
+            spent += last
+            if spent > WARM_UP and last > 0.2 * spent:  # the first one did not take most of the time
+                break
+        self.count = min(MOST, max(1, math.ceil(PERIOD / max(last, 1e-3))))
+
+    def take(self, process: WorkerProcess, what: str) -> None:
+        """Take one turn."""
+        self.milliseconds.append(self.run(process, what, self.count))
+
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, lowest and highest."""
@@ -62,43 +82,40 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def in_turns(
-    subjects: dict[str, tuple[Link, str]], rounds: int, advance: Callable[[int], None] = lambda n: None
-) -> dict[str, Turns]:
+    processes: Mapping[str, WorkerProcess],
+    jobs: Sequence[tuple[str, str]],
+    rounds: int,
+    advance: Callable[[int], None] = lambda n: None,
+) -> dict[tuple[str, str], Turns]:
     """Time several programs.
 
     Parameters
     ----------
-    subjects : label -> process, and what it does (``excluded``, ``included``, ``training``)
+    processes : by name
+    jobs : name, and what the program does (``excluded``, ``included``, ``training``)
     rounds : turns of each
-    advance : called with 1 after each turn, the warming up included
+    advance : called with 1 after each turn, the warm-up included
 
     Returns
     -------
-    turns : by label; those whose work does not fit in memory, or who fail, say so, and the others go on
+    turns : by job; a program whose work does not fit in memory, or that fails, has its problem, and the others go on
     """
-    turns = {label: Turns() for label in subjects}
-    links = {link.name: link for link, _ in subjects.values()}.values()
-    for label, (link, what) in subjects.items():
-        link.make_room(links)
-        _try(turns[label], lambda turn, link=link, what=what: _warm_up(turn, link, what))  # type: ignore[misc]
-        advance(1)
-    for _ in range(rounds):
-        for label, (link, what) in subjects.items():
-            link.make_room(links)
-            _try(turns[label], lambda turn, link=link, what=what: _take(turn, link, what))  # type: ignore[misc]
+    turns = {job: Turns() for job in jobs}
+    taking_part = [processes[name] for name in dict.fromkeys(name for name, _ in jobs)]
+    for number in range(rounds + 1):
+        for (name, what), turn in turns.items():
+            processes[name].make_room(taking_part)
+            if not turn.problem:
+                step = turn.take if number else turn.warm_up
+                turn.problem = problem_of(step, processes[name], what)
             advance(1)
     return turns
 
 
-def _try(turn: Turns, call: Callable[[Turns], None]) -> None:
-    if not turn.problem:
-        turn.problem = problem_of(lambda: call(turn))
-
-
-def problem_of(call: Callable[[], Any]) -> str:
-    """Let a program do something; returns what went wrong, or nothing."""
+def problem_of(call: Callable[..., Any], *arguments: Any) -> str:
+    """Call a function that asks a program; returns what went wrong, or nothing."""
     try:
-        call()
+        call(*arguments)
     except DoesNotFit:
         return NOT_FITTING
     except Failed as error:
@@ -106,26 +123,8 @@ def problem_of(call: Callable[[], Any]) -> str:
     return ""
 
 
-def _warm_up(turn: Turns, link: Link, what: str) -> None:
-    spent, last = 0.0, 0.0
-    for _ in range(3):
-        answer = link.ask(do="run", what=what, count=1)
-        last = float(answer["milliseconds"])
-        spent += last
-        turn.peak = max(turn.peak, int(answer["peak"]))
-        if spent > WARM_UP and last > 0.2 * spent:  # what only the first one took is not counted
-            break
-    turn.count = min(MOST, max(1, math.ceil(PERIOD / max(last, 1e-3))))
-
-
-def _take(turn: Turns, link: Link, what: str) -> None:
-    answer = link.ask(do="run", what=what, count=turn.count)
-    turn.milliseconds.append(float(answer["milliseconds"]))
-    turn.peak = max(turn.peak, int(answer["peak"]))
-
-
 def ratio(theirs: Turns, ours: Turns) -> dict[str, float] | None:
-    """How many times as long as we they took, round by round; None where either has no times."""
+    """Return their time over ours, round by round; None where either has no times."""
     if theirs.problem or ours.problem:
         return None
     return spread((np.array(theirs.milliseconds) / np.array(ours.milliseconds)).tolist())
@@ -136,12 +135,12 @@ def scaling(atoms: Sequence[int], times: Sequence[float]) -> dict[str, float | i
 
     Parameters
     ----------
-    atoms, times : of structures of two different sizes at least, else there is no fit
+    atoms, times : of structures of at least two different sizes, else there is no fit
 
     Returns
     -------
     fit : ``exponent``, its ``standard_error`` (None for two points), ``points``, ``smallest`` and ``largest`` structure
-        (atoms), and ``per_atom_largest_over_smallest``, the time per atom of the one over that of the other
+        (atoms), and ``per_atom_largest_over_smallest``, the ratio of their times per atom
     """
     x, y = np.log(np.asarray(atoms, np.float64)), np.log(np.asarray(times, np.float64))
     if len(set(atoms)) < 2:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.build import molecule
-from ase.data import atomic_masses, atomic_numbers
+from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 from ase.io import read
 from numpy.typing import NDArray
 
-from hiphop_train.benchmark.peers.protocol import Work
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.benchmark.worker import Workload
+from hiphop_train.data.formats.collector import Collector
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, DataError
 from hiphop_train.graph.neighbours import batch_neighbours
 
@@ -23,13 +24,13 @@ VOLUME = (atomic_masses[8] + 2 * atomic_masses[1]) / 0.602214076
 """Cubic Angstrom of a water molecule at 1 g/cm3: molar mass (g/mol) over Avogadro's number times 10^-24."""
 
 BOND, ANGLE = 0.9572, math.radians(104.52)
-"""Of a water molecule, Angstrom and radian."""
+"""Geometry of a water molecule, Angstrom and radian."""
 
 SHORTEST = 1.5
-"""Atoms of two molecules of water are no closer, Angstrom."""
+"""Shortest distance between atoms of two molecules of water, Angstrom."""
 
 LATTICE_JITTER = 0.1
-"""Standard deviation of a molecule's place, Angstrom."""
+"""Standard deviation of a molecule's displacement from its lattice site, Angstrom."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class System:
     positions : (n_atoms, 3) Angstrom
     cell : (3, 3) Angstrom, rows are lattice vectors, zero where open
     pbc : (3,) bool
-    is_water : whether it was made here, at the same density as all others that were
+    is_water : whether it is a box made by `water`, all of which have the same density
     """
 
     name: str
@@ -63,10 +64,10 @@ def from_file(file: Path) -> System:
         raise ConfigError(f"structures: {file} does not exist")
     try:
         atoms = read(file, index=0)
-    except Exception as error:  # ASE's readers raise whatever comes
+    except Exception as error:  # ASE's readers raise errors of any kind
         raise DataError(f"structures: {file} cannot be read by ASE: {type(error).__name__}: {error}") from error
     if not isinstance(atoms, Atoms) or len(atoms) == 0:
-        raise DataError(f"structures: {file} holds no atoms")
+        raise DataError(f"structures: {file} contains no atoms")
     cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
     if atoms.pbc.any() and np.linalg.matrix_rank(cell) < atoms.pbc.sum():
         raise DataError(f"structures: {file} is periodic, but its cell has no volume: {cell.tolist()}")
@@ -74,11 +75,11 @@ def from_file(file: Path) -> System:
 
 
 def check_water(n_atoms: int) -> None:
-    """Raise `ConfigError` where no whole number of molecules has so many atoms."""
+    """Raise `ConfigError` unless the atoms are an integer number of molecules."""
     if n_atoms < 3 or n_atoms % 3:
         nearest = 3 * max(1, round(n_atoms / 3))
         raise ConfigError(
-            f"water: {n_atoms} atoms are no whole number of molecules; nearest: {nearest} (positive multiples of 3)"
+            f"water: {n_atoms} atoms are not an integer number of molecules; nearest: {nearest} (multiples of 3)"
         )
 
 
@@ -86,12 +87,13 @@ def water(n_atoms: int, seed: int) -> System:
     """Make a periodic box of water of 1 g/cm3: a jittered lattice of molecules in random orientations.
 
     Every size has exactly the same density, and the box is nearly a cube. Atoms of two molecules come no closer than
-    `SHORTEST`: molecules that do are turned anew. It is no equilibrated liquid, but its atoms have as many neighbours.
+    `SHORTEST`: molecules that do get another orientation. It is not an equilibrated liquid, but its atoms have as many
+    neighbours.
 
     Parameters
     ----------
     n_atoms : a multiple of 3
-    seed : of places and orientations
+    seed : of positions and orientations
     """
     check_water(n_atoms)
     n = n_atoms // 3
@@ -116,7 +118,7 @@ def water(n_atoms: int, seed: int) -> System:
 
 
 def settling(elements: list[str]) -> System:
-    """A few atoms in a zigzag, with which programs get ready."""
+    """A few atoms in a zigzag, on which programs warm up."""
     n = 8
     numbers = np.array([atomic_numbers[elements[k % len(elements)]] for k in range(n)], np.int64)
     positions = np.stack([1.1 * np.arange(n), 0.7 * (np.arange(n) % 2), 0.1 * np.arange(n) ** 1.5], axis=1)
@@ -124,7 +126,7 @@ def settling(elements: list[str]) -> System:
 
 
 def lattice(n: int) -> tuple[int, int, int]:
-    """Return the sites along each edge of a nearly cubic lattice of at least `n` sites, as few as can be."""
+    """Return the sites along each edge of the smallest nearly cubic lattice of at least `n` sites."""
     edge = max(1, round(n ** (1 / 3)))
     around = range(max(1, edge - 1), edge + 3)
     shapes = [(a, b, c) for a in around for b in around if b >= a for c in around if c >= b and a * b * c >= n]
@@ -132,7 +134,7 @@ def lattice(n: int) -> tuple[int, int, int]:
 
 
 def oriented(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Molecules of water (n, 3, 3), O H H about the centre of O and the H's midpoint, in random orientations."""
+    """Molecules of water (n, 3, 3) in random orientations: O H H about the centre of O and the midpoint of the H."""
     half = 0.5 * ANGLE
     flat = BOND * np.array([[0, 0, 0], [math.sin(half), 0, math.cos(half)], [-math.sin(half), 0, math.cos(half)]])
     flat[:, 2] -= 0.25 * BOND * math.cos(half)
@@ -150,7 +152,7 @@ def oriented(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def collisions(positions: NDArray[np.float64], cell: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices of molecules, every second of two, that come too close to another or to an image of themselves."""
+    """Indices of molecules that are too close to an image of themselves or to another one (the later of each pair)."""
     flat = positions.reshape(-1, 3)
     pair_i, pair_j, shift = pairs_of(flat, cell[None], np.ones((1, 3), np.bool_), [len(flat)], SHORTEST)
     foreign = (pair_i // 3 != pair_j // 3) | shift.any(axis=1)
@@ -164,37 +166,37 @@ def pairs_of(
     cell: NDArray[np.float64],
     pbc: NDArray[np.bool_],
     sizes: list[int],
-    cutoff: float,
+    cutoff: float | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Find all pairs in a batch, as `batch_neighbours` does, in arrays."""
+    """Find all pairs in a batch, as `batch_neighbours` does, in arrays; none if there is no cutoff."""
+    if cutoff is None:
+        none = np.zeros(0, np.int64)
+        return none, none, none.reshape(0, 3)
     found = batch_neighbours(
         torch.from_numpy(positions), torch.tensor(sizes), torch.from_numpy(cell), torch.from_numpy(pbc), cutoff
     )
     return found[0].numpy(), found[1].numpy(), found[2].numpy()
 
 
-def work_of(system: System, cutoff: float | None) -> Work:
-    """Return a structure with its pairs; without, where no cutoff is given."""
-    none = np.zeros(0, np.int64)
-    pairs = (none, none, none.reshape(0, 3))
+def work_of(system: System, cutoff: float | None) -> Workload:
+    """Return a structure with its pairs; without pairs if no cutoff is given."""
     cell, pbc = system.cell[None], system.pbc[None]
-    if cutoff is not None:
-        pairs = pairs_of(system.positions, cell, pbc, [len(system)], cutoff)
+    pairs = pairs_of(system.positions, cell, pbc, [len(system)], cutoff)
     atoms = np.zeros(len(system), np.int64)
     labels = (np.zeros(1), np.zeros((len(system), 3)))
-    return Work(system.numbers, system.positions, cell, pbc, atoms, *pairs, *labels)
+    return Workload(system.numbers, system.positions, cell, pbc, atoms, *pairs, *labels)
 
 
-def batch_of(structures: Structures, cutoff: float) -> Work:
-    """Return a batch of all structures with labels; those that are missing are zero, and energies are less their mean.
+def batch_of(structures: Structures, cutoff: float | None) -> Workload:
+    """Return a batch of all structures with labels: missing ones are zero, and the mean energy is subtracted.
 
-    Energies in eV are large where E0 is not taken off; a mean square of them would drown all else in float32.
+    Total energies are large; their mean square would dominate all else in float32.
     """
     sizes = structures.sizes
     positions = structures.positions.astype(np.float64)
     pairs = pairs_of(positions, structures.cell, structures.pbc, sizes.tolist(), cutoff)
     energy = np.nan_to_num(structures.energy)
-    return Work(
+    return Workload(
         structures.numbers.astype(np.int64), positions, structures.cell, structures.pbc,
         np.repeat(np.arange(len(structures)), sizes), *pairs, energy - energy.mean(),
         np.nan_to_num(structures.forces).astype(np.float64),
@@ -202,26 +204,25 @@ def batch_of(structures: Structures, cutoff: float) -> Work:
 
 
 def clusters(n: int, seed: int) -> Structures:
-    """Return so many geometries of methoxyethane with a water molecule, 15 atoms, energies 0 and random forces."""
+    """Return `n` geometries of methoxyethane with a water molecule, 15 atoms, with zero energies and random forces."""
     rng = np.random.default_rng(seed)
     drop = molecule("H2O")
     drop.translate([0.0, 0.0, 3.5])
     whole = molecule("CH3CH2OCH3") + drop
     positions = whole.positions + 0.05 * rng.standard_normal((n, len(whole), 3))
-    collector = Collector("methoxyethane and water", 1.0, 1.0, 1.0)
-    collector.add("all", whole.numbers, positions, np.zeros(n), rng.standard_normal(positions.shape))
+    collector = Collector("methoxyethane and water")
+    labels = {"energy": np.zeros(n), "forces": rng.standard_normal(positions.shape)}
+    collector.add("all", whole.numbers, positions, labels)
     return collector.finish("all")
 
 
 def check_elements(system: System, elements: list[str], whose: str) -> None:
-    """Raise `ConfigError` where a structure has an element that a program does not know."""
-    from ase.data import chemical_symbols
-
+    """Raise `ConfigError` if a structure has an element that a program does not know."""
     known = [atomic_numbers[symbol] for symbol in elements if symbol in atomic_numbers]
-    strange = sorted(set(system.numbers.tolist()) - set(known))
-    if strange:
-        names = ", ".join(chemical_symbols[number] for number in strange)
+    unknown = sorted(set(system.numbers.tolist()) - set(known))
+    if unknown:
+        names = ", ".join(chemical_symbols[number] for number in unknown)
         raise ConfigError(
-            f"{system.name} holds {names}, which {whose} does not know; it knows {', '.join(elements)}"
+            f"{system.name} contains {names}, which {whose} does not know; it knows {', '.join(elements)}"
             + (f": 'model.elements=[{','.join([*elements, *names.split(', ')])}]'" if whose == "the model" else "")
         )

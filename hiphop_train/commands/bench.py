@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 import hiphop_train
 from hiphop_train import build
-from hiphop_train.benchmark import md, picture, plan, report, systems, training
-from hiphop_train.benchmark.peers.settings import Peer
+from hiphop_train.benchmark import measure, picture, plan, report, systems
+from hiphop_train.benchmark.settings import Peer
 from hiphop_train.commands.progress import progress
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError
@@ -24,12 +24,12 @@ from hiphop_train.evaluation.timing import processor
 from hiphop_train.memory import ENVIRONMENT
 from hiphop_train.schema import completed
 
-TELLING = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "MKL_", "KMP_", "GOMP_", "NUMBA_", "THP_", "TORCH_")
-"""Beginnings of the names of variables that times depend on."""
+RELEVANT = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "MKL_", "KMP_", "GOMP_", "NUMBA_", "THP_", "TORCH_")
+"""Prefixes of environment variables that times depend on."""
 
 
 def bench(config: DictConfig) -> dict[str, Any]:
-    """Time what the configuration asks for; returns what the JSON file holds, beside which there is a picture."""
+    """Time what the configuration asks for; writes a JSON file and a picture, and returns the content of the former."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
     settings.setdefault("data", None)
     peers: dict[str, Peer] = {
@@ -46,21 +46,21 @@ def bench(config: DictConfig) -> dict[str, Any]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hiphop-bench-")))
         with progress("starting", 1 + len(settings["against"])) as advance:
-            field = plan.open_field(settings, ours, peers, device, folder, advance)
-        stack.callback(plan.close, field)
+            programs = plan.start_programs(settings, ours, peers, device, folder, advance)
+        stack.callback(programs.close)
         results: dict[str, Any] = {
             "title": _title(ours),
             "complete": False,
             "model": ours.model or str(ours.file),
             "checkpoint": settings["checkpoint"],
-            "machine": _machine(field),
+            "machine": _machine(programs),
             "settings": {key: settings[key] for key in ("rounds", "threads", "dtype", "seed", "batch_size")},
-            "programs": {name: link.description for name, link in field.links.items()},
-            "same_weights": sorted(field.same_weights),
+            "programs": {name: process.description for name, process in programs.processes.items()},
+            "same_weights": sorted(set(programs.able("same_weights")) - {measure.OURS}),
         }
-        _measure_md(settings, field, found, results, output)
+        _measure_dynamics(settings, programs, found, results, output)
         if batch is not None:
-            _measure_training(settings, field, batch, results)
+            _measure_training(settings, programs, batch, results)
     results["complete"] = True
     report.print_all(results)
     _write(output, results)
@@ -71,62 +71,69 @@ def bench(config: DictConfig) -> dict[str, Any]:
     return results
 
 
-def _measure_md(
-    settings: dict[str, Any], field: md.Field, found: list[systems.System], results: dict[str, Any], output: Path
+def _measure_dynamics(
+    settings: dict[str, Any],
+    programs: measure.Programs,
+    found: list[systems.System],
+    results: dict[str, Any],
+    output: Path,
 ) -> None:
-    """Time dynamics; what there is after each structure is written, so that a break does not lose it."""
+    """Time molecular dynamics; results are written after each structure, so that an interruption loses little."""
     if not found:
         return
-    rounds, own = settings["rounds"], field.links[md.OURS]
+    rounds = settings["rounds"]
     rows: list[dict[str, Any]] = []
     too_small: set[str] = set()
-    with progress("dynamics", len(found) * md.turns_needed(field, rounds)) as advance:
+    with progress("dynamics", len(found) * len(programs.dynamics()) * (rounds + 1)) as advance:
         for system in found:
-            rows.append(md.measure(field, system, rounds, too_small, advance))
-            if _breaks_down(settings, field) and "median" in rows[-1]["programs"][md.OURS]["included"]:
+            rows.append(measure.dynamics(programs, system, rounds, too_small, advance))
+            if _has_breakdown(settings, programs) and "median" in rows[-1]["programs"][measure.OURS]["included"]:
                 name = f"{system.name}, {len(system):,} atoms"
-                results.setdefault("breakdown", {})[name] = md.breakdown(own, rounds)
-            results |= {"md": rows, "scaling": md.fits(rows, list(field.links))}
+                results.setdefault("breakdown", {})[name] = measure.breakdown(programs.ours, "md", rounds)
+            results |= {"md": rows, "scaling": measure.fits(rows, list(programs.processes))}
             _write(output, results)
 
 
-def _measure_training(settings: dict[str, Any], field: md.Field, batch: Structures, results: dict[str, Any]) -> None:
-    rounds, own = settings["rounds"], field.links[md.OURS]
-    with progress("training", (len(field.links) + 1) * (rounds + 1)) as advance:
-        steps = training.measure(field, batch, rounds, advance)
-        works = "median" in steps["programs"][md.OURS]
+def _measure_training(
+    settings: dict[str, Any], programs: measure.Programs, batch: Structures, results: dict[str, Any]
+) -> None:
+    """Time training steps and our whole training."""
+    rounds = settings["rounds"]
+    with progress("training", (len(programs.able("trains")) + 1) * (rounds + 1)) as advance:
+        steps = measure.training(programs, batch, rounds, advance)
+        works = "median" in steps["programs"][measure.OURS]
         if "training" in settings["measure"]:
             results["training"] = steps
             if works:
-                steps["throughput"] = training.throughput(own, rounds, advance)
-        if _breaks_down(settings, field) and works:
-            results.setdefault("breakdown", {})["training"] = training.breakdown(own, rounds)
+                steps["throughput"] = measure.throughput(programs.ours, rounds, advance)
+        if _has_breakdown(settings, programs) and works:
+            results.setdefault("breakdown", {})["training"] = measure.breakdown(programs.ours, "training", rounds)
 
 
-def _breaks_down(settings: dict[str, Any], field: md.Field) -> bool:
-    """Whether parts of steps are wanted, and can be had: an exported file is one whole."""
-    return "breakdown" in settings["measure"] and field.links[md.OURS].script == "ours"
+def _has_breakdown(settings: dict[str, Any], programs: measure.Programs) -> bool:
+    """Whether parts of steps are asked for and can be measured: an exported file has none."""
+    return "breakdown" in settings["measure"] and bool(programs.ours.description["trains"])
 
 
 def _check_exported(settings: dict[str, Any], ours: plan.Ours, peers: dict[str, Peer]) -> None:
-    """An exported file can neither be trained nor give its weights away."""
+    """Refuse what an exported file does not allow: training, and other programs with its weights."""
     if ours.file is None:
         return
-    wanting = [name for name in settings["against"] if peers[name].shares_weights]
-    if wanting:
+    asking = [name for name in settings["against"] if peers[name].needs == "weights"]
+    if asking:
         raise ConfigError(
-            f"against: {wanting[0]} takes its weights from the potential, which an exported file does not hand out; "
+            f"against: {asking[0]} gets the weights of our potential, which cannot be read from an exported file; "
             "give the run directory: checkpoint=RUN"
         )
     left = [what for what in settings["measure"] if what != "md"]
     if left == settings["measure"]:
-        raise ConfigError(f"measure={left}: {ours.file} is an exported file, with which there is only md")
+        raise ConfigError(f"measure={left}: {ours.file} is an exported file; allowed: measure=[md]")
     if left:
-        print(f"left out   {', '.join(left)}: {ours.file} is an exported file, which is only evaluated")
+        print(f"left out   {', '.join(left)}: {ours.file} is an exported file, which can only be evaluated")
 
 
 def _output(settings: dict[str, Any], name: str) -> Path:
-    """Return the JSON file to write, in a folder that is there."""
+    """Return the JSON file to write, in a folder that exists."""
     if settings["output"] is None:
         plain = json.dumps({key: value for key, value in settings.items() if key != "output"}, sort_keys=True)
         output = Path("bench") / f"{name}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}.json"
@@ -150,14 +157,14 @@ def _title(ours: plan.Ours) -> str:
     return ", ".join([ours.name, *([f"{width} features"] if width else []), ours.dtype])
 
 
-def _machine(field: md.Field) -> dict[str, Any]:
+def _machine(programs: measure.Programs) -> dict[str, Any]:
     return {
         "processor": processor(),
-        "threads": field.links[md.OURS].description["threads"],
+        "threads": programs.ours.description["threads"],
         "python": platform.python_version(),
         "torch": torch.__version__,
         "hiphop_train": hiphop_train.__version__,
-        "environment": {k: v for k, v in sorted({**ENVIRONMENT, **os.environ}.items()) if k.startswith(TELLING)},
+        "environment": {k: v for k, v in sorted({**ENVIRONMENT, **os.environ}.items()) if k.startswith(RELEVANT)},
     }
 
 

@@ -189,7 +189,7 @@ def _structures(runs: list[Run]) -> Structures:
             data = build.make_data(section, potential, build.DTYPES[run.config["dtype"]], run.config["seed"])
             if data.fingerprint() != run.fingerprint:
                 raise DataError(f"the data at {data.structures.source} are not those of the training")
-            data.use_levels(run.loaded.record["levels"])
+            data.use_theories(run.loaded.record["levels"])
             test = data.splits[(data.test_names or ["val"])[0]]
             return data.structures.take(test[np.linspace(0, len(test) - 1, min(len(test), N_STRUCTURES)).astype(int)])
         except HipHopError as error:

@@ -1,4 +1,4 @@
-"""hiphop-data check: the labels of a file put to the test of physics."""
+"""hiphop-data check: physical checks of the labels of a file."""
 
 import json
 import math
@@ -14,18 +14,19 @@ from rich.table import Table
 
 from hiphop_train.commands.data_open import Opened, open_data
 from hiphop_train.commands.progress import progress
-from hiphop_train.data.checks.dataset import judge_all
+from hiphop_train.data.checks.dataset import check_dataset
 from hiphop_train.data.checks.labels import ADVICE
-from hiphop_train.data.checks.results import Finding
-from hiphop_train.data.checks.scan import Survey, survey
-from hiphop_train.data.store.packed_set import verify
+from hiphop_train.data.checks.results import CheckResult
+from hiphop_train.data.checks.scan import Scan, scan
+from hiphop_train.data.store.layout import verify
 from hiphop_train.errors import ConfigError, DataError
+from hiphop_train.targets import TARGETS
 
-STYLES = {"ok": "green", "warning": "yellow", "contradiction": "bold red", "not told": "dim"}
+STYLES = {"ok": "green", "warning": "yellow", "contradiction": "bold red", "inconclusive": "dim"}
 NAMED = 10_000
-"""Offenders of one check that the JSON file names."""
+"""Flagged structures of one check that the JSON file names."""
 DRAWN = 10
-"""Offenders of one check that worst.xyz holds."""
+"""Flagged structures of one check that worst.xyz holds."""
 
 
 def check(file: Path, overrides: list[str], output: Path | None, elements: list[str] | None = None) -> int:
@@ -47,18 +48,18 @@ def check(file: Path, overrides: list[str], output: Path | None, elements: list[
     if packed is not None:
         with progress("comparing with checksums", None) as advance:
             whole = verify(packed, advance)
-        print(f"checksums  of all {len(whole.structures):,} packed structures are right", flush=True)
-    with progress("looking at structures", None) as advance:
-        found = survey(opened.source, advance)
-        findings = judge_all(found, opened.source, elements, opened.theory)
-    _print(findings, found)
+        print(f"checksums  of all {len(whole.structures):,} packed structures agree", flush=True)
+    with progress("scanning structures", None) as advance:
+        found = scan(opened.source, advance)
+        results = check_dataset(found, opened.source, elements, opened.theory)
+    _print(results, found)
     if output is not None:
-        _write(output, file, opened, found, findings)
+        _write(output, file, opened, found, results)
         print(f"results    {output}")
-    wrong = [finding for finding in findings if finding.status == "contradiction"]
-    if wrong:
+    contradicted = any(result.status == "contradiction" for result in results)
+    if contradicted:
         print(f"The labels contradict data={opened.choice}. Fix: {ADVICE}", flush=True)
-    return DataError.exit_code if wrong else 0
+    return DataError.exit_code if contradicted else 0
 
 
 def make_folder(output: Path) -> None:
@@ -69,64 +70,63 @@ def make_folder(output: Path) -> None:
         raise ConfigError(f"{output} cannot be made ({error.strerror}); choose another: --output DIR") from error
 
 
-def _print(findings: list[Finding], found: Survey) -> None:
-    n_groups = len(found.places)
+def _print(results: list[CheckResult], found: Scan) -> None:
     console = Console(highlight=False)
     console.print(
-        f"looked at  {len(found):,} structures in {n_groups:,} groups, all of them; units and sign by "
+        f"scanned    {len(found):,} structures in {len(found.origins):,} groups, all of them; units and signs by "
         f"{len(found.sample):,} in runs of neighbours"
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("check", "", "figures"):
+    for heading in ("check", "", "result"):
         table.add_column(heading, overflow="fold")
-    for finding in findings:
-        table.add_row(finding.name, finding.status, finding.text, style=STYLES[finding.status])
+    for result in results:
+        table.add_row(result.name, result.status, result.text, style=STYLES[result.status])
     console.print(table)
-    for finding in findings:
-        for k, value in zip(finding.offenders[:3].tolist(), finding.values, strict=False):
-            place = found.place(k)
-            where = f"{place['subset']}, group {place['group']}, conformation {place['conformation']}"
-            console.print(f"  {finding.name}: {where} ({value:.4g})", style="dim", soft_wrap=True)
+    for result in results:
+        for k, severity in zip(result.flagged[:3].tolist(), result.severity, strict=False):
+            origin = found.origin(k)
+            where = f"{origin['subset']}, group {origin['group']}, conformation {origin['conformation']}"
+            console.print(f"  {result.name}: {where} ({severity:.4g})", style="dim", soft_wrap=True)
 
 
-def _write(output: Path, file: Path, opened: Opened, found: Survey, findings: list[Finding]) -> None:
+def _write(output: Path, file: Path, opened: Opened, found: Scan, results: list[CheckResult]) -> None:
     content = {
         "file": str(file),
         "data": opened.choice,
         "why": opened.why,
         "declared": opened.declared(),
         "n_structures": len(found),
-        "n_groups": len(found.places),
+        "n_groups": len(found.origins),
         "n_sampled": len(found.sample),
-        "checks": [_plain(finding, found) for finding in findings],
+        "checks": [_plain(result, found) for result in results],
     }
     try:
         (output / "check.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        _draw(output / "worst.xyz", opened, found, findings)
+        _draw(output / "worst.xyz", opened, found, results)
     except OSError as error:
         raise ConfigError(f"{output} cannot be written ({error.strerror}); choose another: --output DIR") from error
 
 
-def _plain(finding: Finding, found: Survey) -> dict[str, Any]:
+def _plain(result: CheckResult, found: Scan) -> dict[str, Any]:
     return {
-        "check": finding.name,
-        "status": finding.status,
-        "text": finding.text,
-        "figures": {key: value if math.isfinite(value) else None for key, value in finding.figures.items()},
-        "n_offenders": len(finding.offenders),
-        "offenders": [
-            {**found.place(k), "value": value if math.isfinite(value) else None}
-            for k, value in zip(finding.offenders[:NAMED].tolist(), finding.values.tolist(), strict=False)
+        "check": result.name,
+        "status": result.status,
+        "text": result.text,
+        "numbers": {key: value if math.isfinite(value) else None for key, value in result.numbers.items()},
+        "n_flagged": len(result.flagged),
+        "flagged": [
+            {**found.origin(k), "severity": value if math.isfinite(value) else None}
+            for k, value in zip(result.flagged[:NAMED].tolist(), result.severity.tolist(), strict=False)
         ],
     }
 
 
-def _draw(path: Path, opened: Opened, found: Survey, findings: list[Finding]) -> None:
-    """Write the worst structures, each with what is wrong with it; no file where nothing is."""
+def _draw(path: Path, opened: Opened, found: Scan, results: list[CheckResult]) -> None:
+    """Write the worst structures, each with its problems; no file where there are none."""
     problems: dict[int, list[str]] = {}
-    for finding in findings:
-        for k, value in zip(finding.offenders[:DRAWN].tolist(), finding.values.tolist(), strict=False):
-            problems.setdefault(k, []).append(f"{finding.name} {value:.4g}")
+    for result in results:
+        for k, severity in zip(result.flagged[:DRAWN].tolist(), result.severity.tolist(), strict=False):
+            problems.setdefault(k, []).append(f"{result.name} {severity:.4g}")
     path.unlink(missing_ok=True)
     if not problems:
         return
@@ -137,12 +137,12 @@ def _draw(path: Path, opened: Opened, found: Survey, findings: list[Finding]) ->
         atoms = slice(structures.offsets[row], structures.offsets[row + 1])
         box = {"cell": structures.cell[row], "pbc": structures.pbc[row]} if structures.pbc[row].any() else {}
         one = Atoms(structures.numbers[atoms], structures.positions[atoms], **box)
-        labels: dict[str, Any] = {}
-        if structures.has_energy[row]:
-            labels["energy"] = float(structures.energy[row])
-        if structures.has_forces[row]:
-            labels["forces"] = structures.forces[atoms].astype(np.float64)
+        labels: dict[str, Any] = {
+            key: array[atoms if TARGETS[key].per == "atom" else row].astype(np.float64)
+            for key, array in structures.labels.items()
+            if structures.has(key)[row]
+        }
         one.calc = SinglePointCalculator(one, **labels)  # type: ignore[no-untyped-call]
-        one.info = {"problem": "; ".join(problems[k]), **found.place(k)}
+        one.info = {"problem": "; ".join(problems[k]), **found.origin(k)}
         drawn.append(one)
     ase.io.write(path, drawn, format="extxyz")

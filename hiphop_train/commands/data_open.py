@@ -10,7 +10,7 @@ from omegaconf import OmegaConf, open_dict
 from hiphop_train import build
 from hiphop_train.config import load_config, quoted
 from hiphop_train.config_files import config_directory
-from hiphop_train.data.checks.scan import FromReader
+from hiphop_train.data.checks.scan import Source
 from hiphop_train.data.formats.recognise import recognise
 from hiphop_train.errors import ConfigError, DataError
 
@@ -35,7 +35,7 @@ class Opened:
     choice: str
     why: str
     section: dict[str, Any]
-    source: FromReader
+    source: Source
     theory: str
 
     def declared(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def open_data(file: Path, overrides: list[str], all_levels: bool = False) -> Ope
                 OmegaConf.update(section, key, value, merge=False)
     plain = OmegaConf.to_container(section, resolve=True)
     assert isinstance(plain, dict)
-    source = FromReader(build.make_reader(section))
+    source = Source(build.make_reader(section))
     theory = SAME_LEVEL if choice in OF_THAT_LEVEL and plain.get("level", "dz") in ("dz", ["dz"]) else ""
     return Opened(choice, why, {str(key): value for key, value in plain.items()}, source, theory)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from hiphop_train.commands.data_open import open_data
 from hiphop_train.commands.progress import progress
 from hiphop_train.config import quoted
+from hiphop_train.data.store.layout import is_packed
 from hiphop_train.data.store.open_data import default_folder
 from hiphop_train.data.store.pack import pack
-from hiphop_train.data.store.packed_set import is_packed
 from hiphop_train.errors import DataError
 
 

@@ -9,8 +9,8 @@ from ase.data import atomic_numbers
 from omegaconf import DictConfig, OmegaConf
 
 from hiphop_train import build, checkpoint
+from hiphop_train.accelerate import accelerate
 from hiphop_train.commands.progress import progress
-from hiphop_train.compilation import compile_potential
 from hiphop_train.data.formats.comp6 import COMP6Reader
 from hiphop_train.data.module import DataModule
 from hiphop_train.errors import CheckpointError, ConfigError, did_you_mean
@@ -33,7 +33,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     section = trained_on.data if own else config.data
     data = build.make_data(section, loaded.potential, dtype, trained_on.get("seed", 0))
     data.progress = progress
-    data.use_levels(loaded.record["levels"])
+    data.use_theories(loaded.record["levels"])
     if own and data.fingerprint() != loaded.record["data_fingerprint"]:
         raise CheckpointError(
             f"the data at {data.structures.source} are not those that {loaded.file} was trained on, so its test split "
@@ -44,11 +44,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: no CUDA device is available; use device=cpu or device=auto")
 
-    compile_potential(loaded.potential.requires_grad_(False), "auto", dtype, torch.device(device))
+    fast = accelerate(loaded.potential, dtype, torch.device(device), "inference")
     index = np.concatenate(list(sets.values()))
     structures = data.structures.take(index)
     with progress(f"evaluating on {device}", len(structures)) as advance:
-        predictions = predict(loaded.potential, structures, dtype, data.eval_batch_size, device, advance)
+        predictions = predict(loaded.potential, structures, dtype, data.eval_batch_size, device, advance, fast.prepare)
     bounds = np.cumsum([0] + [len(members) for members in sets.values()])
     evaluated: plots.Evaluated = {}
     for name, start, stop in zip(sets, bounds, bounds[1:], strict=False):

@@ -8,9 +8,9 @@ from ase.data import atomic_numbers
 
 import hiphop_train
 from hiphop_train import checkpoint
+from hiphop_train.accelerate import Choice, accelerate
 from hiphop_train.build import DTYPES
 from hiphop_train.commands.progress import progress
-from hiphop_train.compilation import Choice, compile_potential
 from hiphop_train.data.module import DataModule
 from hiphop_train.evaluation import plots, report
 from hiphop_train.evaluation.errors import error_table, predict
@@ -26,7 +26,7 @@ def finish(run_dir: Path, data: DataModule, summary: dict[str, Any], device: str
     data : of the training
     summary : what metrics.json contains beside the errors
     device : of the training
-    choice : whether to compile, see `compile_potential`
+    choice : whether C is compiled, see `accelerate`
 
     Returns
     -------
@@ -34,13 +34,15 @@ def finish(run_dir: Path, data: DataModule, summary: dict[str, Any], device: str
     """
     loaded = checkpoint.load(str(run_dir))
     dtype = DTYPES[loaded.record["config"]["dtype"]]
-    compile_potential(loaded.potential.requires_grad_(False), choice, dtype, torch.device(device))
+    fast = accelerate(loaded.potential, dtype, torch.device(device), "inference", choice)
     splits = [*data.test_names, "val"] if not data.test_names else data.test_names
     evaluated: plots.Evaluated = {}
     with progress("testing", sum(len(data.splits[name]) for name in splits)) as advance:
         for name in splits:
             structures = data.structures.take(data.splits[name])
-            predictions = predict(loaded.potential, structures, dtype, data.eval_batch_size, device, advance)
+            predictions = predict(
+                loaded.potential, structures, dtype, data.eval_batch_size, device, advance, fast.prepare
+            )
             evaluated[name] = (structures, predictions)
     errors = {name: error_table(*pair) for name, pair in evaluated.items()}
     report.print_errors(errors, f"errors of {loaded.file}", str(data.name))

@@ -12,7 +12,7 @@ def describe(l_max: int, n_max: int, published: bool) -> str:
     n_max : highest number of tensors in an invariant
     published : the published set instead of the flexible one
     """
-    from hiphop_train.nn.contraction_programs import contraction_program
+    from hiphop_train.accelerate.contraction_programs import contraction_program
     from hiphop_train.nn.contractions import NAMES, connected_contractions
     from hiphop_train.nn.invariant_search import choose, gradients, ranks
     from hiphop_train.nn.invariants import invariant_contractions

@@ -36,6 +36,8 @@ ADDED: dict[str, Any] = {
     "init_weights": None,
     "data.batch_by": "structures",
     "data.bucket": 1,
+    "loss.stress": {"_target_": "hiphop_train.training.losses.ErrorLoss"},
+    "loss.dipole": {"_target_": "hiphop_train.training.losses.ErrorLoss"},
     "trainer.precision": "full",
     "trainer.matmul_precision": "highest",
 }

@@ -10,14 +10,15 @@ from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 
 from hiphop_train import build, checkpoint
+from hiphop_train.accelerate import Acceleration, Choice, accelerate
+from hiphop_train.accelerate.precision import matmul_precision
 from hiphop_train.commands import run_directory
 from hiphop_train.commands.finish import finish
 from hiphop_train.commands.progress import progress
-from hiphop_train.compilation import Choice, compile_potential
+from hiphop_train.commands.targets import check_targets
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
-from hiphop_train.nn.precision import matmul_precision
 from hiphop_train.potential import Potential
 from hiphop_train.training import callbacks
 from hiphop_train.training.module import PotentialModule
@@ -55,35 +56,38 @@ def train(config: DictConfig) -> TrainResult:
     potential = build.make_potential(config.model, dtype)
     data = build.make_data(config.data, potential, dtype, config.seed)
     data.progress = progress
+    loss = build.make_part(config.loss, "loss")
+    check_targets(loss, potential, data, config.data)
     statistics = data.statistics() if config.init_weights is None else None
     run_directory.check_continuity(run, config, data.fingerprint())
     if statistics is not None:
         potential.set_statistics(statistics.e0, statistics.scale)
-        levels = list(data.structures.level_names)
+        levels = list(data.structures.theory_names)
         fit_standardisation(potential, data)
     else:
         given = checkpoint.load(config.init_weights)
         levels = given.record["levels"]
-        data.use_levels(levels)
+        data.use_theories(levels)
         potential.set_statistics(given.potential.e0.numpy(), 1.0)
         potential.load_state_dict(given.potential.state_dict())
     fitted = {"init_weights": config.init_weights} if statistics is None else statistics.plain()
     record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), fitted, levels)
     module = PotentialModule(
         potential,
-        build.make_part(config.loss, "loss"),
+        loss,
         build.make_part(config.optimizer, "optimizer", params=list(potential.parameters())),
         build.make_part(config.scheduler, "scheduler"),
         record,
-        config.trainer.get("precision", "full"),
     )
     stop, clock = callbacks.GracefulStop(), callbacks.Clock()
     trainer = _make_trainer(config, run, module, [clock, stop])
-    compiled = compile_potential(potential, _choice(config), dtype, trainer.strategy.root_device)
+    device, precision = trainer.strategy.root_device, config.trainer.get("precision", "full")
+    fast = accelerate(potential, dtype, device, "training", _choice(config), precision)
+    data.prepare = fast.prepare
     if trainer.is_global_zero:
         run_directory.make(run, config)
         store_splits(run.path / "splits.npz", data.splits, data.checksum)
-        _print_start(config, run, potential, data, statistics, compiled)
+        _print_start(config, run, potential, data, statistics, fast)
     start_from = None if run.start_from is None else str(run.start_from)
     try:
         with matmul_precision(config.trainer.get("matmul_precision", "highest")):
@@ -128,7 +132,7 @@ def _print_start(
     potential: Potential,
     data: DataModule,
     statistics: Statistics | None,
-    compiled: str,
+    fast: Acceleration,
 ) -> None:
     """Print what is trained on what, and where it goes."""
     parts = ", ".join(f"{name} {len(index):,}" for name, index in data.splits.items())
@@ -138,11 +142,13 @@ def _print_start(
     print(f"data       {structures.source}: {parts} structures")
     if n_forces < len(structures):
         print(f"           forces of {n_forces:,} of {len(structures):,}; the others train on energies only")
+    for key in structures.labels.keys() - {"energy", "forces"}:
+        print(f"           {key} of {int(structures.has(key).sum()):,} of {len(structures):,}")
     mixed = ", bf16-mixed" if config.trainer.get("precision") == "bf16-mixed" else ""
     print(f"model      {config.model['_target_'].split('.')[-1]}, {n_parameters:,} parameters, {config.dtype}{mixed}")
-    for name, energies in zip(structures.level_names, potential.e0.tolist(), strict=True):
+    for name, energies in zip(structures.theory_names, potential.e0.tolist(), strict=True):
         e0 = ", ".join(f"{symbol} {energy:.3f}" for symbol, energy in zip(potential.elements, energies, strict=True))
-        print(f"E0         {e0} eV{f' ({name})' if len(structures.level_names) > 1 else ''}")
+        print(f"E0         {e0} eV{f' ({name})' if len(structures.theory_names) > 1 else ''}")
     if statistics is None:
         print(f"weights    {config.init_weights}, with its E0")
     else:
@@ -155,7 +161,7 @@ def _print_start(
                 f"           the training compositions determine only {statistics.rank} of {len(potential.elements)} "
                 "values; the solution of least norm is used, so energies are valid for such compositions only"
             )
-    print(f"compile    {compiled}")
+    print(f"accelerate {fast}")
     if run.start_from is not None:
         print(f"resumes    from {run.start_from}")
     print(f"output     {run.path}", flush=True)

@@ -8,6 +8,9 @@ Hashes = NDArray[np.uint64]
 GRID = 1e-4
 """Angstrom; positions that round to the same multiple of it count as equal."""
 
+GOLDEN_RATIO = np.uint64(0x9E3779B97F4A7C15)
+"""2**64 divided by the golden ratio, the increment of splitmix64."""
+
 
 def mix(values: Hashes) -> Hashes:
     """Scatter 64-bit numbers (the finaliser of splitmix64: Steele, Lea, Flood, OOPSLA 2014)."""
@@ -17,12 +20,23 @@ def mix(values: Hashes) -> Hashes:
     return mixed
 
 
+def chain(hashes: Hashes, values: Hashes) -> Hashes:
+    """Extend hashes by one more number each; the order counts."""
+    return mix(hashes + values + GOLDEN_RATIO)
+
+
 def sum_rows(values: Hashes, offsets: NDArray[np.int64]) -> Hashes:
     """Sum 64-bit numbers of atoms (n_atoms,) over each structure, none of them empty; sums overflow."""
     if len(offsets) < 2:
         return np.zeros(0, np.uint64)
     sums: Hashes = np.add.reduceat(values, offsets[:-1])
     return sums
+
+
+def index_within(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n_atoms,) index of each atom in its structure."""
+    index: NDArray[np.int64] = np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+    return index
 
 
 def geometry_hashes(numbers: NDArray[np.uint8], positions: NDArray[np.float64], offsets: NDArray[np.int64]) -> Hashes:
@@ -38,9 +52,8 @@ def geometry_hashes(numbers: NDArray[np.uint8], positions: NDArray[np.float64], 
     -------
     hashes : (n,)
     """
-    place = np.arange(len(numbers)) - np.repeat(offsets[:-1], np.diff(offsets))
-    state = numbers.astype(np.uint64) + (place.astype(np.uint64) << np.uint64(8))
+    state = numbers.astype(np.uint64) + (index_within(offsets).astype(np.uint64) << np.uint64(8))
     for axis in range(3):
         steps = np.rint(positions[:, axis].astype(np.float64) / GRID).astype(np.int64).view(np.uint64)
-        state = mix(state + np.uint64(0x9E3779B97F4A7C15)) ^ steps
+        state = mix(state + GOLDEN_RATIO) ^ steps
     return mix(sum_rows(mix(state), offsets))

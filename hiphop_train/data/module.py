@@ -1,4 +1,4 @@
-"""The data module: reads, checks and divides a data set, and deals out its batches."""
+"""The data module: reads, checks and divides a data set, and yields its batches."""
 
 import hashlib
 from dataclasses import replace
@@ -10,17 +10,18 @@ from ase.data import atomic_numbers
 from lightning.pytorch import LightningDataModule
 from pydantic import NonNegativeInt, PositiveInt
 
-from hiphop_train.data.batching.dataset import check_elements
-from hiphop_train.data.batching.loader import BatchLoader, batch_loader
+from hiphop_train.data.batching.dataset import BatchDataset, check_elements
+from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler, Measure, costs
+from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.data.checks.labels import check_labels
 from hiphop_train.data.formats.base import Reader
 from hiphop_train.data.splits import Split, Splits, check_splits
 from hiphop_train.data.statistics import AtomEnergies, Statistics, fit_statistics
-from hiphop_train.data.store.open_data import Packing, Progress, load, no_progress
+from hiphop_train.data.store.open_data import Packing, Progress, no_progress, open_data
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, did_you_mean
-from hiphop_train.types import Batch, Preparation
+from hiphop_train.types import Batch, Prepare
 
 
 class DataModule(LightningDataModule):
@@ -28,7 +29,7 @@ class DataModule(LightningDataModule):
 
     Parameters
     ----------
-    name : short name, part of the run directory's
+    name : short name, part of the name of the run directory
     reader : reads the files
     split : divides the structures
     batch_size : structures, atoms or pairs per training step, over all devices
@@ -41,11 +42,10 @@ class DataModule(LightningDataModule):
     pack : whether the set is packed at the first use and mapped into memory: ``auto`` does so with large sources
     packed : folder of the packed set; by default beside the source
     level_of_theory : the model's level of theory whose E0 serves for all structures, where it knows several and the
-        data do not say by the same names which
+        data do not name the same ones
     allow_leak : whether a geometry may be in a test and in the training split
     batch_by : what `batch_size` counts; pairs are estimated from the number of atoms
     bucket : number of batches whose structures are sorted by size together; 1 leaves the order random
-    preparation : what the model needs of each graph, beside its pairs; handed over at build time
     """
 
     def __init__(
@@ -68,12 +68,11 @@ class DataModule(LightningDataModule):
         allow_leak: bool = False,
         batch_by: Measure = "structures",
         bucket: PositiveInt = 1,
-        preparation: Preparation | None = None,
     ) -> None:
         super().__init__()
         for symbol in elements:
             if symbol not in atomic_numbers:
-                raise ConfigError(f"model.elements: '{symbol}' is no element{did_you_mean(symbol, atomic_numbers)}")
+                raise ConfigError(f"model.elements: '{symbol}' is not an element{did_you_mean(symbol, atomic_numbers)}")
         self.name = name
         self.reader = reader
         self.split = split
@@ -85,7 +84,7 @@ class DataModule(LightningDataModule):
         self.cutoff = cutoff
         self.dtype = dtype
         self.seed = seed
-        self.preparation = preparation
+        self.prepare: Prepare | None = None  # what acceleration needs of each graph, see `hiphop_train.accelerate`
         self.e0 = e0
         self.pack = pack
         self.packed = packed
@@ -104,7 +103,7 @@ class DataModule(LightningDataModule):
     def structures(self) -> Structures:
         """All structures, read and checked at first use."""
         if self._structures is None:
-            structures, checksum = load(self.reader, self.pack, self.packed, self.progress)
+            structures, checksum = open_data(self.reader, self.pack, self.packed, self.progress)
             check_elements(structures, self.elements)
             if self.check:
                 check_labels(structures)
@@ -121,32 +120,32 @@ class DataModule(LightningDataModule):
             self._splits = splits
         return self._splits
 
-    def use_levels(self, known: list[str]) -> None:
+    def use_theories(self, known: list[str]) -> None:
         """Number the structures' levels of theory as a model does.
 
         Parameters
         ----------
-        known : names of the model's levels, in the order of its E0
+        known : names of the model's levels of theory, in the order of its E0
         """
         structures = self.structures
         if self.level_of_theory is not None and self.level_of_theory not in known:
             raise ConfigError(
-                f"data.level_of_theory: '{self.level_of_theory}' is none of the model's levels"
+                f"data.level_of_theory: '{self.level_of_theory}' is not one of the model's levels of theory"
                 f"{did_you_mean(self.level_of_theory, known)}\n  allowed: {', '.join(known)}"
             )
         if len(known) == 1 or self.level_of_theory is not None:
-            place = 0 if self.level_of_theory is None else known.index(self.level_of_theory)
-            level = np.broadcast_to(np.int64(place), len(structures))
+            index = 0 if self.level_of_theory is None else known.index(self.level_of_theory)
+            theory = np.broadcast_to(np.int64(index), len(structures))
         else:
-            strange = [name for name in structures.level_names if name not in known]
-            if strange:
+            unknown = [name for name in structures.theory_names if name not in known]
+            if unknown:
                 raise ConfigError(
                     f"the model knows the levels of theory {', '.join(known)}, but {structures.source} has "
-                    f"'{strange[0]}'; say whose E0 serves for it: data.level_of_theory={known[0]}"
+                    f"'{unknown[0]}'; say whose E0 serves for it: data.level_of_theory={known[0]}"
                 )
-            numbers = np.array([known.index(name) for name in structures.level_names], np.int16)
-            level = numbers[structures.level]
-        self._structures = replace(structures, level=level, level_names=tuple(known))
+            numbers = np.array([known.index(name) for name in structures.theory_names], np.int16)
+            theory = numbers[structures.theory]
+        self._structures = replace(structures, theory=theory, theory_names=tuple(known))
 
     @property
     def test_names(self) -> list[str]:
@@ -174,10 +173,10 @@ class DataModule(LightningDataModule):
         return digest.hexdigest()[:16]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch; where it is there already, as on the CPU, Lightning's walk through it is saved."""
+        """Move a batch, but for what stays on the host."""
         if batch.graph.positions.device == device:
             return batch
-        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        moved: Batch = to_device(batch, device)
         return moved
 
     def train_dataloader(self) -> BatchLoader:
@@ -201,7 +200,7 @@ class DataModule(LightningDataModule):
         return self._train_loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where in an epoch the training stands; checkpoints keep it.
+        """Return the position of the training within an epoch; checkpoints store it.
 
         Lightning restores the state of loaders too, but not where it made one before it had read the checkpoint, as it
         does in the first epoch.
@@ -209,7 +208,7 @@ class DataModule(LightningDataModule):
         return {} if self._train_loader is None else self._train_loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the training go on from there; epochs other than that of the state begin at their beginning."""
+        """Continue from that position; only the epoch of the state is affected."""
         self._position = state_dict
 
     def val_dataloader(self) -> BatchLoader:
@@ -227,18 +226,10 @@ class DataModule(LightningDataModule):
         return self._loader(BatchSampler(sample, self.eval_batch_size))
 
     def _rank(self) -> tuple[int, int]:
-        """Number of this process, and how many there are."""
+        """Index of this process, and number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _loader(self, sampler: BatchSampler) -> BatchLoader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return batch_loader(
-            self.structures,
-            sampler,
-            self.elements,
-            self.cutoff,
-            self.dtype,
-            self.num_workers,
-            preparation=self.preparation,
-            pin_memory=on_gpu,
-        )
+        dataset = BatchDataset(self.structures, self.elements, self.cutoff, self.dtype, prepare=self.prepare)
+        return BatchLoader(dataset, sampler, self.num_workers, pin_memory=on_gpu)

@@ -33,7 +33,7 @@ class Split(ABC):
         Parameters
         ----------
         structures : all of them
-        checksum : of the set, by which a stored split knows it again
+        checksum : of the set, by which a stored split recognises it
         """
 
 
@@ -73,7 +73,7 @@ class RandomSplit(Split):
 
 
 class SubsetSplit(Split):
-    """Take the reader's subsets named val and test for what they are; draw from train what is missing.
+    """Use the subsets of the reader named train, val and test; draw val or test from train where one is missing.
 
     Parameters
     ----------
@@ -98,11 +98,11 @@ class SubsetSplit(Split):
 
 
 class FilesSplit(Split):
-    """Take the numbers of the conformations of each part from files.
+    """Read the numbers of the conformations of each part from files.
 
     Parameters
     ----------
-    train, val, test : files of whole numbers that count the conformations of the source from 0: NumPy's .npy, or text
+    train, val, test : files of integers that count the conformations of the source from 0: NumPy's .npy, or text
         with numbers between blanks, commas or line ends
     val_fraction : share drawn from train where no file is given for val
     seed : of the draw
@@ -121,12 +121,12 @@ class FilesSplit(Split):
         for part, path in self.files.items():
             if path is not None:
                 wanted = _read_numbers(locate(path), f"data.split.{part}")
-                strange = np.setdiff1d(wanted, structures.conformation)
-                if len(strange):
+                missing = np.setdiff1d(wanted, structures.conformation)
+                if len(missing):
                     raise DataError(
-                        f"{path} (data.split.{part}) names conformation {strange[0]}, which {structures.source} does "
-                        f"not hold with the labels asked for; its numbers go from {structures.conformation.min()} to "
-                        f"{structures.conformation.max()}"
+                        f"{path} (data.split.{part}) names conformation {missing[0]}, which {structures.source} does "
+                        f"not hold with the requested labels; its numbers range from {structures.conformation.min()} "
+                        f"to {structures.conformation.max()}"
                     )
                 splits[part] = np.flatnonzero(np.isin(structures.conformation, wanted))
         if "val" not in splits:
@@ -137,7 +137,7 @@ class FilesSplit(Split):
 
 
 class StoredSplit(Split):
-    """Take the split of an earlier run, for the same data.
+    """Use the split of an earlier run, for the same data.
 
     Parameters
     ----------
@@ -179,8 +179,8 @@ def store_splits(file: Path, splits: Splits, checksum: str) -> None:
 def formula_hashes(structures: Structures) -> Hashes:
     """(n,) numbers that are equal for equal formulas."""
     found = [
-        mix(sum_rows(mix(piece.numbers.astype(np.uint64) + np.uint64(0x2545F491)), piece.offsets))
-        for piece in structures.pieces()
+        mix(sum_rows(mix(block.numbers.astype(np.uint64) + np.uint64(0x2545F491)), block.offsets))
+        for block in structures.blocks()
     ]
     return np.concatenate(found)
 
@@ -191,7 +191,7 @@ class IndexFileSplit(Split):
     Parameters
     ----------
     path : JSON with ``splits`` (name -> indices in the data file's order) and ``data_sha256``
-    data_path : the data file whose checksum must agree
+    data_path : the data file whose checksum must match
     """
 
     def __init__(self, path: str, data_path: str) -> None:
@@ -227,11 +227,11 @@ def _read_numbers(file: Path, key: str) -> NDArray[np.int64]:
             numbers = np.array(file.read_text().replace(",", " ").split(), np.float64)
         whole: NDArray[np.int64] = numbers.astype(np.int64)
         if not len(whole) or not np.array_equal(whole, numbers):
-            raise ValueError("it holds no whole numbers")
+            raise ValueError("it does not hold integers")
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
-            f"{file} ({key}) cannot be read as numbers of conformations ({error}); give a .npy file or a text of whole "
-            "numbers"
+            f"{file} ({key}) cannot be read as numbers of conformations ({error}); give a .npy file or a text of "
+            "integers"
         ) from error
     return whole
 
@@ -277,7 +277,7 @@ def check_splits(splits: Splits, structures: Structures, allow_leak: bool = Fals
             same = np.flatnonzero(structures.geometry[splits["train"]] == structures.geometry[first])
             raise DataError(
                 f"{source}: {known.sum()} of {len(index)} structures of the split '{name}' are in the training split "
-                f"too, for instance {structures.name(first)} as {structures.name(splits['train'][same[0]])}; take "
-                "duplicates out (hiphop-data check lists them), divide by molecule (data/split=random "
+                f"too, for instance {structures.name(first)} as {structures.name(splits['train'][same[0]])}; remove "
+                "duplicates (hiphop-data check lists them), divide by molecule (data/split=random "
                 "data.split.by=molecule), or allow it: data.allow_leak=true"
             )

@@ -1,6 +1,6 @@
 """Statistics fitted to the training labels, in one visible step between data set-up and fit.
 
-They are sums over the structures, taken piece by piece, so that the set may be larger than memory.
+They are sums over the structures, taken in blocks, so that the set may be larger than memory.
 """
 
 from collections.abc import Sequence
@@ -44,15 +44,15 @@ AtomEnergies = Literal["fit", "gsae", "gsae_tz"] | dict[str, float]
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What the potential takes from the training labels.
+    """What the potential uses of the training labels.
 
     Attributes
     ----------
-    e0 : (n_levels, n_elements) float64, eV, energy of an atom of each element in the least-squares sense, or as given
+    e0 : (n_theories, n_elements) float64, eV, energy of an atom of each element in the least-squares sense, or as given
     scale : eV, natural unit of the network's energies: the root mean square of the force components times 1 Angstrom,
         or without forces the residual of the E0 fit per square root of atoms
-    rank : of the composition matrix, the lowest over levels; below the number of elements, E0 is the smallest of many
-        equal fits
+    rank : of the composition matrix, the lowest over levels of theory; below the number of elements, E0 is the smallest
+        of many equal fits
     residual : eV, standard deviation of energies after E0
     fitted : whether E0 was fitted
     """
@@ -69,7 +69,7 @@ class Statistics:
 
 
 class _Sums:
-    """Sums over the energies of one level: those of each composition, which are all that a fit of E0 needs."""
+    """Sums over the energies at one level of theory, by composition: all that a fit of E0 needs."""
 
     def __init__(self) -> None:
         self.of_composition: dict[bytes, NDArray[np.float64]] = {}  # number, mean, sum of squares about the mean
@@ -109,21 +109,21 @@ def fit_statistics(
     index : those that train; by default all
     e0 : how E0 comes about
     """
-    sums = [_Sums() for _ in structures.level_names]
+    sums = [_Sums() for _ in structures.theory_names]
     squares, n_components = 0.0, 0
     index = np.arange(len(structures)) if index is None else index
     for start in range(0, len(index), 50_000):
-        piece = structures.take(np.sort(index[start : start + 50_000]))
-        known = piece.has_energy
-        composition = piece.composition(elements)
-        for level, of_level in enumerate(sums):
-            chosen = known & (piece.level == level)
-            of_level.add(composition[chosen], piece.energy[chosen])
-        forces = piece.forces[np.repeat(piece.has_forces, piece.sizes)].astype(np.float64)
+        block = structures.take(np.sort(index[start : start + 50_000]))
+        known = block.has_energy
+        composition = block.composition(elements)
+        for theory, of_theory in enumerate(sums):
+            chosen = known & (block.theory == theory)
+            of_theory.add(composition[chosen], block.energy[chosen])
+        forces = block.forces[np.repeat(block.has_forces, block.sizes)].astype(np.float64)
         squares += float((forces**2).sum())
         n_components += forces.size
     named = None if e0 == "fit" else _given(e0, elements, structures)
-    fits = [_fit(of_level, len(elements), named) for of_level in sums]
+    fits = [_fit(of_theory, len(elements), named) for of_theory in sums]
     n_energies = sum(fit[3] for fit in fits)
     if n_components:
         scale = (squares / n_components) ** 0.5
@@ -161,9 +161,9 @@ def _fit(
 
 def _given(e0: str | dict[str, float], elements: Sequence[int], structures: Structures) -> NDArray[np.float64]:
     """E0 (n_elements,) in eV by name or as given."""
-    if len(structures.level_names) > 1:
+    if len(structures.theory_names) > 1:
         raise ConfigError(
-            f"data.e0={e0!r}: with several levels of theory ({', '.join(structures.level_names)}) E0 must be fitted: "
+            f"data.e0={e0!r}: with several levels of theory ({', '.join(structures.theory_names)}) E0 must be fitted: "
             "data.e0=fit"
         )
     table = {symbol: value * HARTREE for symbol, value in GSAE[e0].items()} if isinstance(e0, str) else e0

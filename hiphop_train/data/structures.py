@@ -1,7 +1,7 @@
-"""Structures with labels in flat arrays: what readers give, and what batches are cut from.
+"""Structures with labels in flat arrays: what readers return, and what batches are cut from.
 
 The arrays may be parts of files that are mapped into memory (`data.store`): what looks at all structures goes through
-them in pieces (`Structures.pieces`).
+them in blocks (`Structures.blocks`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hiphop_train.data.hashes import geometry_hashes
 from hiphop_train.errors import DataError
+from hiphop_train.targets import TARGETS
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,17 +27,17 @@ class Structures:
     positions : (n_atoms, 3) float64, or float32 where the file holds no more, Angstrom
     cell : (n, 3, 3) float64, Angstrom, rows are lattice vectors, zero where open
     pbc : (n, 3) bool
-    energy : (n,) float64, eV, total; NaN where missing
-    forces : (n_atoms, 3) float64 or float32, eV/Angstrom, true forces; NaN where missing
-    has_forces : (n,) bool, whether the forces on all atoms are known
+    labels : target key -> array of shape `Target.array_shape`, in the target's unit; NaN for the whole of a structure
+        where it is unknown. Energy (total) and forces (true forces) are always among them, other targets only where
+        a structure has them
     group : (n,) integer, index into `group_names`
     group_names : names of the sets (molecules, formulas) whose members are conformers of each other
     subset : (n,) integer, index into `subset_names`
     subset_names : names of the parts (files) of a collection
-    level : (n,) integer, index into `level_names`
-    level_names : levels of theory of the labels, each with E0 of its own
+    theory : (n,) integer, index into `theory_names`
+    theory_names : levels of theory of the labels, each with its own E0
     conformation : (n,) int64, running number of the geometry in its source, counting also what was left out; the same
-        for the labels of several levels
+        for labels at several levels of theory
     geometry : (n,) uint64, equal for equal geometries (`hashes.geometry_hashes`)
     """
 
@@ -47,15 +47,13 @@ class Structures:
     positions: NDArray[np.float64]
     cell: NDArray[np.float64]
     pbc: NDArray[np.bool_]
-    energy: NDArray[np.float64]
-    forces: NDArray[np.float64]
-    has_forces: NDArray[np.bool_]
+    labels: dict[str, NDArray[np.float64]]
     group: NDArray[Any]
     group_names: tuple[str, ...]
     subset: NDArray[Any]
     subset_names: tuple[str, ...]
-    level: NDArray[Any]
-    level_names: tuple[str, ...]
+    theory: NDArray[Any]
+    theory_names: tuple[str, ...]
     conformation: NDArray[np.int64]
     geometry: NDArray[np.uint64]
 
@@ -69,10 +67,44 @@ class Structures:
         return sizes
 
     @property
+    def energy(self) -> NDArray[np.float64]:
+        """(n,) eV, total; NaN where unknown."""
+        return self.labels["energy"]
+
+    @property
+    def forces(self) -> NDArray[np.float64]:
+        """(n_atoms, 3) eV/Angstrom; NaN where unknown."""
+        return self.labels["forces"]
+
+    @property
     def has_energy(self) -> NDArray[np.bool_]:
         """(n,) whether the energy is known."""
-        known: NDArray[np.bool_] = np.isfinite(self.energy)
+        return self.has("energy")
+
+    @property
+    def has_forces(self) -> NDArray[np.bool_]:
+        """(n,) whether the forces on all atoms are known."""
+        return self.has("forces")
+
+    def has(self, key: str) -> NDArray[np.bool_]:
+        """(n,) whether a label is known; for targets per atom the first atom stands for all of a structure."""
+        if key not in self.labels:
+            return np.zeros(len(self), np.bool_)
+        values = self.labels[key]
+        if TARGETS[key].per == "atom":
+            values = values[self.offsets[:-1]]
+        known: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(values), axis=tuple(range(1, values.ndim)))
         return known
+
+    def label(self, key: str) -> NDArray[np.float64]:
+        """Return the array of a label, all NaN where the set has no such label."""
+        if key in self.labels:
+            return self.labels[key]
+        return np.full(TARGETS[key].array_shape(len(self), len(self.numbers)), np.nan, np.float32)
+
+    def with_labels(self, **labels: NDArray[np.float64]) -> "Structures":
+        """Replace or add labels."""
+        return replace(self, labels={**self.labels, **labels})
 
     def atoms_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Indices of all atoms of some structures, in the order of these."""
@@ -84,21 +116,28 @@ class Structures:
 
     def take(self, index: NDArray[np.int64]) -> "Structures":
         """Choose structures, in the given order."""
-        atoms = self.atoms_of(index)
-        arrays = {name: getattr(self, name)[atoms] for name in PER_ATOM}
-        arrays |= {name: getattr(self, name)[index] for name in PER_STRUCTURE}
         sizes = self.offsets[index + 1] - self.offsets[index]
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        return replace(self, offsets=offsets, **arrays)
+        return self._select(index, self.atoms_of(index), offsets)
 
-    def pieces(self, size: int = 50_000) -> Iterator["Structures"]:
-        """Go through all structures in order, so many at a time; the arrays are views."""
+    def blocks(self, size: int = 50_000) -> Iterator["Structures"]:
+        """Go through all structures in order, in blocks of a given size; the arrays are views."""
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
             first, last = int(self.offsets[start]), int(self.offsets[stop])
-            arrays = {name: getattr(self, name)[first:last] for name in PER_ATOM}
-            arrays |= {name: getattr(self, name)[start:stop] for name in PER_STRUCTURE}
-            yield replace(self, offsets=self.offsets[start : stop + 1] - first, **arrays)
+            yield self._select(slice(start, stop), slice(first, last), self.offsets[start : stop + 1] - first)
+
+    def _select(
+        self, chosen: NDArray[np.int64] | slice, atoms: NDArray[np.int64] | slice, offsets: NDArray[np.int64]
+    ) -> "Structures":
+        """Choose structures, given their atoms and the offsets of the result."""
+        arrays = {name: getattr(self, name)[atoms] for name in PER_ATOM}
+        arrays |= {name: getattr(self, name)[chosen] for name in PER_STRUCTURE}
+        labels = {
+            key: array[atoms if TARGETS[key].per == "atom" else chosen]  # as memory-mapped as the whole
+            for key, array in self.labels.items()
+        }
+        return replace(self, offsets=offsets, labels=labels, **arrays)
 
     def composition(self, elements: Sequence[int]) -> NDArray[np.float64]:
         """(n, n_elements) number of atoms of each atomic number."""
@@ -106,13 +145,13 @@ class Structures:
         return np.add.reduceat(counts, self.offsets[:-1], axis=0) if len(self) else counts[:0]
 
     def name(self, k: int) -> str:
-        """Where structure k comes from, for messages: subset, group and number in the source."""
+        """Origin of structure k, for messages: subset, group and number in the source."""
         group = self.group_names[self.group[k]]
         return f"{self.subset_names[self.subset[k]]}, group {group}, conformation {self.conformation[k]}"
 
 
-PER_ATOM = ("numbers", "positions", "forces")
-PER_STRUCTURE = ("cell", "pbc", "energy", "has_forces", "group", "subset", "level", "conformation", "geometry")
+PER_ATOM = ("numbers", "positions")
+PER_STRUCTURE = ("cell", "pbc", "group", "subset", "theory", "conformation", "geometry")
 
 
 def concatenate(parts: Sequence[Structures], source: str) -> Structures:
@@ -121,25 +160,29 @@ def concatenate(parts: Sequence[Structures], source: str) -> Structures:
         raise DataError(f"{source}: no structures were found")
     names = Names()
     renamed = [names.rename(part) for part in parts]
-    joined = {name: np.concatenate([getattr(part, name) for part in renamed]) for name in (*PER_ATOM, *PER_STRUCTURE)}
     sizes = np.concatenate([part.sizes for part in parts])
     return Structures(
         source=source,
         offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        labels={
+            key: np.concatenate([part.label(key) for part in parts])
+            for key in TARGETS
+            if any(key in part.labels for part in parts)
+        },
         group_names=names.group_names,
         subset_names=names.subset_names,
-        level_names=names.level_names,
-        **joined,
+        theory_names=names.theory_names,
+        **{name: np.concatenate([getattr(part, name) for part in renamed]) for name in (*PER_ATOM, *PER_STRUCTURE)},
     )
 
 
 class Names:
-    """Names of groups, subsets and levels over several sets, numbered in the order of their appearance."""
+    """Names of groups, subsets and levels of theory over several sets, numbered in the order of their appearance."""
 
     def __init__(self) -> None:
         self.groups: dict[tuple[str, str], int] = {}  # by subset and name
         self.subsets: dict[str, int] = {}
-        self.levels: dict[str, int] = {}
+        self.theories: dict[str, int] = {}
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -152,14 +195,14 @@ class Names:
         return tuple(self.subsets)
 
     @property
-    def level_names(self) -> tuple[str, ...]:
-        """Names of all levels so far."""
-        return tuple(self.levels)
+    def theory_names(self) -> tuple[str, ...]:
+        """Names of all levels of theory so far."""
+        return tuple(self.theories)
 
     def rename(self, part: Structures) -> Structures:
-        """Return a set whose numbers of group, subset and level refer to the names of all sets so far."""
+        """Return a set whose numbers of group, subset and level of theory refer to the names of all sets so far."""
         subset = _numbers(part.subset_names, self.subsets)[part.subset]
-        level = _numbers(part.level_names, self.levels)[part.level]
+        theory = _numbers(part.theory_names, self.theories)[part.theory]
         # a group name may stand in several subsets of one set, and is another group in each
         pairs, which = np.unique(np.stack([part.subset, part.group]), axis=1, return_inverse=True)
         keys = [(part.subset_names[s], part.group_names[g]) for s, g in pairs.T]
@@ -168,8 +211,8 @@ class Names:
             part,
             subset=subset,
             subset_names=self.subset_names,
-            level=level,
-            level_names=self.level_names,
+            theory=theory,
+            theory_names=self.theory_names,
             group=group,
             group_names=self.group_names,
         )
@@ -177,170 +220,3 @@ class Names:
 
 def _numbers(names: Sequence[Any], known: dict[Any, int]) -> NDArray[np.int64]:
     return np.array([known.setdefault(name, len(known)) for name in names], np.int64)
-
-
-FARTHEST = 1e6
-"""Angstrom; coordinates beyond are damage."""
-LARGEST_ENERGY = 1e7
-"""eV per atom; no element comes near it."""
-LARGEST_FORCE = 1e6
-"""eV/Angstrom; nuclei would have to touch."""
-
-
-class Collector:
-    """Gather blocks of conformers of one composition into one `Structures`, checking shapes on the way.
-
-    Parameters
-    ----------
-    source : name of the file, for messages
-    energy_factor : eV per unit of the file's energies
-    length_factor : Angstrom per unit of the file's lengths
-    force_factor : what the file's force column is multiplied with, sign included
-    may_miss : whether NaN stands for a missing label; otherwise it is an error
-    first : running number of the first conformation in the source
-    """
-
-    def __init__(
-        self,
-        source: str,
-        energy_factor: float,
-        length_factor: float,
-        force_factor: float,
-        may_miss: bool = True,
-        first: int = 0,
-    ) -> None:
-        self.source = source
-        self.may_miss = may_miss
-        self.energy_factor = energy_factor
-        self.length_factor = length_factor
-        self.force_factor = force_factor
-        self.blocks: list[dict[str, NDArray[Any]]] = []
-        self.groups: dict[str, int] = {}
-        self.levels: dict[str, int] = {}
-        self.n_conformations = first
-
-    def add(
-        self,
-        group: str,
-        numbers: NDArray[Any],
-        positions: NDArray[Any],
-        energy: NDArray[Any],
-        forces: NDArray[Any] | None,
-        cell: NDArray[np.float64] | None = None,
-        pbc: NDArray[np.bool_] | None = None,
-        level: str = "default",
-        conformation: NDArray[np.int64] | None = None,
-    ) -> None:
-        """Add conformers of one group.
-
-        Parameters
-        ----------
-        group : name
-        numbers : (n_atoms,) atomic numbers, or (n, n_atoms) where conformers differ
-        positions, forces : (n, n_atoms, 3)
-        energy : (n,)
-        cell, pbc : (n, 3, 3), (n, 3); open without
-        level : name of the level of theory
-        conformation : (n,) running numbers in the source; by default those that follow the last ones
-        """
-        where = f"{self.source}, group {group}"
-        if numbers.ndim not in (1, 2) or numbers.shape[-1] == 0:
-            raise DataError(f"{where}: atomic numbers have shape {numbers.shape}; expected (n_atoms,) with n_atoms > 0")
-        if energy.ndim != 1:
-            raise DataError(f"{where}: energies have shape {energy.shape}; expected one number per conformation")
-        n, n_atoms = len(energy), numbers.shape[-1]
-        arrays = (("coordinates", positions), ("forces", forces))
-        expected: list[tuple[str, NDArray[Any], tuple[int, ...]]] = [
-            (name, array, (n, n_atoms, 3)) for name, array in arrays if array is not None
-        ]
-        if numbers.ndim == 2:
-            expected.append(("atomic numbers", numbers, (n, n_atoms)))
-        for name, array, shape in expected:
-            if array.shape != shape:
-                raise DataError(
-                    f"{where}: {name} have shape {array.shape}; with {n} energies and {n_atoms} atoms "
-                    f"it must be {shape}"
-                )
-        if n == 0:
-            return
-        if numbers.min() < 1 or numbers.max() > 118:
-            raise DataError(f"{where}: atomic number {numbers[(numbers < 1) | (numbers > 118)][0]} is no element")
-        if cell is not None and pbc is not None:
-            for k in range(len(cell)):
-                if np.linalg.matrix_rank(cell[k][pbc[k]]) < pbc[k].sum():
-                    raise DataError(
-                        f"{where}: the cell has no volume, or no lattice vector, in a periodic direction: "
-                        f"{cell[k].tolist()} with pbc {pbc[k].tolist()}"
-                    )
-        if not np.abs(positions).max() < FARTHEST / self.length_factor:  # as it is with NaN, too
-            raise DataError(f"{where}: coordinates hold NaN or infinity, or numbers beyond {FARTHEST:.0e} Angstrom")
-        same = (positions[:, 1:] == positions[:, :-1]).all(axis=2)
-        if same.any():  # such as zeros where a download left holes
-            k, atom = np.argwhere(same)[0]
-            raise DataError(f"{where}: atoms {atom} and {atom + 1} of conformation {k} stand at the same place")
-        has_forces = self._check_labels(where, energy, forces, n_atoms)
-        if conformation is None:
-            conformation = np.arange(self.n_conformations, self.n_conformations + n)
-        self.n_conformations = int(conformation.max()) + 1
-        exact: type[Any] = np.float32 if positions.dtype == np.float32 and self.length_factor == 1.0 else np.float64
-        if forces is None:
-            forces = np.full(positions.shape, np.nan, exact)
-        else:
-            forces = forces.astype(np.float64) * self.force_factor
-        self.blocks.append(
-            {
-                "numbers": np.broadcast_to(numbers.astype(np.uint8), (n, n_atoms)).reshape(-1),
-                "positions": (positions.astype(exact, copy=False) * exact(self.length_factor)).reshape(-1, 3),
-                "energy": energy.astype(np.float64) * self.energy_factor,
-                "forces": forces.reshape(-1, 3),
-                "has_forces": has_forces,
-                "size": np.full(n, n_atoms, np.int64),
-                "group": np.full(n, self.groups.setdefault(group, len(self.groups)), np.int64),
-                "level": np.full(n, self.levels.setdefault(level, len(self.levels)), np.int64),
-                "conformation": conformation.astype(np.int64),
-                "cell": np.zeros((n, 3, 3)) if cell is None else cell * self.length_factor,
-                "pbc": np.zeros((n, 3), np.bool_) if pbc is None else pbc,
-            }
-        )
-
-    def _check_labels(
-        self, where: str, energy: NDArray[Any], forces: NDArray[Any] | None, n_atoms: int
-    ) -> NDArray[np.bool_]:
-        """Missing labels are NaN for a whole structure, where the format knows missing labels at all."""
-        for name, array, largest in (
-            ("energies", energy, LARGEST_ENERGY / self.energy_factor * n_atoms),
-            ("forces", forces, LARGEST_FORCE / abs(self.force_factor)),
-        ):
-            if array is not None and (np.abs(array) > largest).any():
-                raise DataError(
-                    f"{where}: {name} are infinite or beyond everything possible ("
-                    f"{float(np.nanmax(np.abs(array))):.3g} in the file's unit); take these structures out of the file"
-                )
-        if not self.may_miss and np.isnan(energy).any():
-            raise DataError(f"{where}: the energy of conformation {np.flatnonzero(np.isnan(energy))[0]} is NaN")
-        if forces is None:
-            return np.zeros(len(energy), np.bool_)
-        missing = np.isnan(forces).mean(axis=(1, 2))
-        partly = np.flatnonzero((missing > 0) & ((missing < 1) | (not self.may_miss)))
-        if len(partly):
-            raise DataError(f"{where}: forces of conformation {partly[0]} hold NaN; take it out of the file")
-        known: NDArray[np.bool_] = missing == 0
-        return known
-
-    def finish(self, subset: str) -> Structures:
-        """Join all blocks under one subset name."""
-        if not self.blocks:
-            raise DataError(f"{self.source}: holds no structures with the labels asked for")
-        join = {key: np.concatenate([block[key] for block in self.blocks]) for key in self.blocks[0]}
-        sizes = join.pop("size")
-        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        return Structures(
-            source=self.source,
-            offsets=offsets,
-            geometry=geometry_hashes(join["numbers"], join["positions"], offsets),
-            group_names=tuple(self.groups),
-            subset=np.zeros(len(sizes), np.int64),
-            subset_names=(subset,),
-            level_names=tuple(self.levels),
-            **join,
-        )

@@ -8,8 +8,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-KINDS = {"energy": "energy", "relative_energy": "relative energy", "forces": "forces"}
-MEASURES = ("mae", "rmse")
+from hiphop_train.evaluation.errors import MEASURES, kinds, title
+from hiphop_train.targets import Target
 
 
 class Range(NamedTuple):
@@ -38,7 +38,8 @@ class Row:
     parameters : number of learned parameters
     epochs : of each run
     training_seconds : over the runs
-    errors : split -> kind -> measure -> kcal/mol(/Angstrom) over the runs; kinds as in `KINDS`, measures in `MEASURES`
+    errors : split -> kind -> measure -> errors in the target's reported unit over the runs; see
+        `hiphop_train.evaluation.errors.kinds`
     microseconds_per_atom : of energy and forces: fastest and median round
     """
 
@@ -57,9 +58,9 @@ class Row:
         errors = {
             split: {
                 kind: {measure: value._asdict() for measure, value in measures.items()}
-                for kind, measures in kinds.items()
+                for kind, measures in of_split.items()
             }
-            for split, kinds in self.errors.items()
+            for split, of_split in self.errors.items()
         }
         return {**vars(self), "training_seconds": self.training_seconds._asdict(), "errors": errors}
 
@@ -73,7 +74,7 @@ def errors_over_runs(tables: Sequence[dict[str, Any]]) -> dict[str, dict[str, di
     """
     found: dict[str, dict[str, dict[str, Range]]] = {}
     for split in tables[0]:
-        for kind in KINDS:
+        for kind in kinds(table.get(split, {}) for table in tables):
             each = [table.get(split, {}).get(kind) for table in tables]
             known = [errors for errors in each if errors is not None]
             if len(known) == len(tables):
@@ -129,8 +130,13 @@ def sheets(rows: Sequence[Row]) -> list[Sheet]:
     ]
     found = [Sheet("cost", ["", "seeds", "parameters", "epochs", "training", "µs/atom"], costs)]
     for split in dict.fromkeys(split for row in rows for split in row.errors):
-        cells = [[row.label, *(_errors(row.errors.get(split, {}).get(kind)) for kind in KINDS)] for row in rows]
-        found.append(Sheet(f"errors on {split}", ["", *KINDS.values()], cells))
+        tables = [row.errors.get(split, {}) for row in rows]
+        shown = kinds(tables)
+        cells = [
+            [row.label, *(_errors(table.get(kind), target) for kind, target in shown.items())]
+            for row, table in zip(rows, tables, strict=True)
+        ]
+        found.append(Sheet(f"errors on {split}", ["", *(title(kind, target) for kind, target in shown.items())], cells))
     return found
 
 
@@ -175,11 +181,13 @@ def _spread(value: Range, show: Any) -> str:
     return show(value.mean) if low == high else f"{show(value.mean)}\n{low} - {high}"
 
 
-def _errors(found: dict[str, Range] | None) -> str:
+def _errors(found: dict[str, Range] | None, target: Target) -> str:
     """Return MAE / RMSE, and the ranges over seeds below."""
     if found is None:
         return "-"
-    cell = " / ".join(f"{found[measure].mean:.2f}" for measure in MEASURES)
+    digits = f".{target.decimals}f"
+    cell = " / ".join(f"{found[measure].mean:{digits}}" for measure in MEASURES)
     if all(value.low == value.high for value in found.values()):
         return cell
-    return cell + "\n" + " / ".join(f"{found[measure].low:.2f}-{found[measure].high:.2f}" for measure in MEASURES)
+    ranges = (f"{found[measure].low:{digits}}-{found[measure].high:{digits}}" for measure in MEASURES)
+    return cell + "\n" + " / ".join(ranges)

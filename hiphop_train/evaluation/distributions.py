@@ -5,39 +5,37 @@ from pathlib import Path
 import numpy as np
 from ase.data import chemical_symbols
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hiphop_train.data.checks.atom_energies import fit_atoms
-from hiphop_train.data.checks.scan import Survey
+from hiphop_train.data.checks.scan import Scan
+from hiphop_train.evaluation.style import COLOURS, INK, save, tidy
 
-INK, COLOURS = "#3b4252", ("#2a6f97", "#d1782c", "#5b8c5a", "#8d5a97", "#9a8c3c")
 
-
-def distributions(path: Path, survey: Survey, title: str) -> None:
+def distributions(path: Path, scan: Scan, title: str) -> None:
     """Draw histograms of sizes, elements, energies after E0, largest forces and nearest distances.
 
     Parameters
     ----------
     path : PNG file
-    survey : of the data set
+    scan : of the data set
     title : above the picture
     """
     figure = Figure(figsize=(13, 7.4), layout="constrained")
     axes = figure.subplots(2, 3).ravel()
-    table = survey.table
-    once = survey.geometries
+    table = scan.table
+    once = scan.geometries
     _sizes(axes[0], table.size[once])
-    _elements(axes[1], survey)
+    _elements(axes[1], scan)
     energies, largest = {}, {}
-    for level, name in enumerate(survey.level_names):
-        known = (table.level == level) & np.isfinite(table.energy)
+    for number, name in enumerate(scan.theory_names):
+        known = (table.theory == number) & np.isfinite(table.energy)
         if known.any():
-            fit = fit_atoms(table.energy[known], table.composition[known], survey.compositions)
+            fit = fit_atoms(table.energy[known], table.composition[known], scan.compositions)
             energies[name] = fit.residual
-        forces = table.largest[(table.level == level) & np.isfinite(table.largest)]
+        forces = scan.largest["forces"][(table.theory == number) & scan.has("forces")]
         if len(forces):
             largest[name] = forces.astype(np.float64)
     _histogram(axes[2], energies, "energy less fitted E0, eV per atom", "no energies")
@@ -48,8 +46,7 @@ def distributions(path: Path, survey: Survey, title: str) -> None:
     what = "smallest distance by sum of covalent radii"
     _histogram(axes[5], {"": ratio} if len(ratio) else {}, what, "single atoms only")
     figure.suptitle(title, color=INK)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110)
+    save(figure, path, dpi=110)
 
 
 def _sizes(axis: Axes, sizes: NDArray[np.int32]) -> None:
@@ -59,16 +56,16 @@ def _sizes(axis: Axes, sizes: NDArray[np.int32]) -> None:
     axis.set(xlabel="atoms in a structure", ylabel="structures")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlim(low - max(1.0, 0.03 * (high - low)), high + max(1.0, 0.03 * (high - low)))
-    _tidy(axis)
+    tidy(axis)
 
 
-def _elements(axis: Axes, survey: Survey) -> None:
-    atoms = survey.atom_counts(survey.geometries)
-    numbers = survey.elements
+def _elements(axis: Axes, scan: Scan) -> None:
+    atoms = scan.atom_counts(scan.geometries)
+    numbers = scan.elements
     bars = axis.bar([chemical_symbols[number] for number in numbers], atoms[numbers], color=COLOURS[0])
     axis.bar_label(bars, [_short(int(atoms[number])) for number in numbers], fontsize=8, color=INK)
     axis.set(ylabel="atoms", yscale="log", ylim=(0.5, 4 * atoms.max()))
-    _tidy(axis)
+    tidy(axis)
 
 
 def _histogram(
@@ -76,7 +73,7 @@ def _histogram(
 ) -> None:
     """Draw one histogram for each level; the few beyond a wide range are counted at the edge, and said to be."""
     axis.set(xlabel=what, ylabel="structures")
-    _tidy(axis)
+    tidy(axis)
     if not values:
         axis.text(0.5, 0.5, nothing, ha="center", transform=axis.transAxes, color=INK)
         return
@@ -101,10 +98,3 @@ def _histogram(
 
 def _short(n: int) -> str:
     return f"{n / 1e6:.1f}M" if n >= 1_000_000 else f"{n / 1e3:.1f}k" if n >= 10_000 else f"{n:,}"
-
-
-def _tidy(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(colors=INK)
-    axis.xaxis.label.set_color(INK)
-    axis.yaxis.label.set_color(INK)

@@ -1,7 +1,7 @@
-"""Predictions and their errors: energies, relative energies of conformers, force components."""
+"""Predictions and their errors: of every target, and of relative energies of conformers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,34 +9,38 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hiphop_train.data.batching.loader import batch_loader
+from hiphop_train.data.batching.dataset import BatchDataset
+from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler
-from hiphop_train.data.batching.sharing import exchanged
+from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.data.structures import Structures
 from hiphop_train.potential import Potential
-from hiphop_train.types import Graph
-from hiphop_train.units import KCAL_PER_MOL
+from hiphop_train.targets import TARGETS, Target, derivatives
+from hiphop_train.types import Graph, Prepare
+
+MEASURES = ("mae", "rmse")
+"""Measures of errors in tables."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a potential says of structures.
+    """What a potential predicts for structures.
 
     Attributes
     ----------
-    energy : (n,) eV
-    forces : (n_atoms, 3) eV/Angstrom, in the network's floating-point type
+    targets : target key -> array of the target's shape and unit, as the labels of `Structures`; forces are in the
+        network's floating-point type
     hierarchicality : (n,) mean over atoms of R
     """
 
-    energy: NDArray[np.float64]
-    forces: NDArray[Any]
+    targets: dict[str, NDArray[Any]]
     hierarchicality: NDArray[np.float64]
 
     def cut(self, structures: Structures, start: int, stop: int) -> "Predictions":
         """Predictions of a range of the structures."""
-        atoms = slice(structures.offsets[start], structures.offsets[stop])
-        return Predictions(self.energy[start:stop], self.forces[atoms], self.hierarchicality[start:stop])
+        atoms, chosen = slice(structures.offsets[start], structures.offsets[stop]), slice(start, stop)
+        targets = {key: values[atoms if TARGETS[key].per == "atom" else chosen] for key, values in self.targets.items()}
+        return Predictions(targets, self.hierarchicality[chosen])
 
 
 def predict(
@@ -46,56 +50,56 @@ def predict(
     batch_size: int = 64,
     device: str = "cpu",
     advance: Callable[[int], None] = lambda n: None,
+    prepare: Prepare | None = None,
 ) -> Predictions:
-    """Evaluate a potential on all structures.
+    """Evaluate a potential on all structures, for the targets that these have labels of.
 
     Parameters
     ----------
     potential : moved to `device` for good
     structures : any
     dtype : of the network
-    batch_size : structures at a time
+    batch_size : structures in a batch
     device : cpu or cuda
     advance : called with the number of structures after each batch, for progress
+    prepare : of an accelerated potential
     """
     potential = potential.to(device).eval()
-    energy, forces, hierarchicality = [], [], []
+    targets: dict[str, list[NDArray[Any]]] = {key: [] for key in structures.labels}
+    hierarchicality = []
     sampler = BatchSampler(np.arange(len(structures)), batch_size)
-    loader = batch_loader(
-        structures, sampler, potential.elements, potential.cutoff, dtype, preparation=potential.preparation
-    )
-    for batch in loader:
-        graph: Graph = exchanged(batch.graph, torch.Tensor, lambda part: part.to(device))
-        outputs = potential(graph)
-        energy.append(outputs["energy"].detach().cpu().double().numpy())
-        forces.append(outputs["forces"].detach().cpu().numpy())
+    dataset = BatchDataset(structures, potential.elements, potential.cutoff, dtype, prepare=prepare)
+    for batch in BatchLoader(dataset, sampler):
+        graph: Graph = to_device(batch.graph, device)
+        outputs = potential(graph, **derivatives(targets))
+        for key in targets.keys() & outputs.keys():
+            targets[key].append(outputs[key].detach().cpu().numpy())
         hierarchicality.append(outputs["hierarchicality"].detach().cpu().double().numpy())
         advance(graph.n_systems)
-    return Predictions(np.concatenate(energy), np.concatenate(forces), np.concatenate(hierarchicality))
+    found = {key: np.concatenate(parts) for key, parts in targets.items() if parts}
+    return Predictions(found, np.concatenate(hierarchicality))
 
 
-def energy_errors(structures: Structures, predictions: Predictions) -> NDArray[np.float64]:
-    """Errors of energies, kcal/mol, of structures with a known energy (n_known,)."""
-    return (predictions.energy - structures.energy)[structures.has_energy] / KCAL_PER_MOL
-
-
-def force_errors(structures: Structures, predictions: Predictions) -> NDArray[Any]:
-    """Errors of force components, kcal/mol/Angstrom, of structures with known forces (n_components,)."""
-    error = predictions.forces - structures.forces
-    if not structures.has_forces.all():
-        error = error[np.repeat(structures.has_forces, structures.sizes)]
-    error /= KCAL_PER_MOL
-    return error.ravel()
+def errors(structures: Structures, predictions: Predictions, key: str) -> NDArray[Any]:
+    """Errors of a target in its reported unit (n,): of all independent components, where label and prediction exist."""
+    if key not in structures.labels or key not in predictions.targets:
+        return np.zeros(0)
+    target, known = TARGETS[key], structures.has(key)
+    error = predictions.targets[key] - structures.labels[key]
+    if not known.all():
+        error = error[np.repeat(known, structures.sizes) if target.per == "atom" else known]
+    error /= target.reported_factor
+    return error.reshape(len(error), -1)[:, target.components].ravel() if target.is_symmetric else error.ravel()
 
 
 def relative_energy_errors(structures: Structures, predictions: Predictions) -> list[NDArray[np.float64]]:
-    """Errors of energies, kcal/mol, in ascending order, of the conformers of each group at one level of theory.
+    """Return errors of energies, kcal/mol, in ascending order, of the conformers of each group at one level of theory.
 
     Their differences are the errors of relative energies; see `summarise_differences`.
     """
     known = structures.has_energy
-    error = (predictions.energy - structures.energy)[known] / KCAL_PER_MOL
-    group = (structures.group * len(structures.level_names) + structures.level)[known]
+    error = errors(structures, predictions, "energy")
+    group = (structures.group * len(structures.theory_names) + structures.theory)[known]
     order = np.lexsort((error, group))
     starts = np.flatnonzero(np.diff(group[order])) + 1
     return [members for members in np.split(error[order], starts) if len(members) > 1]
@@ -106,8 +110,8 @@ def summarise(error: NDArray[Any]) -> dict[str, float]:
     if not len(error):
         return {}
     size = np.abs(error)
-    pieces = np.array_split(size, 1 + len(size) // 1_000_000)  # of a large split the squares would fill the memory
-    squares = sum(float(np.square(piece, dtype=np.float64).sum()) for piece in pieces)
+    blocks = np.array_split(size, 1 + len(size) // 1_000_000)  # squares of a large split would fill the memory
+    squares = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks)
     return {
         "n": len(error),
         "mae": float(size.mean(dtype=np.float64)),
@@ -118,7 +122,7 @@ def summarise(error: NDArray[Any]) -> dict[str, float]:
 
 
 def summarise_differences(groups: list[NDArray[np.float64]]) -> dict[str, float]:
-    """Do as `summarise` does with the differences of all pairs i < j within groups, without making the pairs.
+    """Do as `summarise` does with the differences of all pairs i < j within groups, without storing the pairs.
 
     A test split of ANI-1x has hundreds of millions of them. Sums follow from the order: of n ascending numbers x_k,
     sum_(i<j) (x_j - x_i) = sum_k (2 k - n + 1) x_k and sum_(i<j) (x_j - x_i)^2 = n sum_k (x_k - mean)^2; the median is
@@ -157,25 +161,42 @@ def _ranked_difference(groups: list[NDArray[np.float64]], rank: int, largest: fl
     return high
 
 
+def kinds(tables: Iterable[Mapping[str, Any]] = ()) -> dict[str, Target]:
+    """Return the rows of error tables with the target whose units each has.
+
+    Energy, relative energy and forces are always among them; further targets where one of the tables has them.
+    """
+    found = {"energy": TARGETS["energy"], "relative_energy": TARGETS["energy"], "forces": TARGETS["forces"]}
+    tables = list(tables)
+    return found | {key: target for key, target in TARGETS.items() if any(key in table for table in tables)}
+
+
+def title(kind: str, target: Target) -> str:
+    """Return the title of a kind of error, with its unit unless that is kcal/mol (/Angstrom), which captions name."""
+    name = kind.replace("_", " ")
+    return name if target.reported_unit.startswith("kcal/mol") else f"{name}, {target.reported_unit}"
+
+
 def error_table(structures: Structures, predictions: Predictions) -> dict[str, Any]:
     """Summarise errors.
 
     Returns
     -------
     table : dict
-        ``n_structures``; and under ``energy``, ``relative_energy`` (of all pairs of conformers of a group, pooled) and
-        ``forces``, where there are labels, ``n``, ``mae``, ``rmse``, ``median`` and ``max`` of the absolute error in
-        kcal/mol (per Angstrom) and ``mae_meV``, ``rmse_meV`` in meV (per Angstrom)
+        ``n_structures``; and under each target's key and ``relative_energy`` (of all pairs of conformers of a group,
+        pooled), where there are labels, ``n``, ``mae``, ``rmse``, ``median`` and ``max`` of the absolute error in the
+        reported unit, and ``mae_meV``, ``rmse_meV`` in meV (per Angstrom, per Angstrom^3) where the unit has eV
     """
     table: dict[str, Any] = {"n_structures": len(structures)}
-    for name, summary in (
-        ("energy", summarise(energy_errors(structures, predictions))),
-        ("relative_energy", summarise_differences(relative_energy_errors(structures, predictions))),
-        ("forces", summarise(force_errors(structures, predictions))),
-    ):
+    for kind, target in kinds([structures.labels]).items():
+        if kind == "relative_energy":
+            summary = summarise_differences(relative_energy_errors(structures, predictions))
+        else:
+            summary = summarise(errors(structures, predictions, kind))
+        if summary and target.milli_unit:
+            summary |= {f"{key}_meV": 1000 * summary[key] * target.reported_factor for key in MEASURES}
         if summary:
-            millielectronvolts = {f"{key}_meV": 1000 * summary[key] * KCAL_PER_MOL for key in ("mae", "rmse")}
-            table[name] = summary | millielectronvolts
+            table[kind] = summary
     return table
 
 
@@ -191,7 +212,7 @@ def quantiles_by_hierarchicality(
     bins : list of dict
         ``r_low``, ``r_high``, ``n``, and ``q50``, ``q90``, ``q95`` of the absolute error in kcal/mol
     """
-    error = np.abs(energy_errors(structures, predictions))
+    error = np.abs(errors(structures, predictions, "energy"))
     r = predictions.hierarchicality[structures.has_energy]
     rows = []
     for members in np.array_split(np.argsort(r, kind="stable"), n_bins):

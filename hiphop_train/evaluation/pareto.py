@@ -1,4 +1,4 @@
-"""Picture of errors against what they cost, with the front of those that nothing beats in both."""
+"""Picture of errors against cost, with the Pareto front: what no other is better than in both."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,15 +12,15 @@ from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, N
 from numpy.typing import NDArray
 
 from hiphop_train.evaluation.comparison import Range, Row
+from hiphop_train.evaluation.style import COLOURS, INK, unit
+from hiphop_train.targets import TARGETS
 
-INK, FRONT = "#3b4252", "#9aa5b1"
-COLOURS = ("#2a6f97", "#c8553d", "#588157", "#8e5572", "#d9a441", "#3d8f8f", "#5b5ea6", "#7a6c5d")
+FRONT = "#9aa5b1"
 MARKERS = "osD^vp>h<"
-DRAWN = {"energy": "energy, kcal/mol", "forces": "forces, kcal/mol/Å"}
 
 
 def pareto(path: Path, rows: Sequence[Row], split: str, title: str) -> None:
-    """Draw mean absolute errors of energies and forces against time per atom, parameters and training time.
+    """Draw mean absolute errors of all targets against time per atom, parameters and training time.
 
     Parameters
     ----------
@@ -29,13 +29,13 @@ def pareto(path: Path, rows: Sequence[Row], split: str, title: str) -> None:
     split : test split whose errors are drawn
     title : above the picture
     """
-    kinds = [kind for kind in DRAWN if any(kind in row.errors.get(split, {}) for row in rows)]
+    kinds = [key for key in TARGETS if any(key in row.errors.get(split, {}) for row in rows)]
     columns = [column for column in _costs(rows) if column[1]]
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
     figure = Figure(figsize=(4.4 * len(columns) + 0.4, 3.5 * len(kinds) + 0.7), dpi=130, layout=layout)
     FigureCanvasAgg(figure)
     seeds = "; bars: smallest to largest of the seeds" if any(len(row.runs) > 1 for row in rows) else ""
-    figure.suptitle(f"{title}   (line: nothing here is better in both{seeds})", color=INK, fontsize=11)
+    figure.suptitle(f"{title}   (line: Pareto front{seeds})", color=INK, fontsize=11)
     axes = figure.subplots(len(kinds), len(columns), squeeze=False, sharey="row", sharex="col")
     labelled = []
     errors = {
@@ -53,8 +53,8 @@ def pareto(path: Path, rows: Sequence[Row], split: str, title: str) -> None:
             if down == len(kinds) - 1:
                 axis.set_xlabel(name, color=INK)
             if across == 0:
-                axis.set_ylabel(f"MAE of {DRAWN[kind]}", color=INK)
-    figure.draw_without_rendering()  # places are known only now, and must stay
+                axis.set_ylabel(f"MAE of {kind}, {unit(TARGETS[kind])}", color=INK)
+    figure.draw_without_rendering()  # fixes the layout, on which the positions of the labels depend
     figure.set_layout_engine("none")
     for axis, points, labels in labelled:
         _label(axis, points, labels)
@@ -62,7 +62,7 @@ def pareto(path: Path, rows: Sequence[Row], split: str, title: str) -> None:
 
 
 def _costs(rows: Sequence[Row]) -> list[tuple[str, dict[int, Range]]]:
-    """Name of each cost, and what it is of each row that has it."""
+    """Return the name of each cost, and its values by row."""
     times = {k: row.microseconds_per_atom["minimum"] for k, row in enumerate(rows) if row.microseconds_per_atom}
     longest = max(row.training_seconds.high for row in rows)
     unit, size = ("seconds", 1) if longest < 120 else ("minutes", 60) if longest < 7200 else ("hours", 3600)
@@ -118,7 +118,7 @@ def _draw(axis: Axes, points: Sequence[tuple[Range, Range]], styles: Sequence[tu
 
 
 def _ticks(low: float, high: float) -> Locator:
-    """Some three to six ticks, however narrow the logarithmic axis is."""
+    """Return a locator of three to six ticks, however narrow the logarithmic axis is."""
     if high < 3 * low:
         return MaxNLocator(5, steps=[1, 2, 5, 10])
     subs = (1, 1.5, 2, 3, 5, 7) if high < 12 * low else (1, 2, 5) if high < 100 * low else (1,)
@@ -135,12 +135,12 @@ def _short(value: float, _: object = None) -> str:
 def _label(
     axis: Axes, points: Sequence[tuple[Range, Range]], labels: Sequence[tuple[str, str]], size: float = 9.0
 ) -> None:
-    """Write each label beside its point, where it covers least of the others; places are in pixels."""
-    places = axis.transData.transform([(x.mean, y.mean) for x, y in points]) if points else np.zeros((0, 2))
+    """Write each label beside its point, where it covers least of the others; positions are in pixels."""
+    positions = axis.transData.transform([(x.mean, y.mean) for x, y in points]) if points else np.zeros((0, 2))
     frame = axis.get_window_extent()
     pixels = axis.figure.dpi / 72 * size
-    taken = [(px - 7, py - 7, px + 7, py + 7) for px, py in places]
-    for (px, py), (text, colour) in zip(places, labels, strict=True):
+    taken = [(px - 7, py - 7, px + 7, py + 7) for px, py in positions]
+    for (px, py), (text, colour) in zip(positions, labels, strict=True):
         width, height = 0.56 * pixels * len(text), 1.1 * pixels
         options = []
         for order, (dx, dy) in enumerate(_OFFSETS):
@@ -158,7 +158,7 @@ def _label(
 
 
 _OFFSETS = ((1, 0.6), (1, -0.6), (-1, 0.6), (-1, -0.6), (0, 1.2), (0, -1.2), (1, 1.8), (1, -1.8), (-1, 1.8), (-1, -1.8))
-"""Where a label may stand beside its point, best first."""
+"""Positions of a label relative to its point, best first."""
 
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:

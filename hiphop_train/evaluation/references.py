@@ -1,9 +1,11 @@
-"""Errors of other methods, shown only beside exactly the structures that they were found for."""
+"""Errors of other methods, shown only beside exactly the structures that they were computed for."""
 
 from dataclasses import dataclass
 
 Pair = tuple[float | None, float | None]
 """MAE and RMSE, kcal/mol or kcal/mol/Angstrom; None where none is given."""
+
+_NONE: Pair = (None, None)
 
 POOLED = "all"
 """Name of all sets of a collection together."""
@@ -15,8 +17,8 @@ class Reference:
 
     Attributes
     ----------
-    method, source : whose errors, and where they stand
-    data, set_name, n_structures : what they were found for
+    method, source : whose errors, and where they are published
+    data, set_name, n_structures : what they were computed for
     energy, relative_energy, forces : MAE and RMSE
     """
 
@@ -29,8 +31,12 @@ class Reference:
     relative_energy: Pair
     forces: Pair
 
+    def of(self, kind: str) -> Pair:
+        """Return the errors of a kind, see `hiphop_train.evaluation.errors.kinds`."""
+        errors = {"energy": self.energy, "relative_energy": self.relative_energy, "forces": self.forces}
+        return errors.get(kind, _NONE)
 
-_NONE = (None, None)
+
 _COMP6 = ("comp6", POOLED, 101_352)
 _LUBBERS = "N. Lubbers, LA-UR-25-26171 (2025)"
 _README = "isayev/COMP6, README"
@@ -46,7 +52,7 @@ REFERENCES = (
     Reference("NewtonNet", _LUBBERS, *_COMP6, (1.45, None), _NONE, (1.79, None)),
     Reference("HIP-HOP-NN", _LUBBERS, *_COMP6, (0.64, None), _NONE, (0.80, None)),
     Reference("HIP-NN-TS", "arXiv 2212.03195", *_COMP6, _NONE, (0.927, None), _NONE),
-    # measured by this project; energies of GFN2-xTB are of another level, so only their differences compare
+    # measured by this project; energies of GFN2-xTB are at another level of theory, so only their differences compare
     Reference("GFN2-xTB", _HERE, "comp6", "S66x8", 528, _NONE, (1.041, 1.459), (2.902, 4.120)),
     Reference("ANI-1x, 1 network", _HERE, "comp6", "S66x8", 528, (2.150, 3.578), (1.917, 3.252), (2.135, 3.996)),
     Reference("GFN2-xTB", _HERE, "tiny", "test_unseen", 276, _NONE, (2.328, 3.134), (5.598, 8.355)),
@@ -57,6 +63,6 @@ REFERENCES = (
 
 
 def references(data: str, set_name: str, n_structures: int) -> list[Reference]:
-    """Return what may stand beside a result: the same data, the same set, complete."""
+    """Return what may be compared with a result: errors for the same data and set, complete."""
     wanted = (data, set_name, n_structures)
     return [found for found in REFERENCES if (found.data, found.set_name, found.n_structures) == wanted]

@@ -8,41 +8,41 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hiphop_train.evaluation.errors import MEASURES, kinds, title
 from hiphop_train.evaluation.references import references
+from hiphop_train.targets import Target
 
-KINDS = {"energy": "energy", "relative_energy": "relative energy", "forces": "forces"}
 
-
-def print_errors(tables: dict[str, dict[str, Any]], title: str, data: str) -> None:
+def print_errors(tables: dict[str, dict[str, Any]], heading: str, data: str) -> None:
     """Print MAE and RMSE of each set: kcal/mol, and meV beside it; other methods follow the set they belong to.
 
     Parameters
     ----------
     tables : name of the set -> `hiphop_train.evaluation.errors.error_table`
-    title : above the table
+    heading : above the table
     data : name of the data set
     """
-    table = Table(title=title, title_justify="left", caption="MAE / RMSE in kcal/mol(/Angstrom), and in meV(/Angstrom)")
+    caption = "MAE / RMSE in kcal/mol(/Angstrom), and in meV(/Angstrom)"
+    table = Table(title=heading, title_justify="left", caption=caption)
+    shown = kinds(tables.values())
     sources: dict[str, str] = {}
     table.add_column("")
     table.add_column("structures", justify="right")
-    for kind in KINDS.values():
-        table.add_column(kind, justify="right")
-        table.add_column("meV", justify="right", style="dim")
+    for kind, target in shown.items():
+        table.add_column(title(kind, target), justify="right")
+        if target.milli_unit:
+            unit = "meV" if target.reported_unit.startswith("kcal/mol") else target.milli_unit
+            table.add_column(unit, justify="right", style="dim")
     for name, errors in tables.items():
-        cells = [name, f"{errors['n_structures']:,}"]
-        for kind in KINDS:
-            found = errors.get(kind)
-            cells.append(f"{found['mae']:.2f} / {found['rmse']:.2f}" if found else "-")
-            cells.append(f"{found['mae_meV']:.0f} / {found['rmse_meV']:.0f}" if found else "-")
-        table.add_row(*cells)
+        cells = [cell for kind, target in shown.items() for cell in _cells(errors.get(kind), target)]
+        table.add_row(name, f"{errors['n_structures']:,}", *cells)
         for reference in references(data, name, errors["n_structures"]):
-            cells = [f"  {reference.method}", ""]
-            for kind in KINDS:
-                mae, rmse = getattr(reference, kind)
-                shown = "-" if mae is None else f"{mae:.2f} / {'-' if rmse is None else f'{rmse:.2f}'}"
-                cells += [shown, ""]
-            table.add_row(*cells, style="dim")
+            cells = []
+            for kind, target in shown.items():
+                mae, rmse = reference.of(kind)
+                pair = "-" if mae is None else f"{mae:.2f} / {'-' if rmse is None else f'{rmse:.2f}'}"
+                cells += [pair, ""] if target.milli_unit else [pair]
+            table.add_row(f"  {reference.method}", "", *cells, style="dim")
             sources[reference.method] = reference.source
     console = _console()
     console.print(table)
@@ -50,12 +50,22 @@ def print_errors(tables: dict[str, dict[str, Any]], title: str, data: str) -> No
         console.print("other methods: " + "; ".join(f"{method} ({source})" for method, source in sources.items()))
 
 
+def _cells(found: dict[str, float] | None, target: Target) -> list[str]:
+    """MAE / RMSE of a target in its reported unit and, where it has one, in the unit beside it."""
+    if found is None:
+        return ["-"] * (2 if target.milli_unit else 1)
+    cells = [" / ".join(f"{found[measure]:.{target.decimals}f}" for measure in MEASURES)]
+    if target.milli_unit:
+        cells.append(" / ".join(f"{found[f'{measure}_meV']:.{target.decimals - 2}f}" for measure in MEASURES))
+    return cells
+
+
 def print_quantiles(rows: list[dict[str, float]], name: str) -> None:
     """Print quantiles of the energy error in bins of R."""
     table = Table(
         title=f"energy error by R, {name}",
         title_justify="left",
-        caption="quantiles of |error| in kcal/mol; R: how little the energy's levels fall off",
+        caption="quantiles of |error| in kcal/mol; R: non-hierarchicality of the energy's levels",
     )
     for column in ("R from", "to", "structures", "50 %", "90 %", "95 %"):
         table.add_column(column, justify="right")
@@ -66,7 +76,7 @@ def print_quantiles(rows: list[dict[str, float]], name: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write under a temporary name and rename, so that the file is whole or not there."""
+    """Write under a temporary name and rename, so that the file is never incomplete."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(temporary, path)
@@ -74,4 +84,4 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _console() -> Console:
     console = Console()
-    return console if console.is_terminal else Console(width=150)
+    return console if console.is_terminal else Console(width=200)

@@ -27,7 +27,7 @@ def processor() -> str:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread."""
+    """Limit PyTorch to one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -43,12 +43,12 @@ def microseconds_per_atom(
 ) -> NDArray[np.float64]:
     """Time energy and forces on the CPU, one thread, one batch each, its pairs given.
 
-    The subjects take turns, so that what else the machine does meets all of them alike.
+    The subjects take turns, so that the machine's other load affects all of them alike.
 
     Parameters
     ----------
     subjects : potential, floating-point type of its network, and the structures of its batch
-    rounds : evaluations of each; the first, which warms up, is not among them
+    rounds : evaluations of each, after one that warms up
     advance : called with 1 after each evaluation, for progress
 
     Returns

@@ -26,11 +26,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from hiphop_train import __version__
+from hiphop_train.accelerate import accelerate, restore
 from hiphop_train.errors import CheckpointError
-from hiphop_train.graph.assemble import pair_vectors
+from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import neighbours
 from hiphop_train.potential import Potential
-from hiphop_train.types import Graph
+from hiphop_train.targets import TARGETS
 
 FORMAT_VERSION = 1
 """Raised when a reader of older files would misunderstand newer ones."""
@@ -66,7 +67,8 @@ class ExportedPotential(nn.Module):
     dtype : str, floating-point type of the network; positions are taken and energies and forces returned in float64
     energy_unit, length_unit, forces_unit : str
     metadata : str, JSON
-    golden : list of dict with species, positions, cell, pbc and the outputs energy, forces, virial of `energy_forces`
+    golden : list of dict with species, positions, cell, pbc and the outputs of `energy_forces`: energy, forces, virial,
+        and further targets that the readout has
     """
 
     e0: Tensor
@@ -74,10 +76,11 @@ class ExportedPotential(nn.Module):
 
     def __init__(self, potential: Potential, metadata: str, golden: Optional[List[AtomicStructure]] = None) -> None:
         super().__init__()
-        first_level = deepcopy(potential).cpu().eval().requires_grad_(False)
-        first_level.e0 = first_level.e0[:1].clone()
+        first_theory = deepcopy(potential).cpu().eval().requires_grad_(False)
+        restore(first_theory)
+        first_theory.e0 = first_theory.e0[:1].clone()
         dtype = next((parameter.dtype for parameter in potential.parameters()), torch.float64)
-        self.potential = first_level
+        self.potential = first_theory
         self.format_version = FORMAT_VERSION
         self.elements = list(potential.elements)
         self.atomic_numbers = [int(number_of_symbol.get(element, 0)) for element in potential.elements]
@@ -88,13 +91,15 @@ class ExportedPotential(nn.Module):
         self.length_unit = "angstrom"
         self.forces_unit = "eV/angstrom"
         self.metadata = metadata
-        self.register_buffer("e0", first_level.e0[0].clone())
+        self.of_structures = ["virial", "hierarchicality"] + [t.key for t in TARGETS.values() if t.per != "atom"]
+        self.register_buffer("e0", first_theory.e0[0].clone())
         self.register_buffer("network_type", torch.zeros((), dtype=dtype))  # TorchScript has no dtype attributes
         if golden is None:
             structures = golden_structures(self.atomic_numbers)
         else:
             structures = [self._typed(structure) for structure in golden]
-        self.golden = [self._answer(structure) for structure in structures]
+        self.golden = [self._answer(structure) for structure in structures]  # by the plain modules
+        accelerate(first_theory, dtype, torch.device("cpu"), "export")
 
     def forward(
         self,
@@ -130,32 +135,14 @@ class ExportedPotential(nn.Module):
         -------
         outputs : dict
             ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) eV;
-            ``hierarchicality`` (n_systems,); when asked for, ``forces`` (n_atoms, 3) eV/Angstrom and ``virial``
-            (n_systems, 3, 3) eV, the negative derivative with respect to a strain; all detached
+            ``hierarchicality`` (n_systems,); when asked for, ``forces`` (n_atoms, 3) eV/Angstrom, and ``virial``
+            (n_systems, 3, 3) eV, the negative derivative with respect to a strain, with ``stress`` (n_systems, 3, 3)
+            eV/Angstrom^3, see `hiphop_train.potential.stress`; all detached
         """
-        positions = positions.detach().to(torch.float64)
-        cell = cell.detach().to(torch.float64)
-        dtype = self.network_type.dtype
-        vectors = pair_vectors(positions, cell, system, pair_i, pair_j, pair_shift)
-        none = torch.zeros((n_systems,), dtype=torch.int64, device=positions.device)
-        graph = Graph(
-            species=species,
-            positions=positions,
-            cell=cell,
-            pbc=pbc,
-            system=system,
-            n_systems=n_systems,
-            pair_i=pair_i,
-            pair_j=pair_j,
-            pair_shift=pair_shift,
-            pair_vectors=vectors.to(dtype),
-            n_owned=n_owned,
-            level=none,
-            total_charge=none.to(dtype),
-            spin=none.to(dtype),
-            conditions=torch.zeros((n_systems, 0), dtype=dtype, device=positions.device),
-            triples=None,
-        )
+        graph = make_graph(
+            species, positions.detach().to(torch.float64), cell.detach().to(torch.float64), pbc, system, n_systems,
+            pair_i, pair_j, pair_shift, self.network_type.dtype, None, None, n_owned,
+        )  # fmt: skip
         # Engines like to call without gradients, but forces need them; TorchScript knows no `with enable_grad()`.
         grad_before = torch.is_grad_enabled()
         torch.set_grad_enabled(True)
@@ -181,7 +168,8 @@ class ExportedPotential(nn.Module):
         -------
         outputs : dict
             ``energy`` (), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) eV; ``forces``
-            (n_atoms, 3) eV/Angstrom; ``virial`` (3, 3) eV; ``hierarchicality`` ()
+            (n_atoms, 3) eV/Angstrom; ``virial`` (3, 3) eV; ``stress`` (3, 3) eV/Angstrom^3, zero where not periodic in
+            all three directions; ``hierarchicality`` ()
         """
         positions = positions.detach().to(torch.float64)
         cell = cell.detach().to(torch.float64)
@@ -191,8 +179,9 @@ class ExportedPotential(nn.Module):
             species, positions, cell.unsqueeze(0), pbc.unsqueeze(0), system, 1, pair_i, pair_j, pair_shift,
             positions.shape[0], True, True,
         )  # fmt: skip
-        for key in ["energy", "virial", "hierarchicality"]:
-            outputs[key] = outputs[key][0]
+        for key in self.of_structures:
+            if key in outputs:
+                outputs[key] = outputs[key][0]
         return outputs
 
     @torch.jit.export
@@ -229,7 +218,8 @@ class ExportedPotential(nn.Module):
         species, positions, cell, pbc = structure
         outputs = self.energy_forces(species, positions, cell, pbc)
         given = {"species": species, "positions": positions, "cell": cell, "pbc": pbc}
-        return given | {key: outputs[key] for key in ("energy", "forces", "virial")}
+        further = [key for key in self.potential.targets if key not in ("energy", "forces", "stress")]
+        return given | {key: outputs[key] for key in ["energy", "forces", "virial"] + further}  # virial implies stress
 
 
 def golden_structures(atomic_numbers: List[int]) -> List[TypedStructure]:
@@ -276,8 +266,8 @@ class GoldenReport(NamedTuple):
     virial: float
     """eV per atom, of a component."""
     relative: float
-    """The largest of the three, each divided by the structure's largest value of its kind, or by 1 of the units above
-    where that is larger; energies are compared with their part beyond E0."""
+    """The largest of the three and those of further targets, each divided by the structure's largest value of its kind,
+    or by 1 of its unit where that is larger; energies are compared with their part beyond E0."""
     tolerance: float
     """What `relative` may be."""
 
@@ -385,8 +375,10 @@ def verify(path: Path, device: str = "cpu") -> GoldenReport:
             ((outputs["forces"] - answer["forces"]).abs().max(), answer["forces"].abs().max()),
             ((outputs["virial"] - answer["virial"]).abs().max() / n_atoms, answer["virial"].abs().max() / n_atoms),
         ]
+        for key in answer.keys() & TARGETS.keys() - {"energy", "forces"}:
+            pairs.append(((outputs[key] - answer[key]).abs().max(), answer[key].abs().max()))
         relative = torch.stack([deviation / size.clamp(min=1.0) for deviation, size in pairs]).max()
-        deviations.append(torch.stack([deviation for deviation, _ in pairs] + [relative]))
+        deviations.append(torch.stack([deviation for deviation, _ in pairs[:3]] + [relative]))
     energy, forces, virial, relative_deviation = torch.stack(deviations).max(0).values.tolist()
     return GoldenReport(energy, forces, virial, relative_deviation, TOLERANCE[module.dtype])
 

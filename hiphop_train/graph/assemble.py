@@ -1,6 +1,6 @@
 """Assembly of a `Graph` from positions and pairs; TorchScript-safe."""
 
-from typing import Optional
+from typing import Dict, Optional
 
 import torch
 from torch import Tensor
@@ -30,10 +30,11 @@ def make_graph(
     pair_j: Tensor,
     pair_shift: Tensor,
     dtype: torch.dtype,
-    level: Optional[Tensor] = None,
+    theory: Optional[Tensor] = None,
     vectors: Optional[Tensor] = None,
+    n_owned: Optional[int] = None,
 ) -> Graph:
-    """Assemble a graph of neutral closed-shell systems.
+    """Assemble a graph.
 
     Differences of positions are taken in the positions' own (double) precision and rounded afterwards.
 
@@ -41,12 +42,15 @@ def make_graph(
     ----------
     species, positions, cell, pbc, system, n_systems, pair_i, pair_j, pair_shift : as in `Graph`
     dtype : floating-point type of the network, which the pair vectors get
-    level : (n_systems,) int64, level of theory; by default the first
+    theory : (n_systems,) int64, level of theory; by default the first
     vectors : (n_pairs, 3) Angstrom, of the pairs, where they are known
+    n_owned : number of atoms that are not ghosts; by default all
     """
     if vectors is None:
         vectors = pair_vectors(positions, cell, system, pair_i, pair_j, pair_shift)
-    none = torch.zeros((n_systems,), dtype=torch.int64, device=positions.device)
+    if theory is None:
+        theory = torch.zeros((n_systems,), dtype=torch.int64, device=positions.device)
+    extras: Dict[str, Tensor] = {}
     return Graph(
         species=species,
         positions=positions,
@@ -58,34 +62,26 @@ def make_graph(
         pair_j=pair_j,
         pair_shift=pair_shift,
         pair_vectors=vectors.to(dtype),
-        n_owned=positions.shape[0],
-        level=none if level is None else level,
-        total_charge=none.to(dtype),
-        spin=none.to(dtype),
-        conditions=torch.zeros((n_systems, 0), dtype=dtype, device=positions.device),
-        triples=None,
+        n_owned=positions.shape[0] if n_owned is None else n_owned,
+        theory=theory,
+        extras=extras,
     )
 
 
 def with_pair_vectors(graph: Graph, vectors: Tensor) -> Graph:
     """Return the same graph with other pair vectors (TorchScript has no ``_replace``)."""
     return Graph(
-        species=graph.species,
-        positions=graph.positions,
-        cell=graph.cell,
-        pbc=graph.pbc,
-        system=graph.system,
-        n_systems=graph.n_systems,
-        pair_i=graph.pair_i,
-        pair_j=graph.pair_j,
-        pair_shift=graph.pair_shift,
-        pair_vectors=vectors,
-        n_owned=graph.n_owned,
-        level=graph.level,
-        total_charge=graph.total_charge,
-        spin=graph.spin,
-        conditions=graph.conditions,
-        triples=graph.triples,
-        layout=graph.layout,
-        n_of_type=graph.n_of_type,
+        graph.species,
+        graph.positions,
+        graph.cell,
+        graph.pbc,
+        graph.system,
+        graph.n_systems,
+        graph.pair_i,
+        graph.pair_j,
+        graph.pair_shift,
+        vectors,
+        graph.n_owned,
+        graph.theory,
+        graph.extras,
     )

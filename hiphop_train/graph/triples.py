@@ -11,7 +11,7 @@ from hiphop_train.types import Graph
 def pairs_of_pairs(pair_i: Tensor, n_atoms: int) -> Tuple[Tensor, Tensor]:
     """List all unordered pairs of pairs that share their receiving atom, without a loop over atoms.
 
-    Each pair is combined with the pairs of the same atom that stand before it.
+    Each pair is combined with the pairs of the same atom that precede it.
 
     Parameters
     ----------
@@ -21,29 +21,21 @@ def pairs_of_pairs(pair_i: Tensor, n_atoms: int) -> Tuple[Tensor, Tensor]:
     Returns
     -------
     first, second : (n_triples,) int64, indices of pairs, first < second; a triple's atom is ``pair_i[first]``, and
-        triples of the same atom stand together
+        triples of the same atom are contiguous
     """
     device = pair_i.device
     n_neighbours = torch.bincount(pair_i, minlength=n_atoms)
     start = torch.cumsum(n_neighbours, 0) - n_neighbours  # first pair of each atom
     pair = torch.arange(pair_i.shape[0], device=device)
-    n_before = pair - start[pair_i]  # pairs of the same atom that stand before this one
+    n_before = pair - start[pair_i]  # pairs of the same atom that precede this one
     second = torch.repeat_interleave(pair, n_before)
     rank = torch.arange(second.shape[0], device=device) - (torch.cumsum(n_before, 0) - n_before)[second]
     return start[pair_i[second]] + rank, second
 
 
 def triples_within(graph: Graph, cutoff: float) -> Tensor:
-    """List the triples of which both pairs are shorter than a cutoff, (2, n_triples) int64; see `Graph.triples`.
-
-    Their number depends on the distances, which a GPU would be asked for.
-    """
+    """List the triples of which both pairs are shorter than a cutoff: (2, n_triples) int64, the two pairs of each."""
     distance = torch.linalg.norm(graph.pair_vectors, dim=1)
     near = torch.nonzero(distance < cutoff).squeeze(1)
     first, second = pairs_of_pairs(graph.pair_i.index_select(0, near), graph.species.shape[0])
     return torch.stack([near.index_select(0, first), near.index_select(0, second)])
-
-
-def with_triples(graph: Graph, cutoff: float) -> Graph:
-    """List the triples before the graph goes to a model."""
-    return graph._replace(triples=triples_within(graph, cutoff))

@@ -10,7 +10,7 @@ from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from hiphop_train import checkpoint
-from hiphop_train.compilation import compile_potential
+from hiphop_train.accelerate import accelerate
 from hiphop_train.errors import DataError
 from hiphop_train.export.torchscript import ExportedPotential, load
 
@@ -18,8 +18,9 @@ from hiphop_train.export.torchscript import ExportedPotential, load
 class HipHopCalculator(Calculator):
     """ASE calculator of an exported potential or, in less time on CPUs, of a checkpoint.
 
-    Properties are energy and free_energy (equal), forces, energies (of the atoms), and for structures that are periodic
-    in all three directions stress, in ASE's units (eV, Angstrom), order and sign.
+    Properties are energy and free_energy (equal), forces, energies (of the atoms); stress, of structures that are
+    periodic in all three directions; and where the model has them, charges, and dipole of structures that are periodic
+    in none. Units (eV, Angstrom, elementary charge), order and sign are ASE's.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ class HipHopCalculator(Calculator):
     >>> atoms.get_potential_energy()
     """
 
-    implemented_properties = ["energy", "free_energy", "forces", "stress", "energies"]  # noqa: RUF012 (ASE's form)
+    implemented_properties = ["energy", "free_energy", "forces", "stress", "energies", "charges", "dipole"]  # noqa: RUF012
 
     def __init__(self, path: str | Path, device: str = "cpu") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -94,13 +95,18 @@ class HipHopCalculator(Calculator):
             "forces": outputs["forces"].cpu().numpy(),
         }
         if structure.pbc.all():
-            stress = -outputs["virial"].cpu().numpy() / structure.cell.volume
+            virial = outputs["virial"] / -structure.cell.volume  # files of older versions have no stress
+            stress = outputs.get("stress", virial).cpu().numpy()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)  # type: ignore[no-untyped-call]
+        if "charges" in outputs:
+            self.results["charges"] = outputs["charges"].cpu().numpy()
+        if "dipole" in outputs and not structure.pbc.any():
+            self.results["dipole"] = outputs["dipole"].cpu().numpy()
 
 
 def _of_checkpoint(path: Path, device: str) -> ExportedPotential:
     """Return what would be exported, in Python."""
     loaded = checkpoint.load(str(path))
     potential = ExportedPotential(loaded.potential, "{}", golden=[]).to(device)
-    compile_potential(potential.potential, "auto", potential.network_type.dtype, torch.device(device))
+    accelerate(potential.potential, potential.network_type.dtype, torch.device(device), "inference")
     return potential

@@ -5,7 +5,7 @@ from typing import List, Optional
 
 from torch import Tensor, nn
 
-from hiphop_train.types import Graph, Preparation
+from hiphop_train.types import Graph
 
 
 class Representation(nn.Module, ABC):
@@ -14,12 +14,11 @@ class Representation(nn.Module, ABC):
     Parameters
     ----------
     elements : the model's type names; a graph's ``species`` are indices into this list
-    cutoff : Angstrom; no pair beyond it is seen
+    cutoff : Angstrom; no pair beyond it matters
     feature_sizes : width of the features at each level
-    standardised_functions : for fixed descriptors, of very different sizes, that are to be centred and scaled by their
-        statistics over the training structures before the readout: to which function each feature of the last level
-        belongs, where several are the same function of neighbours of other species; empty leaves features as they are
-    preparation : what a loader adds to each graph, where the model would have to ask the device for numbers
+    standardised_functions : for fixed descriptors, of very different magnitude, that are to be centred and scaled by
+        their statistics over the training structures before the readout: to which function each feature of the last
+        level belongs, where several are the same function of neighbours of other species; empty leaves features alone
 
     Notes
     -----
@@ -32,14 +31,12 @@ class Representation(nn.Module, ABC):
         cutoff: float,
         feature_sizes: List[int],
         standardised_functions: Optional[List[int]] = None,
-        preparation: Optional[Preparation] = None,
     ) -> None:
         super().__init__()
         self.elements = elements
         self.cutoff = cutoff
         self.feature_sizes = feature_sizes
         self.standardised_functions = standardised_functions or []
-        self.preparation = preparation
 
     @abstractmethod
     def forward(self, graph: Graph) -> List[Tensor]:

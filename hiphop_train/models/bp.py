@@ -3,7 +3,6 @@
 Behler, Parrinello, Phys. Rev. Lett. 98, 146401 (2007); the five forms as in Behler, J. Chem. Phys. 134, 074106 (2011).
 """
 
-from functools import partial
 from typing import Annotated, List, Tuple
 
 import torch
@@ -12,13 +11,12 @@ from torch import Tensor
 
 from hiphop_train.errors import ConfigError
 from hiphop_train.graph.segments import segment_sum, segment_sum_of_columns
-from hiphop_train.graph.triples import triples_within, with_triples
+from hiphop_train.graph.triples import triples_within
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.channels import functions_of_features, species_pair_index
 from hiphop_train.nn.cutoffs import cosine_cutoff
 from hiphop_train.nn.gaussians import gaussian
-from hiphop_train.nn.powers import whole_power
-from hiphop_train.nn.triple_terms import plain_sums, sums_in_blocks
+from hiphop_train.nn.powers import integer_power
 from hiphop_train.types import Graph
 
 Two = Annotated[List[float], Field(min_length=2, max_length=2)]
@@ -35,9 +33,9 @@ def check_angular(eta: float, zeta: float, sign: float, key: str) -> None:
     """Refuse values of an angular function that have no meaning, or no second derivative in straight lines."""
     check_eta(eta, key)
     if zeta < 1 or zeta != round(zeta):
-        raise ConfigError(f"model.{key}: zeta={zeta}; it must be 1, 2, 3 ... in [eta, zeta, lambda]")
+        raise ConfigError(f"model.{key}: zeta={zeta}; must be 1, 2, 3 ... in [eta, zeta, lambda]")
     if abs(sign) != 1:
-        raise ConfigError(f"model.{key}: lambda={sign}; it must be 1 or -1 in [eta, zeta, lambda]")
+        raise ConfigError(f"model.{key}: lambda={sign}; must be 1 or -1 in [eta, zeta, lambda]")
 
 
 Functions = Tuple[List[float], List[int], List[List[int]]]
@@ -51,7 +49,7 @@ def sorted_functions(functions: List[List[float]]) -> Tuple[Functions, List[int]
     Returns
     -------
     functions : sorted
-    order : (n_functions,), place of each given function among them
+    order : (n_functions,), index of each given function among them
     """
     etas = sorted({eta for eta, _, _ in functions})
     zetas = sorted({int(zeta) for _, zeta, _ in functions})
@@ -82,7 +80,7 @@ class BehlerParrinello(Representation):
     g1 : whether there is G1
     g2 : [eta, r_s] of each G2, 1/Angstrom^2 and Angstrom
     g3 : kappa of each G3, 1/Angstrom
-    g4 : [eta, zeta, lambda] of each G4, eta in 1/Angstrom^2, zeta a whole number, lambda 1 or -1
+    g4 : [eta, zeta, lambda] of each G4, eta in 1/Angstrom^2, zeta an integer, lambda 1 or -1
     g5 : the same of each G5
     standardise : whether the functions are centred and scaled by their statistics over the training structures; their
         sizes are so different that networks hardly train without
@@ -118,8 +116,7 @@ class BehlerParrinello(Representation):
         n_types = len(elements)
         n_pair_types = n_types * (n_types + 1) // 2
         functions = functions_of_features(n_types, n_radial, n_angular)
-        preparation = partial(with_triples, cutoff=cutoff) if n_angular else None
-        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None, preparation)
+        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None)
         self.n_types = n_types
         self.n_pair_types = n_pair_types
         self.n_angular = n_angular
@@ -147,20 +144,24 @@ class BehlerParrinello(Representation):
         radial = segment_sum(self.radial(distance), channel, n_atoms * self.n_types).reshape(n_atoms, -1)
         if self.n_angular == 0:
             return [radial]
-        given = graph.triples
-        triples = triples_within(graph, self.cutoff) if given is None else given
-        j, k = triples[0], triples[1]  # (n_triples,) the two pairs of each triple
-        channel = graph.pair_i[j] * self.n_pair_types + self.pair_channel[sender[j], sender[k]]
-        n_channels = n_atoms * self.n_pair_types
-        scalars = torch.stack([1.0 / distance, distance.square(), cosine_cutoff(distance, self.cutoff)])
-        pairs = torch.cat([graph.pair_vectors.t(), scalars])  # (6, n_pairs)
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            terms = self.angular(pairs.index_select(1, j), pairs.index_select(1, k))
-            angular = segment_sum_of_columns(terms, channel, n_channels)
-        else:
-            angular = self.sum_angular(pairs, triples, channel, n_channels)
+        j, k = triples_within(graph, self.cutoff).unbind()  # (n_triples,) the two pairs of each triple
+        pairs = self.pair_terms(graph.pair_vectors, distance)
+        angular = segment_sum_of_columns(
+            self.angular(pairs.index_select(1, j), pairs.index_select(1, k)),
+            self.triple_channel(graph.pair_i, sender, j, k),
+            n_atoms * self.n_pair_types,
+        )
         angular = angular.index_select(0, self.angular_order).t().reshape(n_atoms, -1)
         return [torch.cat([radial, angular], dim=1)]
+
+    def pair_terms(self, vectors: Tensor, distance: Tensor) -> Tensor:
+        """Return what the angular functions need of each pair (6, n_pairs): vector in Angstrom, 1/r, r^2 and f_c."""
+        scalars = torch.stack([1.0 / distance, distance.square(), cosine_cutoff(distance, self.cutoff)])
+        return torch.cat([vectors.t(), scalars])
+
+    def triple_channel(self, pair_i: Tensor, sender: Tensor, j: Tensor, k: Tensor) -> Tensor:
+        """Return atom times number of pairs of species, plus pair of species, of each triple (n_triples,)."""
+        return pair_i[j] * self.n_pair_types + self.pair_channel[sender[j], sender[k]]
 
     def radial(self, distance: Tensor) -> Tensor:
         """Return the terms of G1, G2, G3 (n_pairs, n_radial) for distances (n_pairs,)."""
@@ -169,31 +170,24 @@ class BehlerParrinello(Representation):
         wave = torch.cos(self.kappa3 * r) * cutoff
         return torch.cat([cutoff, radial, wave] if self.has_g1 else [radial, wave], dim=1)
 
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def sum_angular(self, pairs: Tensor, triples: Tensor, channel: Tensor, n_channels: int) -> Tensor:
-        """Sum the terms of G4 and G5 by channel; some triples at a time where forces are not to be differentiated."""
-        if self.training:
-            return plain_sums(self.angular, pairs, triples, channel, n_channels)
-        return sums_in_blocks(self.angular, pairs, triples, channel, n_channels)
-
-    def angular(self, of_j: Tensor, of_k: Tensor) -> Tensor:
+    def angular(self, pair_j: Tensor, pair_k: Tensor) -> Tensor:
         """Return the terms of G4 and G5.
 
         Parameters
         ----------
-        of_j, of_k : (6, n_triples), of the two pairs of each triple: vector in Angstrom, 1/r, r^2 and f_c
+        pair_j, pair_k : (6, n_triples), `pair_terms` of the two pairs of each triple
 
         Returns
         -------
         terms : (n_angular, n_triples), of each key the functions with the same eta together
         """
-        cosine = (of_j[:3] * of_k[:3]).sum(0) * (of_j[3] * of_k[3])  # (n_triples,)
-        squares = of_j[4] + of_k[4]
-        cutoff = 2.0 * of_j[5] * of_k[5]
+        cosine = (pair_j[:3] * pair_k[:3]).sum(0) * (pair_j[3] * pair_k[3])  # (n_triples,)
+        squares = pair_j[4] + pair_k[4]
+        cutoff = 2.0 * pair_j[5] * pair_k[5]
         bases = torch.stack([0.5 + 0.5 * cosine, 0.5 - 0.5 * cosine])
         terms: List[Tensor] = []
         if self.has_g4:
-            third_square = (of_k[:3] - of_j[:3]).square().sum(0)
+            third_square = (pair_k[:3] - pair_j[:3]).square().sum(0)
             third = torch.sqrt(third_square.clamp(min=1e-30))  # a slope also where two neighbours meet
             all_three = cutoff * cosine_cutoff(third, self.cutoff)
             terms.append(products(self.angular4, bases, squares + third_square, all_three))
@@ -217,7 +211,7 @@ def products(functions: Functions, bases: Tensor, squares: Tensor, cutoff: Tenso
     terms : (n_functions, n_triples)
     """
     etas, zetas, rows = functions
-    powers = torch.cat([whole_power(bases, zeta) for zeta in zetas])
+    powers = torch.cat([integer_power(bases, zeta) for zeta in zetas])
     everything = list(range(powers.shape[0]))
     terms: List[Tensor] = []
     for eta, some in zip(etas, rows):

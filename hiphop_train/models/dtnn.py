@@ -55,7 +55,7 @@ class DTNN(Representation):
         if not gaussian_min < gaussian_max:
             raise ConfigError(
                 f"model.gaussian_min={gaussian_min}, model.gaussian_max={gaussian_max}: "
-                "it must be gaussian_min < gaussian_max"
+                "must satisfy gaussian_min < gaussian_max"
             )
         super().__init__(elements, cutoff, [n_features] * (n_interactions + 1))
         self.n_interactions = n_interactions

@@ -4,25 +4,19 @@ Schuett, Kindermans, Sauceda, Chmiela, Tkatchenko, Mueller, arXiv 1706.08566 (20
 Tkatchenko, Mueller, J. Chem. Phys. 148, 241722 (2018).
 """
 
-from collections.abc import Sequence
-from typing import Annotated, List, Tuple
+from typing import Annotated, List
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from hiphop_train.graph.halves import half_of_pairs, sums_both_ways
 from hiphop_train.graph.segments import segment_sum
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.activations import ShiftedSoftplus
-from hiphop_train.nn.blocks import functions_with_slopes
-from hiphop_train.nn.cutoffs import cosine_cutoff, cosine_cutoff_slope
-from hiphop_train.nn.gaussians import gaussian_expansion, gaussian_expansion_with_slope
+from hiphop_train.nn.cutoffs import cosine_cutoff
+from hiphop_train.nn.gaussians import gaussian_expansion
 from hiphop_train.nn.linear import glorot_linear
 from hiphop_train.types import Graph
-
-WithSlope = Tuple[Tensor, Tensor]
-"""A function of the distance and its slope."""
 
 
 class Interaction(nn.Module):
@@ -52,19 +46,12 @@ class Interaction(nn.Module):
             glorot_linear(n_features, n_features), ShiftedSoftplus(), glorot_linear(n_features, n_features)
         )
 
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def write_filters(self, expansion: WithSlope, cutoff: WithSlope, filters: Tensor, slope: Tensor) -> None:
-        """Write W(r) and dW/dr into given tensors, from the same with their slopes; without derivatives."""
-        first, activation, second = self.filter_network
-        assert isinstance(first, nn.Linear)
-        assert isinstance(second, nn.Linear)
-        inner = first(expansion[0])
-        inner_slope = torch.sigmoid(inner).mul_(expansion[1] @ first.weight.T)
-        outer = second(activation(inner))
-        torch.mul(outer, cutoff[0], out=filters)
-        torch.mul(inner_slope @ second.weight.T, cutoff[0], out=slope).addcmul_(outer, cutoff[1])
+    def filters(self, expansion: Tensor, cutoff: Tensor) -> Tensor:
+        """Return W (n_pairs, n_features) of expanded distances (n_pairs, n_gaussians) and f_c (n_pairs, 1)."""
+        filters: Tensor = self.filter_network(expansion) * cutoff
+        return filters
 
-    def forward(self, features: Tensor, filters: Tensor, pair_i: Tensor, pair_j: Tensor, is_half: bool) -> Tensor:
+    def forward(self, features: Tensor, filters: Tensor, pair_i: Tensor, pair_j: Tensor) -> Tensor:
         """Interact.
 
         Parameters
@@ -72,19 +59,18 @@ class Interaction(nn.Module):
         features : (n_atoms, n_features)
         filters : (n_pairs, n_features)
         pair_i, pair_j : (n_pairs,), receiving and sending atom
-        is_half : whether each pair stands for both directions
 
         Returns
         -------
         features : (n_atoms, n_features)
         """
-        sources = self.inward(features)
-        if is_half:
-            sums = sums_both_ways(filters, sources, pair_i, pair_j)
-        else:
-            sums = segment_sum(sources.index_select(0, pair_j) * filters, pair_i, features.shape[0])
-        result: Tensor = features + self.outward(sums)
-        return result
+        sources = self.inward(features).to(filters.dtype).index_select(0, pair_j)
+        return self.update(features, segment_sum(sources * filters, pair_i, features.shape[0]))
+
+    def update(self, features: Tensor, sums: Tensor) -> Tensor:
+        """Return x + U s(V sums + a) + b (n_atoms, n_features)."""
+        updated: Tensor = features + self.outward(sums)
+        return updated
 
 
 class SchNet(Representation):
@@ -114,47 +100,13 @@ class SchNet(Representation):
 
     def forward(self, graph: Graph) -> List[Tensor]:
         """Return the embedding and the features after each interaction block."""
-        half = half_of_pairs(graph)
-        pair_i, pair_j, vectors = graph.pair_i, graph.pair_j, graph.pair_vectors
-        if half is not None:
-            pair_i, pair_j = pair_i.index_select(0, half), pair_j.index_select(0, half)
-            vectors = vectors.index_select(0, half)
-        distance = torch.linalg.norm(vectors, dim=1)
-        filters: List[Tensor] = []
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            filters += self.filters(distance)
-        else:
-            filters += self.filters_in_blocks(distance)
-        features = self.embedding(graph.species)
-        levels = [features]
-        for k, interaction in enumerate(self.interactions):
-            features = interaction(features, filters[k], pair_i, pair_j, half is not None)
-            levels.append(features)
-        return levels
-
-    def filters(self, distance: Tensor) -> List[Tensor]:
-        """Return the filters (n_pairs, n_features) of each interaction block, for distances (n_pairs,)."""
+        distance = torch.linalg.norm(graph.pair_vectors, dim=1)
         expansion = gaussian_expansion(distance, 0.0, self.cutoff, self.n_gaussians)
         cutoff = cosine_cutoff(distance, self.cutoff)[:, None]
-        filters: List[Tensor] = []
+        features = self.embedding(graph.species)
+        levels = [features]
         for interaction in self.interactions:
-            filters.append(interaction.filter_network(expansion) * cutoff)  # type: ignore[operator]
-        return filters
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def filters_in_blocks(self, distance: Tensor) -> List[Tensor]:
-        """Return the filters, with their slopes where the weights are frozen."""
-        if any(p.requires_grad for p in self.interactions.parameters()):
-            return self.filters(distance)
-        widths = [self.feature_sizes[0]] * len(self.interactions)
-        return functions_with_slopes(self.filters, self.write_filters, distance, widths)
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def write_filters(self, distance: Tensor, filters: Sequence[Tensor], slopes: Sequence[Tensor]) -> None:
-        """Write the filters and dW/dr (n_pairs, n_features) of each interaction block, without derivatives."""
-        r = distance[:, None]
-        cutoff = cosine_cutoff(r, self.cutoff), cosine_cutoff_slope(r, self.cutoff)
-        expansion = gaussian_expansion_with_slope(distance, 0.0, self.cutoff, self.n_gaussians)
-        for interaction, value, slope in zip(self.interactions, filters, slopes, strict=True):
-            assert isinstance(interaction, Interaction)
-            interaction.write_filters(expansion, cutoff, value, slope)
+            filters = interaction.filters(expansion, cutoff)  # type: ignore[operator]
+            features = interaction(features, filters, graph.pair_i, graph.pair_j)
+            levels.append(features)
+        return levels

@@ -38,7 +38,7 @@ class Contraction(NamedTuple):
 
     def part(self, vertices: tuple[int, ...]) -> "Contraction":
         """Product of some of the vertices; what bound them to the others becomes free. Not canonical."""
-        place = bond_places(len(self.ranks))
+        place = bond_index(len(self.ranks))
         bonds = tuple(self.bonds[place[pair]] for pair in combinations(vertices, 2))
         return Contraction(tuple(self.ranks[vertex] for vertex in vertices), bonds)
 
@@ -61,6 +61,10 @@ class Contraction(NamedTuple):
                 found[second] += letter
         return found
 
+    def equation(self) -> str:
+        """Write a contraction without free indices for `torch.einsum`, further axes being kept."""
+        return ",".join(f"{index}..." for index in self.indices()) + "->..."
+
     def __str__(self) -> str:
         """Write as a product."""
         return " ".join(
@@ -76,8 +80,8 @@ def pairs(n_vertices: int) -> list[tuple[int, int]]:
 
 
 @cache
-def bond_places(n_vertices: int) -> dict[tuple[int, int], int]:
-    """Where the bonds of a pair stand, by the pair in either order."""
+def bond_index(n_vertices: int) -> dict[tuple[int, int], int]:
+    """Index of the bonds of a pair, by the pair in either order."""
     return {pair: k for k, (a, b) in enumerate(pairs(n_vertices)) for pair in ((a, b), (b, a))}
 
 

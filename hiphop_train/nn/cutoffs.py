@@ -7,19 +7,14 @@ from torch import Tensor
 
 
 def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
-    """Fall from 1 to 0 with vanishing slope at the cutoff: (1 + cos(pi r / r_c)) / 2, zero beyond.
+    """Fall from 1 to 0 with vanishing slope: (1 + cos(pi r / r_c)) / 2 = cos^2(pi r / 2 r_c), zero beyond the cutoff.
 
-    Behler, J. Chem. Phys. 134, 074106 (2011), eq. 4.
+    Behler, J. Chem. Phys. 134, 074106 (2011), eq. 4; J. Chem. Phys. 148, 241715 (2018), eq. 8. The square keeps the
+    digits that the sum loses near the cutoff.
 
     Parameters
     ----------
     distance : any shape, Angstrom
     cutoff : Angstrom
     """
-    return (0.5 + 0.5 * torch.cos(math.pi / cutoff * distance)) * (distance < cutoff).to(distance.dtype)
-
-
-def cosine_cutoff_slope(distance: Tensor, cutoff: float) -> Tensor:
-    """Return the slope of `cosine_cutoff`, 1/Angstrom."""
-    wave = math.pi / cutoff
-    return -0.5 * wave * torch.sin(wave * distance) * (distance < cutoff).to(distance.dtype)
+    return torch.cos(0.5 * math.pi / cutoff * distance).square() * (distance < cutoff).to(distance.dtype)

@@ -1,7 +1,5 @@
 """Gaussians, alone and as a grid over which distances are spread."""
 
-from typing import Tuple
-
 import torch
 from torch import Tensor
 from torch.nn.functional import threshold
@@ -36,20 +34,11 @@ def gaussian_expansion(distance: Tensor, first: float, last: float, n_gaussians:
     -------
     expansion : (n_pairs, n_gaussians)
     """
-    return gaussian(0.5 * _offsets(distance, first, last, n_gaussians).square())
+    return gaussian(0.5 * gaussian_offsets(distance, first, last, n_gaussians).square())
 
 
-def gaussian_expansion_with_slope(
-    distance: Tensor, first: float, last: float, n_gaussians: int
-) -> Tuple[Tensor, Tensor]:
-    """Return `gaussian_expansion` and its slope, 1/Angstrom, (n_pairs, n_gaussians) each."""
-    offsets = _offsets(distance, first, last, n_gaussians)
-    expansion = gaussian(0.5 * offsets.square())
-    return expansion, expansion * offsets * (-(n_gaussians - 1) / (last - first))
-
-
-def _offsets(distance: Tensor, first: float, last: float, n_gaussians: int) -> Tensor:
-    """Distances from the centres, in widths of the Gaussians."""
+def gaussian_offsets(distance: Tensor, first: float, last: float, n_gaussians: int) -> Tensor:
+    """Return the distances from the centres in units of the width, (n_pairs, n_gaussians)."""
     centres = torch.linspace(first, last, n_gaussians, dtype=distance.dtype, device=distance.device)
     width = (last - first) / (n_gaussians - 1)
     return (distance[:, None] - centres) / width

@@ -1,19 +1,15 @@
 """The invariants of HIP-HOP-NN: which contractions of an atom's tensors its features are made of, and their values."""
 
 from functools import cache
-from typing import List, Literal, Tuple
+from typing import List, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hiphop_train.errors import ConfigError
-from hiphop_train.nn.compiled import evaluate_compiled
-from hiphop_train.nn.contraction_programs import contraction_program
 from hiphop_train.nn.contractions import Contraction, parse
 from hiphop_train.nn.invariant_search import flexible_invariants
-from hiphop_train.nn.kernels import Compilable, compile_kernels
-from hiphop_train.nn.polynomials import Program, evaluate, interpret
-from hiphop_train.nn.program_source import source
+from hiphop_train.nn.tensors import full_tensor
 
 InvariantSet = Literal["published", "flexible"]
 
@@ -62,13 +58,7 @@ def invariant_contractions(invariants: InvariantSet, l_max: int, n_max: int) -> 
     return [product for product in published if len(product.ranks) <= n_max and max(product.ranks) <= l_max]
 
 
-@cache
-def invariant_program(invariants: InvariantSet, l_max: int, n_max: int) -> Program:
-    """Program that evaluates the invariants of a set."""
-    return contraction_program(invariant_contractions(invariants, l_max, n_max), l_max)
-
-
-class Invariants(Compilable):
+class Invariants(nn.Module):
     """Evaluate the invariants of a set; nothing is learned.
 
     Parameters
@@ -78,38 +68,27 @@ class Invariants(Compilable):
 
     def __init__(self, invariants: InvariantSet, l_max: int, n_max: int) -> None:
         super().__init__()
-        self.key = (invariants, l_max, n_max)
-        program = invariant_program(*self.key)
-        self.n_invariants = len(program.outputs)
-        self.outputs: List[int] = program.outputs
-        self.steps: List[Tuple[int, int, int, float]] = [(*step,) for step in program.steps]
+        self.l_max = l_max
+        self.contractions = invariant_contractions(invariants, l_max, n_max)
+        self.n_invariants = len(self.contractions)
+        self.ranks = [list(contraction.ranks) for contraction in self.contractions]
+        self.equations = [contraction.equation() for contraction in self.contractions]
 
     def forward(self, components: Tensor) -> Tensor:
         """Evaluate.
 
         Parameters
         ----------
-        components : ((l_max + 1)^2, ...), free components of the tensors, see `nn.tensors`; with any strides
+        components : ((l_max + 1)^2, ...), free components of the tensors, see `nn.tensors`
 
         Returns
         -------
         invariants : (n_invariants, ...)
         """
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return interpret(components.contiguous(), self.steps, self.outputs)
-        values: Tensor = self.evaluate(components)
-        return values
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def evaluate(self, components: Tensor) -> Tensor:
-        """Do as `forward` does, with derivatives by programs of their own, which TorchScript cannot hold."""
-        if self.kernels is not None and self.kernels.serve(components):
-            return evaluate_compiled(self.kernels, components)
-        return evaluate(invariant_program(*self.key), components.contiguous())
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def compile_for(self, dtype: torch.dtype) -> bool:
-        """Compile the program of the set."""
-        program = invariant_program(*self.key)
-        self.kernels, is_new = compile_kernels(source(program), dtype, program.n_inputs, self.n_invariants)
-        return is_new
+        tensors: List[Tensor] = []  # s, v, q, t ...
+        for rank in range(self.l_max + 1):
+            tensors.append(full_tensor(components[rank * rank : (rank + 1) * (rank + 1)], rank))
+        invariants: List[Tensor] = []
+        for ranks, equation in zip(self.ranks, self.equations):
+            invariants.append(torch.einsum(equation, [tensors[rank] for rank in ranks]))
+        return torch.stack(invariants)

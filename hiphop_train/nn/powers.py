@@ -1,10 +1,10 @@
-"""Powers with whole exponents; TorchScript-safe."""
+"""Powers with integer exponents; TorchScript-safe."""
 
 import torch
 from torch import Tensor
 
 
-def whole_power(base: Tensor, exponent: int) -> Tensor:
+def integer_power(base: Tensor, exponent: int) -> Tensor:
     """Raise to a power by repeated squaring, in a fraction of the time of ``torch.pow`` and of its derivatives.
 
     Parameters

@@ -4,21 +4,14 @@ A symmetric traceless tensor of rank l has 2 l + 1 free components, those with a
 from the vanishing traces. Free components, in order: 1; x y z; xx xy xz yy yz; xxx xxy xxz xyy xyz yyy yyz; and so on.
 """
 
-from functools import cache
 from typing import List
 
 import torch
 from torch import Tensor
 
-from hiphop_train.nn.blocks import PAIRS, in_blocks
-from hiphop_train.nn.compiled import evaluate_compiled
-from hiphop_train.nn.kernels import Compilable, compile_kernels
-from hiphop_train.nn.polynomials import NOTHING, Program, Writer
-from hiphop_train.nn.program_source import source
-
 
 def place(rank: int, n_x: int, n_z: int) -> int:
-    """Where a free component stands among those of all ranks, by its number of indices x and z (0 or 1)."""
+    """Index of a free component among those of all ranks, by its number of indices x and z (0 or 1)."""
     return rank * rank if n_x == rank else rank * rank + 2 * (rank - n_x) - 1 + n_z
 
 
@@ -76,25 +69,11 @@ def next_tensor(lower: Tensor, unit: Tensor, rank: int) -> Tensor:
     components : (2 rank + 1, n_pairs)
     """
     products = (lower[:, None, :] * unit.T.contiguous()).flatten(0, 1)
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        return raising_matrix(rank).to(unit) / (rank * (2 * rank - 1)) @ products
-    raised: Tensor = _matrix_on_device(rank, unit) @ products
-    return raised
-
-
-@torch.jit.ignore  # type: ignore[untyped-decorator]
-def _matrix_on_device(rank: int, like: Tensor) -> Tensor:
-    return _kept_matrix(rank, like.dtype, like.device)
-
-
-@cache
-def _kept_matrix(rank: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Sent to a device once: a GPU would be waited for each time."""
-    return raising_matrix(rank).to(device, dtype) / (rank * (2 * rank - 1))
+    return raising_matrix(rank).to(unit) / (rank * (2 * rank - 1)) @ products
 
 
 def raising_matrix(rank: int) -> Tensor:
-    """Matrix of `next_tensor`, (2 rank + 1, 3 (2 rank - 1)), times rank (2 rank - 1), which makes it whole numbers."""
+    """Matrix of `next_tensor`, (2 rank + 1, 3 (2 rank - 1)), times rank (2 rank - 1): its entries are integers."""
     weights: List[List[int]] = []
     for n_x in range(rank, -1, -1):
         for n_z in range(2 if n_x < rank else 1):
@@ -120,54 +99,42 @@ def raising_matrix(rank: int) -> Tensor:
 
 
 def _product(rank: int, n_x: int, n_z: int, axis: int) -> int:
-    """Where the product of a free component and one of the unit vector stands among the products."""
+    """Index of the product of a free component and one of the unit vector among the products."""
     return 3 * (place(rank, n_x, n_z) - rank * rank) + axis
 
 
-@cache
-def tensor_program(l_max: int) -> Program:
-    """Write the recurrence of `next_tensor` as a program: components from rank 1 on, of x, y and z."""
-    writer = Writer(3)
-    tensors = [[writer.sum({(axis, NOTHING): 1.0}) for axis in range(3)]]
-    for rank in range(2, l_max + 1):
-        products = [(lower, axis) for lower in tensors[-1] for axis in range(3)]
-        rows = (raising_matrix(rank).double() / (rank * (2 * rank - 1))).tolist()
-        tensors.append(
-            [writer.sum({pair: factor for pair, factor in zip(products, row, strict=True) if factor}) for row in rows]
-        )
-    return writer.finish([component for tensor in tensors for component in tensor])
-
-
-class IrreducibleTensors(Compilable):
-    """`irreducible_tensors` of many pairs, some at a time.
+def full_tensor(free: Tensor, rank: int) -> Tensor:
+    """Write out all components of symmetric traceless tensors.
 
     Parameters
     ----------
-    l_max : highest rank
+    free : (2 rank + 1, ...), free components
+    rank : l
+
+    Returns
+    -------
+    tensor : (3, ..., 3, ...), with `rank` axes of length 3 first
     """
+    rows: List[List[int]] = []
+    for index in range(int(3**rank)):  # TorchScript's powers are floats
+        n_x, n_z = 0, 0
+        for _ in range(rank):
+            n_x += int(index % 3 == 0)
+            n_z += int(index % 3 == 2)
+            index = index // 3
+        row = [0 for _ in range(2 * rank + 1)]
+        for n_pairs in range(n_z // 2 + 1):  # each pair of z is -xx - yy: a binomial sum over what is left of one pair
+            row[place(rank, n_x + 2 * n_pairs, n_z % 2) - rank * rank] += _binomial(n_z // 2, n_pairs)
+        sign = 1 - 2 * (n_z // 2 % 2)
+        rows.append([sign * value for value in row])
+    matrix = torch.tensor(rows, dtype=free.dtype, device=free.device)
+    shape = [3 for _ in range(rank)] + list(free.shape[1:])
+    full: Tensor = torch.tensordot(matrix, free, dims=1)
+    return full.reshape(shape)
 
-    def __init__(self, l_max: int) -> None:
-        super().__init__()
-        self.l_max = l_max
 
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def forward(self, unit: Tensor) -> Tensor:
-        """Evaluate, (n_pairs, (l_max + 1)^2) of (n_pairs, 3)."""
-        return in_blocks(self.evaluate, [unit], PAIRS)
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def evaluate(self, unit: Tensor) -> Tensor:
-        """Evaluate at once."""
-        if self.kernels is None or not self.kernels.serve(unit):
-            return irreducible_tensors(unit, self.l_max)
-        others = evaluate_compiled(self.kernels, unit.T.contiguous())
-        return torch.cat([torch.ones_like(unit[:, :1]), others.T], dim=1)
-
-    @torch.jit.ignore  # type: ignore[untyped-decorator]
-    def compile_for(self, dtype: torch.dtype) -> bool:
-        """Compile the recurrence."""
-        if self.l_max == 0:
-            return False
-        program = tensor_program(self.l_max)
-        self.kernels, is_new = compile_kernels(source(program), dtype, 3, len(program.outputs))
-        return is_new
+def _binomial(n: int, k: int) -> int:
+    result = 1
+    for factor in range(k):
+        result = result * (n - factor) // (factor + 1)
+    return result

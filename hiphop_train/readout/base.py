@@ -1,35 +1,40 @@
 """What every readout declares."""
 
 from abc import ABC, abstractmethod
-from typing import List, Optional
+from typing import Dict, List, Tuple
 
 from torch import Tensor, nn
 
+from hiphop_train.types import Graph
+
 
 class Readout(nn.Module, ABC):
-    """Turn the features of each level into energies of the sites.
+    """Turn the features of each level into energies of the sites, and into further outputs where it has any.
 
     Parameters
     ----------
-    is_hierarchical : whether the energies are levels that should fall off, E0 being the first; only then is there a
+    is_hierarchical : whether the energies are levels that should decrease, E0 being the first; only then is there a
         hierarchicality
+    targets : which targets there are among the outputs
     """
 
-    def __init__(self, is_hierarchical: bool) -> None:
+    def __init__(self, is_hierarchical: bool, targets: Tuple[str, ...] = ()) -> None:
         super().__init__()
         self.is_hierarchical = is_hierarchical
+        self.targets = targets
 
     @abstractmethod
-    def forward(self, levels: List[Tensor], species: Tensor, n_of_type: Optional[List[int]] = None) -> Tensor:
-        """Return energies of the atoms.
+    def forward(self, levels: List[Tensor], graph: Graph) -> Dict[str, Tensor]:
+        """Return the outputs of the atoms.
 
         Parameters
         ----------
         levels : (n_atoms, feature_sizes[level]) each
-        species : (n_atoms,) int64
-        n_of_type : number of atoms of each species, where it is known
+        graph : of which a readout needs the species, for instance
 
         Returns
         -------
-        energies : (n_atoms, n_terms)
+        outputs : dict
+            ``energies`` (n_atoms, n_terms) in units of the potential's energy scale; and what else the potential is to
+            return, in its own units
         """

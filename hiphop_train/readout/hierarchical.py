@@ -1,11 +1,12 @@
 """Hierarchical readout: each interaction block refines the energy."""
 
-from typing import List, Optional
+from typing import Dict, List
 
 import torch
 from torch import Tensor, nn
 
 from hiphop_train.readout.base import Readout
+from hiphop_train.types import Graph
 
 
 class HierarchicalEnergy(Readout):
@@ -22,9 +23,9 @@ class HierarchicalEnergy(Readout):
         super().__init__(is_hierarchical=True)
         self.layers = nn.ModuleList(nn.Linear(size, 1) for size in feature_sizes[1:])
 
-    def forward(self, levels: List[Tensor], species: Tensor, n_of_type: Optional[List[int]] = None) -> Tensor:
+    def forward(self, levels: List[Tensor], graph: Graph) -> Dict[str, Tensor]:
         """Return energies (n_atoms, n_levels - 1), in units of the potential's energy scale."""
         energies: List[Tensor] = []
         for level, layer in enumerate(self.layers):
             energies.append(layer(levels[level + 1]))
-        return torch.cat(energies, dim=1)
+        return {"energies": torch.cat(energies, dim=1)}

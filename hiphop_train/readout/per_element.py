@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hiphop_train.errors import ConfigError, did_you_mean
 from hiphop_train.nn.activations import CELU
 from hiphop_train.readout.base import Readout
+from hiphop_train.types import Graph
 
 Activation = Literal["celu", "silu", "softplus", "tanh"]
 
@@ -28,13 +29,13 @@ def activation_function(name: Activation) -> nn.Module:
 def hidden_widths(elements: List[str], hidden: List[int], hidden_of: Optional[Dict[str, List[int]]]) -> List[List[int]]:
     """Return the widths of the hidden layers of each element's network.
 
-    Entries for elements that the model does not have are passed over, those for names that are none are refused.
+    Entries for elements that the model does not have are ignored; names that are not elements are refused.
     """
     exceptions = {} if hidden_of is None else hidden_of
     for name in exceptions:
         if name not in elements and name not in chemical_symbols[1:]:
             raise ConfigError(
-                f"model.readout.hidden_of: '{name}' is no element of the model{did_you_mean(name, elements)}\n"
+                f"model.readout.hidden_of: '{name}' is not an element of the model{did_you_mean(name, elements)}\n"
                 f"  allowed: {', '.join(elements)}"
             )
     return [exceptions.get(element, hidden) for element in elements]
@@ -73,15 +74,11 @@ class PerElementEnergy(Readout):
                 n_in = width
             self.networks.append(nn.Sequential(*layers, nn.Linear(n_in, 1)))
 
-    def forward(self, levels: List[Tensor], species: Tensor, n_of_type: Optional[List[int]] = None) -> Tensor:
+    def forward(self, levels: List[Tensor], graph: Graph) -> Dict[str, Tensor]:
         """Return energies (n_atoms, 1), in units of the potential's energy scale."""
-        order = torch.argsort(species)  # atoms of one element stand together
-        if n_of_type is None:
-            counted: List[int] = torch.bincount(species, minlength=self.n_types).tolist()
-            n_of_type = counted
-        groups = torch.split_with_sizes(levels[-1].index_select(0, order), n_of_type)
-        energies: List[Tensor] = []
+        features = levels[-1]
+        energies = features.new_zeros((features.shape[0], 1))
         for element, network in enumerate(self.networks):
-            energies.append(network(groups[element]))  # (n_atoms of the element, 1)
-        sorted_energies = torch.cat(energies)
-        return torch.empty_like(sorted_energies).index_copy(0, order, sorted_energies)
+            atoms = torch.nonzero(graph.species == element)[:, 0]
+            energies = energies.index_copy(0, atoms, network(features.index_select(0, atoms)))
+        return {"energies": energies}

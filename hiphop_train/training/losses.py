@@ -1,4 +1,4 @@
-"""Losses in kcal/mol and kcal/mol/Angstrom, exact under data parallelism.
+"""Losses in the units that targets are reported in, exact under data parallelism.
 
 A loss with a root in it cannot be averaged over ranks: sums and counts are reduced over all ranks, and only this
 rank's part of each sum carries a gradient. With gradients averaged over ranks afterwards, and the loss multiplied by
@@ -9,8 +9,8 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, distributed, nn
 
+from hiphop_train.targets import TARGETS, Target
 from hiphop_train.types import Outputs
-from hiphop_train.units import KCAL_PER_MOL
 
 
 def global_sum(local: Tensor) -> Tensor:
@@ -22,14 +22,21 @@ def global_sum(local: Tensor) -> Tensor:
     return local + (total - local.detach())
 
 
+def components(entries: Tensor, target: Target) -> Tensor:
+    """Return the independent components (n, n_components) of entries (n, *shape) of a target."""
+    flat = entries.flatten(1) if target.shape else entries[:, None]
+    # indexing by a list would copy it to the device in every step
+    return torch.stack([flat[:, k] for k in target.components], dim=1) if target.is_symmetric else flat
+
+
 class ErrorLoss(nn.Module):
-    """Weighted sum of error measures of one kind of label.
+    """Weighted sum of error measures of one target.
 
     Parameters
     ----------
     mae, rmse, mse, huber : weights of mean absolute error, root mean square error, mean square error and mean Huber
         loss
-    huber_delta : error from which on the Huber loss is linear, kcal/mol or kcal/mol/Angstrom
+    huber_delta : error from which on the Huber loss is linear, in the target's reported unit
     """
 
     def __init__(
@@ -47,6 +54,11 @@ class ErrorLoss(nn.Module):
         self.huber = huber
         self.huber_delta = huber_delta
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether any measure has a weight."""
+        return any((self.mae, self.rmse, self.mse, self.huber))
+
     def forward(self, error: Tensor, weight: Tensor) -> Tensor:
         """Evaluate on errors (n,) with weights (n,), over all ranks; 0 where all weights are."""
         count = global_sum(weight.sum()).clamp(min=1e-12)
@@ -55,7 +67,7 @@ class ErrorLoss(nn.Module):
             loss = loss + self.mae * global_sum((weight * error.abs()).sum()) / count
         if self.rmse or self.mse:
             square = global_sum((weight * error.square()).sum()) / count
-            # the root's slope is infinite at zero error
+            # the derivative of the square root is infinite at zero error
             loss = loss + self.mse * square + self.rmse * torch.sqrt(square + 1e-16)
         if self.huber:
             size = error.abs()
@@ -66,25 +78,36 @@ class ErrorLoss(nn.Module):
 
 
 class Loss(nn.Module):
-    """Loss of a batch: energies per structure, force components, and the hierarchicality of the energy's levels.
+    """Loss of a batch: errors of the targets, and the non-hierarchicality of the energy's levels.
+
+    Each independent component of each entry of a target counts alike; what that is, and the unit of the errors, say the
+    records in `hiphop_train.targets`.
 
     Parameters
     ----------
-    energy, forces : measures of the errors, in kcal/mol and kcal/mol/Angstrom
+    energy, forces, stress, dipole : measures of the errors, in kcal/mol, kcal/mol/angstrom, GPa and debye; a target
+        without weights is not part of the loss
     hierarchicality : weight of the regulariser R, the mean over atoms of `hiphop_train.potential.hierarchicality`
-    size_exponent : the energy of a structure of n atoms weighs n^-size_exponent; ANI takes 0.5
+    size_exponent : extensive targets of a structure of n atoms weigh n^-size_exponent; ANI takes 0.5
+
+    Attributes
+    ----------
+    parts : ErrorLoss by target; only those with weights
     """
 
     def __init__(
         self,
         energy: ErrorLoss,
         forces: ErrorLoss,
+        stress: ErrorLoss | None = None,
+        dipole: ErrorLoss | None = None,
         hierarchicality: NonNegativeFloat = 0.0,
         size_exponent: NonNegativeFloat = 0.0,
     ) -> None:
         super().__init__()
-        self.energy = energy
-        self.forces = forces
+        parts = {"energy": energy, "forces": forces, "stress": stress, "dipole": dipole}
+        weighted = {key: part for key, part in parts.items() if part is not None and part.is_weighted}
+        self.parts = nn.ModuleDict(weighted)
         self.hierarchicality = hierarchicality
         self.size_exponent = size_exponent
 
@@ -93,22 +116,22 @@ class Loss(nn.Module):
 
         Parameters
         ----------
-        outputs : of the potential, forces included
-        labels : with ``energy_weight`` (n_systems,) and ``forces_weight`` (n_atoms,); ``energy_scale`` and
-            ``forces_scale`` () multiply means over a batch where batches differ in size, and are 1 by default
+        outputs : of the potential, with all targets in `parts`
+        labels : the targets, and for each a weight per entry, ``energy_weight`` (n_systems,), ``forces_weight``
+            (n_atoms,) ...; ``energy_scale``, ``forces_scale`` ... () multiply means over a batch where batches differ
+            in size, and are 1 by default
         n_atoms : (n_systems,) atoms of each structure; 0 where it only fills up a rank's share
         """
-        energy_error = (outputs["energy"] - labels["energy"]) / KCAL_PER_MOL
-        energy_weight = labels["energy_weight"]
-        if self.size_exponent:
-            energy_weight = energy_weight / n_atoms.to(energy_weight.dtype).clamp(min=1.0) ** self.size_exponent
-        energy_scale, forces_scale = labels.get("energy_scale", 1.0), labels.get("forces_scale", 1.0)
-        loss: Tensor = self.energy(energy_error, energy_weight) * energy_scale
-        forces_error = (outputs["forces"] - labels["forces"].to(outputs["forces"].dtype)) / KCAL_PER_MOL
-        forces_weight = labels["forces_weight"].to(forces_error.dtype).repeat_interleave(3)
-        loss = loss + self.forces(forces_error.flatten(), forces_weight) * forces_scale
+        loss = torch.zeros((), dtype=torch.float64, device=n_atoms.device)
+        for key, part in self.parts.items():
+            target, output, weight = TARGETS[key], outputs[key], labels[f"{key}_weight"]
+            error = components((output - labels[key].to(output.dtype)) / target.reported_factor, target)
+            if self.size_exponent and target.extensive:
+                weight = weight / n_atoms.to(weight.dtype).clamp(min=1.0) ** self.size_exponent
+            weight = weight.to(error.dtype).repeat_interleave(error.shape[1])
+            loss = loss + part(error.flatten(), weight) * labels.get(f"{key}_scale", 1.0)
         if self.hierarchicality:
             count = global_sum(n_atoms.sum().to(loss.dtype))
             total = global_sum((outputs["hierarchicality"] * n_atoms).sum())
-            loss = loss + self.hierarchicality * total / count * forces_scale
+            loss = loss + self.hierarchicality * total / count * labels.get("forces_scale", 1.0)
         return loss

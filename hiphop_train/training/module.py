@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hiphop_train.graph.segments import segment_sum
-from hiphop_train.nn.precision import Precision
 from hiphop_train.potential import Potential
+from hiphop_train.targets import derivatives
 from hiphop_train.training.losses import Loss
 from hiphop_train.training.metrics import Errors
 from hiphop_train.training.schedules import MONITOR, Schedule
@@ -19,14 +19,14 @@ from hiphop_train.types import Batch
 def differentiate(loss: Tensor, potential: nn.Module) -> None:
     """Add the derivatives of a loss to the gradients of the parameters alone.
 
-    Without being told, autograd would also find those by the pair vectors, by which the energy was differentiated to
-    forces: nobody needs them, and for symmetry functions they take as long as all the rest.
+    By default autograd would also compute those with respect to the pair vectors, which the forces have made leaves of
+    the graph: they are not used, and for symmetry functions they take as long as all the rest.
     """
     torch.autograd.backward(loss, inputs=[p for p in potential.parameters() if p.requires_grad])
 
 
 class PotentialModule(LightningModule):
-    """Train a potential on energies and forces.
+    """Train a potential on the targets of a loss.
 
     Parameters
     ----------
@@ -35,8 +35,6 @@ class PotentialModule(LightningModule):
     optimizer : of the potential's parameters
     schedule : of the learning rate or the batch size
     record : plain data that every checkpoint carries (see `hiphop_train.checkpoint`)
-    precision : of the training steps, see `hiphop_train.nn.precision`; Lightning's own would be that of validation too,
-        and refuses to clip the gradients of a fused optimizer
     """
 
     def __init__(
@@ -46,7 +44,6 @@ class PotentialModule(LightningModule):
         optimizer: Optimizer,
         schedule: Schedule,
         record: dict[str, Any],
-        precision: Precision = "full",
     ) -> None:
         super().__init__()
         self.potential = potential
@@ -54,36 +51,36 @@ class PotentialModule(LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.record = record
-        self.precision = precision
         self.errors = Errors()
+        self.monitored = {"energy", "forces", *loss.parts}
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss, so scaled that gradients averaged over ranks are those of the whole batch."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
-            loss = self._loss(batch)
+        loss = self._loss(batch)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.graph.n_systems)
         return loss * self.trainer.world_size
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Differentiate the loss by the parameters, as Lightning asks for it."""
+        """Differentiate the loss with respect to the parameters, in Lightning's form."""
         differentiate(loss, self.potential)
 
     def on_validation_epoch_start(self) -> None:
-        """Start new sums."""
+        """Reset the sums."""
         self.errors.reset()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Add a batch to the sums; forces need gradients in validation too."""
+        """Add a batch to the sums, with all targets that it has labels of; forces need gradients in validation too."""
         with torch.enable_grad():
-            outputs = self.potential(batch.graph)
+            outputs = self.potential(batch.graph, **derivatives(batch.labels))
         self.errors.update(outputs, batch.labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Log errors in kcal/mol and kcal/mol/Angstrom, and the loss that schedules and checkpoints watch."""
+        """Log the errors in their reported units, and the sum of them that schedules and checkpoints watch."""
         errors = self.errors.compute()
         for name, value in errors.items():
             self.log(f"val/{name}", value)
-        self.log(MONITOR, torch.stack(list(errors.values())).sum())
+        watched = [value for name, value in errors.items() if name.rpartition("_")[0] in self.monitored]
+        self.log(MONITOR, torch.stack(watched).sum())
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedulers."""
@@ -96,7 +93,7 @@ class PotentialModule(LightningModule):
 
     def _loss(self, batch: Batch) -> Tensor:
         graph, labels = batch.graph, batch.labels
-        outputs = self.potential(graph)
+        outputs = self.potential(graph, **derivatives({"forces", *self.loss.parts}))
         weight = labels["weight"]
         n_atoms = segment_sum(weight.index_select(0, graph.system), graph.system, graph.n_systems)
         loss: Tensor = self.loss(outputs, labels, n_atoms)

@@ -10,7 +10,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau
 
 MONITOR = "val/error"
-"""What schedules and checkpoints watch: MAE + RMSE of energies and of forces on the validation split."""
+"""What schedules and checkpoints watch: the sum over targets of MAE + RMSE on the validation split, in their reported
+units. Energy and forces are always part of it, as far as they have labels; further targets (stress in GPa, dipole in
+debye) are where the loss weighs them, so that a label which is only reported does not choose the checkpoint."""
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 

@@ -6,29 +6,33 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hiphop_train.benchmark import md, picture, report, rounds, systems
-from hiphop_train.benchmark.link import DoesNotFit, Failed
+from hiphop_train.benchmark import measure, picture, report, rounds, systems
+from hiphop_train.benchmark.process import DoesNotFit, Failed
 from hiphop_train.benchmark.rounds import NOT_FITTING, Turns
 
 
-class FakeLink:
-    """A program that takes the times that it is told, and notes when it was asked."""
-
-    script = "fake"
+class FakeProcess:
+    """A program that takes given times, and notes when it was asked."""
 
     def __init__(
         self, name: str, times: list[float], diary: list[str], forces: float = 1.0, energy: float = 0.0
     ) -> None:
         self.name, self.times, self.diary, self.forces, self.energy = name, times, diary, forces, energy
-        self.description: dict[str, Any] = {"takes_pairs": True, "finds_pairs": False, "cutoff": 4.0, "trains": True}
+        self.description: dict[str, Any] = {
+            "takes_pairs": True,
+            "finds_pairs": False,
+            "cutoff": 4.0,
+            "trains": True,
+            "same_weights": True,
+        }
         self.error: Exception | None = None
 
     def make_room(self, others: Any) -> None:
         """It takes none."""
 
-    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         if do == "outputs":
-            np.savez(request["file"], energy=np.array([self.energy]), forces=self.forces * np.ones((6, 3)))
+            np.savez(arguments["file"], energy=np.array([self.energy]), forces=self.forces * np.ones((6, 3)))
         if do != "run":
             return {}
         self.diary.append(self.name)
@@ -39,29 +43,30 @@ class FakeLink:
 
 def test_programs_work_in_turns() -> None:
     diary: list[str] = []
-    links = {name: FakeLink(name, [400.0], diary) for name in ("a", "b")}
+    processes: Any = {name: FakeProcess(name, [400.0], diary) for name in ("a", "b")}
     advanced: list[int] = []
-    turns = rounds.in_turns({name: (link, "excluded") for name, link in links.items()}, 3, advanced.append)  # type: ignore[misc]
+    turns = rounds.in_turns(processes, [("a", "excluded"), ("b", "excluded")], 3, advanced.append)
     assert diary == ["a"] * 3 + ["b"] * 3 + ["a", "b"] * 3  # each warms up, then one after the other
-    assert turns["a"].milliseconds == [400.0] * 3
-    assert turns["a"].count == 1
+    assert turns["a", "excluded"].milliseconds == [400.0] * 3
+    assert turns["a", "excluded"].count == 1
     assert sum(advanced) == 8
 
 
 def test_short_work_is_repeated() -> None:
-    turns = rounds.in_turns({"a": (FakeLink("a", [10.0], []), "excluded")}, 1)  # type: ignore[dict-item]
-    assert turns["a"].count == 30
+    processes: Any = {"a": FakeProcess("a", [10.0], [])}
+    assert rounds.in_turns(processes, [("a", "excluded")], 1)["a", "excluded"].count == 30
 
 
 @pytest.mark.parametrize(("error", "part"), [(DoesNotFit("x"), NOT_FITTING), (Failed("lost its way"), "lost its way")])
 def test_others_go_on(error: Exception, part: str) -> None:
     diary: list[str] = []
-    good, bad = FakeLink("good", [400.0], diary), FakeLink("bad", [400.0], diary)
+    good, bad = FakeProcess("good", [400.0], diary), FakeProcess("bad", [400.0], diary)
     bad.error = error
-    turns = rounds.in_turns({"bad": (bad, "excluded"), "good": (good, "excluded")}, 2)  # type: ignore[dict-item]
-    assert part in turns["bad"].problem
-    assert len(turns["good"].milliseconds) == 2
-    assert rounds.ratio(turns["bad"], turns["good"]) is None
+    processes: Any = {"bad": bad, "good": good}
+    theirs, ours = rounds.in_turns(processes, [("bad", "excluded"), ("good", "excluded")], 2).values()
+    assert part in theirs.problem
+    assert len(ours.milliseconds) == 2
+    assert rounds.ratio(theirs, ours) is None
 
 
 def test_ratio_is_of_the_same_round() -> None:
@@ -94,14 +99,17 @@ def test_standard_error_is_that_of_a_straight_line() -> None:
     assert fit["standard_error"] == pytest.approx(expected.stderr)
 
 
-def field(tmp_path: Path, forces: float, energy: float = 0.0) -> md.Field:
+def fake_programs(tmp_path: Path, forces: float, energy: float = 0.0) -> measure.Programs:
     diary: list[str] = []
-    links: Any = {"ours": FakeLink("ours", [400.0], diary), "peer": FakeLink("peer", [800.0], diary, forces, energy)}
-    return md.Field(links, {"peer"}, tmp_path, "float32")
+    processes: Any = {
+        "ours": FakeProcess("ours", [400.0], diary),
+        "peer": FakeProcess("peer", [800.0], diary, forces, energy),
+    }
+    return measure.Programs(processes, tmp_path, "float32")
 
 
 def test_equal_outputs_give_a_ratio(tmp_path: Path) -> None:
-    row = md.measure(field(tmp_path, 1.0001), systems.water(6, 0), 2, set(), lambda n: None)
+    row = measure.dynamics(fake_programs(tmp_path, 1.0001), systems.water(6, 0), 2, set(), lambda n: None)
     assert row["differences"] == {"peer": {"forces": pytest.approx(1e-4), "energy": 0.0}}
     assert row["ratios"]["peer"]["excluded"]["median"] == 2.0
     assert row["pairs"]["peer"] > 0
@@ -109,40 +117,32 @@ def test_equal_outputs_give_a_ratio(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("forces", "energy"), [(1.01, 0.0), (float("nan"), 0.0), (1.0, 0.006)])
 def test_other_outputs_give_none(tmp_path: Path, forces: float, energy: float) -> None:
-    row = md.measure(field(tmp_path, forces, energy), systems.water(6, 0), 2, set(), lambda n: None)
+    row = measure.dynamics(fake_programs(tmp_path, forces, energy), systems.water(6, 0), 2, set(), lambda n: None)
     assert "peer" not in row["ratios"]
     assert row["programs"]["peer"]["excluded"]["median"] == 800.0
 
 
-def test_e0_is_added_where_energies_are_less_it(tmp_path: Path) -> None:
-    programs = field(tmp_path, 1.0, energy=-2.0)
-    programs.e0[[1, 8]] = 0.25, 0.5
-    programs.without_e0.add("peer")  # -2 + 2 (2 x 0.25 + 0.5) = 0
-    row = md.measure(programs, systems.water(6, 0), 1, set(), lambda n: None)
-    assert row["differences"]["peer"]["energy"] == 0.0
-
-
 def test_what_did_not_fit_is_not_tried_with_more(tmp_path: Path) -> None:
-    programs = field(tmp_path, 1.0)
+    programs = fake_programs(tmp_path, 1.0)
     too_small = {"peer"}
-    row = md.measure(programs, systems.water(6, 0), 1, too_small, lambda n: None)
+    row = measure.dynamics(programs, systems.water(6, 0), 1, too_small, lambda n: None)
     assert row["programs"]["peer"]["excluded"] == {"problem": NOT_FITTING}
-    assert "peer" not in programs.links["ours"].diary  # type: ignore[attr-defined]
+    assert "peer" not in programs.ours.diary  # type: ignore[attr-defined]
     assert row["programs"]["ours"]["excluded"]["median"] == 400.0
 
 
 def test_busy_machine_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    rows = [md.measure(field(tmp_path, 1.0), systems.water(6, 0), 2, set(), lambda n: None)]
+    rows = [measure.dynamics(fake_programs(tmp_path, 1.0), systems.water(6, 0), 2, set(), lambda n: None)]
     report.print_all({"md": rows, "scaling": {}})
-    assert "the machine was doing other things" not in capsys.readouterr().out
+    assert "busy with other work" not in capsys.readouterr().out
     rows[0]["programs"]["peer"]["excluded"]["highest"] = 1600.0
     assert report.largest_scatter({"md": rows}) == 2.0
     report.print_all({"md": rows, "scaling": {}})
-    assert "factor of 2.0: the machine was doing other things" in capsys.readouterr().out
+    assert "factor of 2.0: the machine was busy with other work" in capsys.readouterr().out
 
 
 def test_parts_add_up() -> None:
-    parts = md.stages([{"a": 1.0, "b": 3.0, "whole": 4.5}, {"a": 1.0, "b": 3.0, "whole": 4.1}])
+    parts = measure.stages([{"a": 1.0, "b": 3.0, "whole": 4.5}, {"a": 1.0, "b": 3.0, "whole": 4.1}])
     assert parts["per_cent"] == {"a": 25.0, "b": 75.0}
     assert parts["sum"] == 4.0
     assert parts["whole_step"] == 4.3
@@ -154,10 +154,10 @@ def test_fits_are_over_water_where_there_is_some() -> None:
         return {"atoms": atoms, "is_water": is_water, "programs": {"ours": {"excluded": times}}}
 
     rows = [row(10, 99.0, False), row(30, 1.0, True), row(60, 2.0, True)]
-    fit = md.fits(rows, ["ours"])["ours"]["excluded"]
+    fit = measure.fits(rows, ["ours"])["ours"]["excluded"]
     assert fit["exponent"] == pytest.approx(1.0)
     assert fit["peak_bytes_per_atom"] == {"lowest": 940, "highest": 970, "of_the_largest": 940}
-    assert md.fits(rows[:2], ["ours"])["ours"]["excluded"]["over"] == "all structures"
+    assert measure.fits(rows[:2], ["ours"])["ours"]["excluded"]["over"] == "all structures"
 
 
 def test_labels_move_apart() -> None:

@@ -9,7 +9,7 @@ import pytest
 from ase.build import molecule
 from ase.io import write
 
-from hiphop_train.benchmark import md, rounds, systems
+from hiphop_train.benchmark import measure, rounds, settings, systems
 from tests.commands.conftest import Run
 
 TINY = ["model.n_features=8", "model.n_sensitivities=6", "rounds=2", "threads=1", "device=cpu", "batch_size=3"]
@@ -30,16 +30,18 @@ def ethanol(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_beside_hippynn_and_the_exported_file(run: Run, tmp_path: Path, ethanol: Path) -> None:
     output = tmp_path / "out.json"
-    arguments = ["water=[24,96]", f"structures=[{ethanol}]", "against=[hippynn,exported]"]
+    arguments = ["water=[24,96]", f"structures=[{ethanol}]", "against=[hippynn,exported,ase]"]
     code, out, err = run("bench", *TINY, *arguments, "peers.hippynn.kernels=pytorch", f"output={output}")
     assert code == 0, err
     found: dict[str, Any] = json.loads(output.read_text())
     assert found["complete"] is True
-    assert found["same_weights"] == ["exported", "hippynn"]
+    assert found["same_weights"] == ["ase", "exported", "hippynn"]
     assert [(row["system"], row["atoms"]) for row in found["md"]] == [("ethanol", 9), ("water", 24), ("water", 96)]
     for row in found["md"]:
         assert 0 < row["differences"]["hippynn"]["forces"] < 1e-4
         assert row["differences"]["exported"]["forces"] < 1e-4
+        assert row["differences"]["ase"]["forces"] < 1e-4
+        assert set(row["programs"]["ase"]) == {"included"}
         assert set(row["programs"]["ours"]) == {"excluded", "included"}
         assert set(row["programs"]["hippynn"]) == {"excluded"}
         for variants in row["programs"].values():
@@ -65,7 +67,7 @@ def test_beside_hippynn_and_the_exported_file(run: Run, tmp_path: Path, ethanol:
     assert set(found["breakdown"]["water, 96 atoms"]["milliseconds"]) == {"neighbours", "vectors", "forward", "force"}
     assert output.with_suffix(".png").stat().st_size > 10_000
     assert "ratio to ours" in out
-    assert "where time goes" in out
+    assert "breakdown of a step" in out
 
 
 def test_own_data_and_default_output(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,17 +117,17 @@ def test_what_does_not_fit_in_memory_is_said_so(run: Run, tmp_path: Path) -> Non
     ("arguments", "code", "part"),
     [
         (["against=[hipynn]"], 2, "did you mean 'hippynn'"),
-        (["against=[hippynn,hippynn]"], 2, "hippynn is there twice"),
-        (["against=[mace]", "peers.mace.python=/nowhere/python"], 2, "there is no such program"),
+        (["against=[hippynn,hippynn]"], 2, "hippynn is given twice"),
+        (["against=[mace]", "peers.mace.python=/nowhere/python"], 2, "no such program"),
         (["peers.mace.sise=large"], 2, "did you mean 'size'"),
         (["peers.mace.size=huge"], 2, "'small', 'medium' or 'large'"),
         (["water=[100]"], 2, "nearest: 99"),
         (["structures=[nowhere.pdb]"], 2, "nowhere.pdb does not exist"),
-        (["structures=[{ethanol}]", "model.elements=[H,C]"], 2, "ethanol holds O, which the model does not know"),
+        (["structures=[{ethanol}]", "model.elements=[H,C]"], 2, "ethanol contains O, which the model does not know"),
         (["rounds=0"], 2, "greater than 0"),
         (["memory_limit=-1"], 2, "greater than 0"),
         (["measure=[speed]"], 2, "'md', 'training' or 'breakdown'"),
-        (["measure=[]"], 2, "nothing is to be measured"),
+        (["measure=[]"], 2, "nothing to measure"),
         (["measure=[md]"], 2, "structures=[FILES] or water=[N_ATOMS]"),
         (["output=nowhere/out.json"], 2, "the folder nowhere does not exist"),
         (["output=out.txt"], 2, "give output=out.json"),
@@ -135,7 +137,7 @@ def test_what_does_not_fit_in_memory_is_said_so(run: Run, tmp_path: Path) -> Non
         (["checkpoint={trained}", "dtype=float64"], 2, "come from the checkpoint"),
         (["checkpoint={trained}/model.pt", "against=[hippynn]", "water=[3]"], 2, "give the run directory"),
         (["checkpoint={trained}/model.pt", "measure=[training]"], 2, "is an exported file"),
-        (["model.elements=[H,N]"], 2, "hold C, which the model does not know"),
+        (["model.elements=[H,N]"], 2, "contain C, which the model does not know"),
         (["model.cuttoff=4"], 2, "did you mean 'cutoff'"),
         (["warter=[3]"], 2, "did you mean 'water'"),
     ],
@@ -151,15 +153,15 @@ def test_bad_input_is_refused(
     assert not (tmp_path / "bench").exists()
 
 
-def test_break_leaves_what_was_measured(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure, output = md.measure, tmp_path / "out.json"
+def test_interruption_keeps_what_was_measured(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dynamics, output = measure.dynamics, tmp_path / "out.json"
 
-    def stop_at_24(field: md.Field, system: systems.System, *more: Any) -> dict[str, Any]:
+    def stop_at_24(programs: measure.Programs, system: systems.System, *more: Any) -> dict[str, Any]:
         if len(system) == 24:
             raise KeyboardInterrupt
-        return measure(field, system, *more)
+        return dynamics(programs, system, *more)
 
-    monkeypatch.setattr(md, "measure", stop_at_24)
+    monkeypatch.setattr(measure, "dynamics", stop_at_24)
     code, _, _ = run("bench", *TINY, "water=[6,24]", "measure=[md]", f"output={output}")
     assert code == 130
     found = json.loads(output.read_text())
@@ -178,6 +180,26 @@ def test_program_that_is_not_installed(run: Run, tmp_path: Path) -> None:
     assert "pip install torchani" in err
     assert "peers.torchani.python=" in err
     assert not (tmp_path / "out.json").exists()
+
+
+def test_other_ase_calculator(run: Run, tmp_path: Path) -> None:
+    """Its outputs need not be ours."""
+    arguments = ["water=[24]", "measure=[md]", "against=[ase]", "peers.ase.calculator=ase.calculators.lj.LennardJones"]
+    code, _, err = run("bench", *TINY, *arguments, "peers.ase.arguments={rc: 5.0}", f"output={tmp_path / 'out.json'}")
+    assert code == 0, err
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["programs"]["ase"]["settings"]["calculator"] == "ase.calculators.lj.LennardJones"
+    assert found["same_weights"] == []
+    assert found["md"][0]["ratios"]["ase"]["included"]["median"] > 0
+
+
+def test_programs_of_others_need_a_checkout(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings.Hippynn, "file", tmp_path / "benchmarks" / "peers" / "hippynn.py")
+    code, _, err = run("bench", "against=[hippynn]", "water=[3]")
+    assert code == 2
+    assert "the repository's folder benchmarks/peers" in err
+    assert "allowed without one: " in err
+    assert "exported, ase" in err
 
 
 def test_compilation_without_compiler_is_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

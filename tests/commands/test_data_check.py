@@ -1,4 +1,4 @@
-"""hiphop-data check and inspect: right labels pass, every planted fault is found and named."""
+"""hiphop-data check and inspect: correct labels pass, every planted fault is found and named."""
 
 import json
 import re
@@ -76,8 +76,8 @@ def checks(folder: Path) -> dict[str, Any]:
     return {check["check"]: check for check in json.loads((folder / "check.json").read_text())["checks"]}
 
 
-def offenders(folder: Path, name: str) -> list[tuple[str, int]]:
-    return [(one["group"], one["conformation"]) for one in checks(folder)[name]["offenders"]]
+def flagged(folder: Path, name: str) -> list[tuple[str, int]]:
+    return [(one["group"], one["conformation"]) for one in checks(folder)[name]["flagged"]]
 
 
 @pytest.mark.parametrize("name", list(REAL))
@@ -100,10 +100,10 @@ def test_real_files_pass_as_declared_and_are_caught_with_the_sign_flipped(
 def test_all_dimers_of_s66x8_say_gradient(run: Run, shared: Path, tmp_path: Path) -> None:
     """The reference found 66 of 66 by finite differences after alignment, 64 without."""
     code, _, _ = run("check", shared / "data" / REAL["s66x8"][0][0], "--output", tmp_path)
-    figures = checks(tmp_path)["sign by energies"]["figures"]
+    numbers = checks(tmp_path)["sign by energies"]["numbers"]
     assert code == 0
-    assert (figures["n_groups_for"], figures["n_groups"]) == (66, 66)
-    assert figures["correlation"] > 0.99
+    assert (numbers["n_groups_agreeing"], numbers["n_groups"]) == (66, 66)
+    assert numbers["correlation"] > 0.99
 
 
 @pytest.mark.parametrize(("unit", "word"), [("energy_unit=eV", "of their atoms"), ("length_unit=bohr", "length")])
@@ -121,11 +121,18 @@ def test_energies_alone_tell_their_unit(run: Run, shared: Path) -> None:
     assert "total energies in another unit than the declared one" in out
 
 
-def test_right_labels_pass(run: Run, ani1x: Path, tmp_path: Path) -> None:
+def test_correct_labels_pass(run: Run, ani1x: Path, tmp_path: Path) -> None:
     code, out, err = run("check", ani1x, "--output", tmp_path / "out")
     assert (code, err) == (0, "")
-    assert "looked at  120 structures in 3 groups" in out
-    for name in ("duplicates", "near duplicates", "close contacts", "energy outliers", "force outliers", "elements"):
+    assert "scanned    120 structures in 3 groups" in out
+    for name in (
+        "duplicates",
+        "near duplicates",
+        "close contacts",
+        "outliers in energy",
+        "outliers in forces",
+        "elements",
+    ):
         assert checks(tmp_path / "out")[name]["status"] == "ok", name
     assert not (tmp_path / "out" / "worst.xyz").exists()
 
@@ -151,22 +158,22 @@ def test_planted_faults_are_found_and_named(run: Run, ani1x: Path, tmp_path: Pat
     code, out, _ = run("check", ani1x, "--output", tmp_path / "out", "--elements", "H,C,O")
     assert code == 0
     folder = tmp_path / "out"
-    assert offenders(folder, "energy outliers") == [("CH4", 5)]
-    assert offenders(folder, "force outliers")[0] == ("CH4", 9)
-    assert offenders(folder, "net forces and torques")[0] == ("CH4", 9)
-    assert offenders(folder, "close contacts") == [("CH4", 7)]
-    assert offenders(folder, "duplicates") == [("CH4", 20)]
-    assert offenders(folder, "near duplicates") == [("CH4", 31)]
-    assert offenders(folder, "missing labels") == [("CH4", 11)]
-    assert {group for group, _ in offenders(folder, "elements")} == {"NH3"}
-    assert checks(folder)["elements"]["n_offenders"] == 40
-    one = checks(folder)["close contacts"]["offenders"][0]
+    assert flagged(folder, "outliers in energy") == [("CH4", 5)]
+    assert flagged(folder, "outliers in forces")[0] == ("CH4", 9)
+    assert flagged(folder, "net forces and torques")[0] == ("CH4", 9)
+    assert flagged(folder, "close contacts") == [("CH4", 7)]
+    assert flagged(folder, "duplicates") == [("CH4", 20)]
+    assert flagged(folder, "near duplicates") == [("CH4", 31)]
+    assert flagged(folder, "missing labels") == [("CH4", 11)]
+    assert {group for group, _ in flagged(folder, "elements")} == {"NH3"}
+    assert checks(folder)["elements"]["n_flagged"] == 40
+    one = checks(folder)["close contacts"]["flagged"][0]
     assert one["file"] == str(ani1x)
-    assert "energy outliers: set.h5, group CH4, conformation 5" in out
+    assert "outliers in energy: set.h5, group CH4, conformation 5" in out
     frames = ase.io.read(folder / "worst.xyz", ":")
     problems = {(atoms.info["group"], int(atoms.info["conformation"])): atoms.info["problem"] for atoms in frames}
     assert "close contacts" in problems["CH4", 7]
-    assert "energy outliers" in problems["CH4", 5]
+    assert "outliers in energy" in problems["CH4", 5]
     (atoms,) = [a for a in frames if (a.info["group"], int(a.info["conformation"])) == ("CH4", 5)]
     with h5py.File(ani1x) as file:
         np.testing.assert_allclose(atoms.positions, file["CH4/coordinates"][5], atol=1e-6)
@@ -177,7 +184,7 @@ def test_duplicates_with_other_labels_are_said(run: Run, ani1x: Path, tmp_path: 
     change(ani1x, "H2O", "coordinates", lambda values: values.__setitem__(3, values[2]))
     run("check", ani1x, "--output", tmp_path / "out")
     found = checks(tmp_path / "out")["duplicates"]
-    assert found["figures"] == {"n": 1, "n_contrary": 1}
+    assert found["numbers"] == {"n": 1, "n_conflicting": 1}
     assert "with another energy" in found["text"]
 
 
@@ -194,7 +201,7 @@ def test_zeros_that_stand_for_missing_forces(run: Run, tmp_path: Path, make_conf
         return tmp_path / "set.xyz"
 
     assert run("check", write(2), "--output", tmp_path / "out")[0] == 0
-    assert sorted(offenders(tmp_path / "out", "labels of zero")) == [("CH4", 0), ("CH4", 1)]
+    assert sorted(flagged(tmp_path / "out", "labels of zero")) == [("CH4", 0), ("CH4", 1)]
     code, out, _ = run("check", write(30))
     assert code == 3
     assert "zero stands for missing forces" in out
@@ -232,11 +239,11 @@ def test_inspect_lists_what_is_there_and_what_is_missing(run: Run, ani1x: Path, 
     assert (content["n_conformations"], content["n_groups"], content["n_atoms"]) == (120, 3, 40 * (5 + 3 + 4))
     assert content["atoms"] == {"H": 40 * 9, "C": 40, "N": 40, "O": 40}
     assert content["size"] == {"smallest": 3, "median": 4.0, "largest": 5}
-    assert (content["levels"]["dz"]["n_energies"], content["levels"]["tz"]["n_energies"]) == (120, 90)
+    assert (content["levels"]["dz"]["n_energy"], content["levels"]["tz"]["n_energy"]) == (120, 90)
     with h5py.File(ani1x) as file:
         energies = np.concatenate([group["wb97x_dz.energy"][:] for group in file.values()]) * HARTREE
     assert content["levels"]["dz"]["energy"]["lowest"] == pytest.approx(energies.min())
-    assert content["levels"]["tz"]["largest_force"]["median"] == pytest.approx(0.1 * HARTREE * 3**0.5, rel=1e-5)
+    assert content["levels"]["tz"]["largest_forces"]["median"] == pytest.approx(0.1 * HARTREE * 3**0.5, rel=1e-5)
     shares = {
         kind["name"]: (kind["n_nan"] / kind["n_read"], kind["n_zero"] / kind["n_read"]) for kind in content["arrays"]
     }
@@ -294,7 +301,7 @@ def test_recognised_layouts(tmp_path: Path) -> None:
     for path, words in [
         (hdf5("l.h5", "g", something=x), ["l.h5", "group /g holds something", "data=NAME"]),
         (tmp_path / "empty", ["is a folder without data files"]),
-        (tmp_path / "gems.db", ["gems.db", "SQLite", "not one of ASE's", "data=NAME"]),
+        (tmp_path / "gems.db", ["gems.db", "SQLite", "not an ASE database", "data=NAME"]),
     ]:
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(DataError) as caught:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hiphop_train import cli
-from hiphop_train.data.store.packed_set import open_packed
+from hiphop_train.data.store.layout import open_packed
 from hiphop_train.errors import DataError
 
 MakeConformers = Callable[..., Any]

@@ -38,7 +38,7 @@ def test_comp6_subset_beside_an_own_calculation(trained: Path, run: Run, tmp_pat
     files = {"S66x8": ["s66x8_wb97x6-31gd.h5"]}
     structures = COMP6Reader(str(root), files, "hartree", "angstrom", "gradient").read()
     predictions = predict(loaded.potential, structures, torch.float32)
-    error = ((predictions.energy - structures.energy) * 23.060547830619).reshape(66, 8)
+    error = ((predictions.targets["energy"] - structures.energy) * 23.060547830619).reshape(66, 8)
     relative = [row[j] - row[i] for row in error for i in range(8) for j in range(i + 1, 8)]
     assert table["energy"]["mae"] == pytest.approx(np.abs(error).mean(), rel=1e-4)
     assert table["relative_energy"]["rmse"] == pytest.approx(np.sqrt(np.mean(np.square(relative))), rel=1e-4)

@@ -118,11 +118,12 @@ def test_outputs_appear_when_asked_for(
 ) -> None:
     potential, graph = potential_of(model_name), graph_of(mixed_structures)
     always = {"energy", "atomic_energy", "level_energies", "hierarchicality"}
+    always |= potential.terms[0](graph).keys() - {"energies"}  # what the readout adds
     n_atoms, n_systems = len(graph.species), graph.n_systems
     for forces in (False, True):
         for virial in (False, True):
             outputs = potential(graph, forces=forces, virial=virial)
-            assert set(outputs) == always.union(["forces"] * forces, ["virial"] * virial)
+            assert set(outputs) == always.union(["forces"] * forces, ["virial", "stress"] * virial)
             assert outputs["energy"].shape == outputs["hierarchicality"].shape == (n_systems,)
             assert outputs["atomic_energy"].shape == (n_atoms,)
     assert outputs["forces"].shape == (n_atoms, 3)
@@ -411,7 +412,10 @@ def test_parameter_gradient_of_a_force_loss(
 
     def loss() -> Tensor:
         outputs = potential(graph)
-        return outputs["forces"].square().sum() + (outputs["energy"] * 0.1).square().sum()
+        further = [
+            outputs[key].square().sum() for key in potential.targets if key not in ("energy", "forces", "stress")
+        ]
+        return outputs["forces"].square().sum() + (outputs["energy"] * 0.1).square().sum() + sum(further)
 
     gradients = torch.autograd.grad(loss(), parameters)
     assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)

@@ -7,19 +7,19 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from hiphop_train import checkpoint, cli
 from hiphop_train.build import make_data, make_part, make_potential
-from hiphop_train.config import config_directory, load_config
+from hiphop_train.config import load_config
 from hiphop_train.errors import ConfigError
 from hiphop_train.interfaces.ase import HipHopCalculator
 from hiphop_train.potential import Potential
 from hiphop_train.training.standardisation import fit_standardisation
 from hiphop_train.types import Batch
+from tests.conftest import MODEL_FILES, model_section
 
-KEYS = {file.stem: set(OmegaConf.load(file)) for file in (config_directory() / "model").glob("*.yaml")}
+KEYS = {file.stem: set(model_section(file.stem)) for file in MODEL_FILES}
 """Settings of each model."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from hiphop_train.data.connectivity import molecule_key
+from hiphop_train.data.formats.collector import Collector
 from hiphop_train.data.molecules import molecule_hashes
 from hiphop_train.data.splits import (
     FilesSplit,
@@ -22,15 +22,16 @@ from hiphop_train.data.splits import (
     formula_hashes,
     store_splits,
 )
-from hiphop_train.data.structures import Collector, Structures, concatenate
+from hiphop_train.data.structures import Structures, concatenate
 from hiphop_train.errors import DataError
+from scripts.connectivity import molecule_key
 
 
 def make_structures(group_sizes: list[int], subset: str = "all") -> Structures:
     rng = np.random.default_rng(len(group_sizes))
-    found = Collector("set.h5", 1.0, 1.0, 1.0)
+    found = Collector("set.h5")
     for k, size in enumerate(group_sizes):
-        found.add(f"{subset}{k}", np.array([1, 1]), rng.normal(size=(size, 2, 3)), np.arange(float(size)), None)
+        found.add(f"{subset}{k}", np.array([1, 1]), rng.normal(size=(size, 2, 3)), {"energy": np.arange(float(size))})
     return found.finish(subset)
 
 
@@ -173,7 +174,7 @@ def test_structure_in_two_splits_is_refused() -> None:
 def molecules(names: list[str], count: int = 6) -> Structures:
     """Thermal conformers of molecules, each with its atoms in an order and orientation of its own."""
     rng = np.random.default_rng(0)
-    found = Collector("set.h5", 1.0, 1.0, 1.0)
+    found = Collector("set.h5")
     for name in names:
         reference = molecule(name)
         for _ in range(count):
@@ -181,7 +182,7 @@ def molecules(names: list[str], count: int = 6) -> Structures:
             atoms.rotate(float(rng.uniform(0, 360)), rng.normal(size=3))
             atoms.rattle(0.03, seed=int(rng.integers(1 << 30)))
             order = rng.permutation(len(atoms))
-            found.add(name, atoms.numbers[order], atoms.positions[order][None], np.zeros(1), None)
+            found.add(name, atoms.numbers[order], atoms.positions[order][None], {"energy": np.zeros(1)})
     return found.finish("all")
 
 
@@ -209,10 +210,12 @@ def test_conformers_stay_together(by: Any) -> None:
 
 
 def test_levels_of_one_conformation_stay_together() -> None:
-    found = Collector("set.h5", 1.0, 1.0, 1.0)
+    found = Collector("set.h5")
     positions = np.random.default_rng(0).normal(size=(40, 2, 3))
     for level, index in (("low", np.arange(40)), ("high", np.arange(0, 40, 3))):
-        found.add("H2", np.array([1, 1]), positions[index], np.zeros(len(index)), None, level=level, conformation=index)
+        found.add(
+            "H2", np.array([1, 1]), positions[index], {"energy": np.zeros(len(index))}, theory=level, conformation=index
+        )
     structures = found.finish("all")
     splits = RandomSplit(0.2, 0.3, seed=0).divide(structures, "")
     assert_divides(splits, 54)

@@ -8,8 +8,9 @@ import torch
 
 from hiphop_train.build import make_data, make_potential
 from hiphop_train.config import load_config
+from hiphop_train.data.formats.collector import Collector
 from hiphop_train.data.statistics import GSAE, fit_statistics
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError
 from hiphop_train.units import HARTREE
 
@@ -19,11 +20,13 @@ ATOMS = {"low": {1: -13.0, 8: -2040.0}, "high": {1: -13.6, 8: -2050.0}}  # eV
 def two_levels(levels: tuple[str, ...] = ("low", "high")) -> Structures:
     """Waters and hydrogen molecules whose energies are exactly those of their atoms."""
     rng = np.random.default_rng(0)
-    found = Collector("set.h5", 1.0, 1.0, 1.0)
+    found = Collector("set.h5")
     for level in levels:
         for numbers in ([8, 1, 1], [1, 1]):
             energy = np.full(6, sum(ATOMS[level][number] for number in numbers))
-            found.add(str(numbers), np.array(numbers), rng.normal(size=(6, len(numbers), 3)), energy, None, level=level)
+            found.add(
+                str(numbers), np.array(numbers), rng.normal(size=(6, len(numbers), 3)), {"energy": energy}, theory=level
+            )
     return found.finish("all")
 
 
@@ -73,23 +76,23 @@ def data() -> Any:
 
 
 def test_levels_are_those_of_the_model(data: Any) -> None:
-    before = data.structures.level.copy()
-    data.use_levels(["high", "low"])
-    np.testing.assert_array_equal(data.structures.level, 1 - before)
-    assert data.structures.level_names == ("high", "low")
+    before = data.structures.theory.copy()
+    data.use_theories(["high", "low"])
+    np.testing.assert_array_equal(data.structures.theory, 1 - before)
+    assert data.structures.theory_names == ("high", "low")
 
 
 def test_a_model_of_one_level_takes_all_for_it(data: Any) -> None:
-    data.use_levels(["other"])
-    assert not np.asarray(data.structures.level).any()
+    data.use_theories(["other"])
+    assert not np.asarray(data.structures.theory).any()
 
 
 def test_levels_that_the_model_does_not_know_must_be_told(data: Any) -> None:
     with pytest.raises(ConfigError, match=r"levels of theory low, third, but set\.h5 has 'high'.*level_of_theory=low"):
-        data.use_levels(["low", "third"])
+        data.use_theories(["low", "third"])
     data.level_of_theory = "thrid"
-    with pytest.raises(ConfigError, match="'thrid' is none of the model's levels; did you mean 'third'"):
-        data.use_levels(["low", "third"])
+    with pytest.raises(ConfigError, match="'thrid' is not one of the model's levels of theory; did you mean 'third'"):
+        data.use_theories(["low", "third"])
     data.level_of_theory = "third"
-    data.use_levels(["low", "third"])
-    assert (np.asarray(data.structures.level) == 1).all()
+    data.use_theories(["low", "third"])
+    assert (np.asarray(data.structures.theory) == 1).all()

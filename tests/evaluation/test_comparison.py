@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.collector import Collector
+from hiphop_train.data.structures import Structures
 from hiphop_train.evaluation.comparison import (
     Range,
     Row,
@@ -101,10 +102,12 @@ def test_picture_is_drawn(count: int, tmp_path: Path) -> None:
 
 
 def structures(count: int, n_atoms: int) -> Structures:
-    collector = Collector("made here", 1.0, 1.0, 1.0)
+    collector = Collector("made here")
     rng = np.random.default_rng(0)
     positions = 1.2 * np.arange(n_atoms)[None, :, None] + 0.1 * rng.normal(size=(count, n_atoms, 3))
-    collector.add("chain", np.full(n_atoms, 6), positions, np.zeros(count), np.zeros(positions.shape))
+    collector.add(
+        "chain", np.full(n_atoms, 6), positions, {"energy": np.zeros(count), "forces": np.zeros(positions.shape)}
+    )
     return collector.finish("all")
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
+from hiphop_train import checkpoint
 from hiphop_train.build import make_potential
 from hiphop_train.errors import CheckpointError
 from hiphop_train.export import torchscript
@@ -18,9 +18,9 @@ from hiphop_train.export.torchscript import ExportedPotential, export, load, ver
 from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import batch_neighbours, neighbours
 from hiphop_train.potential import Potential
+from tests.conftest import MODEL_FILES, model_section
 
-MODELS = sorted((Path(__file__).resolve().parents[2] / "conf" / "model").glob("*.yaml"))
-MODEL_OF = {model.stem: model for model in MODELS}
+MODELS = [file.stem for file in MODEL_FILES]
 SMALL = {"n_features": 8, "n_sensitivities": 6, "n_atom_layers": 1}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
@@ -60,8 +60,8 @@ print(json.dumps({"worst": worst, "n_golden": len(model.golden), "cutoff": model
 """
 
 
-def small_potential(model: Path, dtype: torch.dtype, n_levels: int = 1) -> Potential:
-    section = OmegaConf.load(model)
+def small_potential(model: str, dtype: torch.dtype, n_levels: int = 1) -> Potential:
+    section = model_section(model)
     for key in SMALL.keys() & section.keys():
         section[key] = SMALL[key]
     torch.manual_seed(5)
@@ -110,7 +110,7 @@ def exported(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("export") / "hipnn.pt"
-    export(small_potential(MODEL_OF["hipnn"], torch.float32), path, METADATA)
+    export(small_potential("hipnn", torch.float32), path, METADATA)
     return path
 
 
@@ -136,9 +136,32 @@ def test_golden_agree(exported):
     assert report.relative <= TOLERANCE[dtype]
 
 
+def test_stress_is_in_the_file(exported):
+    """Of crystals, in float64 like all outputs; where there is no volume it is zero."""
+    potential, path, _ = exported
+    model = load(path)
+    for name, (_, _, cell, pbc) in STRUCTURES.items():
+        with torch.jit.optimized_execution(False):
+            outputs = model.energy_forces(*tensors(potential, STRUCTURES[name]))
+        volume = abs(np.linalg.det(cell)) if all(pbc) else np.inf
+        assert outputs["stress"].dtype == torch.float64
+        np.testing.assert_allclose(outputs["stress"], -outputs["virial"] / volume, rtol=1e-5)
+
+
+def test_file_of_an_older_version_is_read():
+    """One that d8c3435 wrote of tests/checkpoints/version2.ckpt, before there was a stress in it."""
+    file = Path(__file__).with_name("format1.pt")
+    assert verify(file).agrees
+    potential = checkpoint.load(str(file.parents[1] / "checkpoints" / "version2.ckpt")).potential
+    with torch.jit.optimized_execution(False):
+        outputs = load(file).energy_forces(*tensors(potential, STRUCTURES["periodic"]))
+    assert "stress" not in outputs
+    assert_equal(outputs, python_outputs(potential, STRUCTURES["periodic"], torch.float64), 1e-10)
+
+
 def test_group_norm_is_exported(tmp_path):
     """The published setting, which conf/model/hiphop.yaml leaves off."""
-    section = OmegaConf.merge(OmegaConf.load(MODEL_OF["hiphop"]), SMALL, {"group_norm": True})
+    section = model_section("hiphop") | SMALL | {"group_norm": True}
     torch.manual_seed(5)
     potential = make_potential(section, torch.float64)
     export(potential, tmp_path / "model.pt", METADATA)
@@ -147,7 +170,7 @@ def test_group_norm_is_exported(tmp_path):
 
 
 def test_optimised_execution_equals_python(tmp_path):
-    potential = small_potential(MODEL_OF["hiphop"], torch.float32)
+    potential = small_potential("hiphop", torch.float32)
     export(potential, tmp_path / "model.pt", METADATA)
     model = load(tmp_path / "model.pt")
     for name in ("open", "cell smaller than the cutoff", "open", "single atom", "periodic"):
@@ -156,7 +179,7 @@ def test_optimised_execution_equals_python(tmp_path):
 
 
 def test_forward_takes_batches(model_file):
-    potential = small_potential(MODEL_OF["hipnn"], torch.float32)
+    potential = small_potential("hipnn", torch.float32)
     model = load(model_file)
     names = ["cell smaller than the cutoff", "single atom", "periodic"]
     parts = [tensors(potential, STRUCTURES[name]) for name in names]
@@ -177,7 +200,7 @@ def test_forward_takes_batches(model_file):
 
 
 def test_ghosts_carry_no_energy(model_file):
-    potential = small_potential(MODEL_OF["hipnn"], torch.float32)
+    potential = small_potential("hipnn", torch.float32)
     model = load(model_file)
     species, positions, cell, pbc = tensors(potential, STRUCTURES["open"])
     pairs = neighbours(positions, cell, pbc, model.cutoff)
@@ -190,7 +213,7 @@ def test_ghosts_carry_no_energy(model_file):
 
 
 def test_gradients_may_be_off(model_file):
-    potential = small_potential(MODEL_OF["hipnn"], torch.float32)
+    potential = small_potential("hipnn", torch.float32)
     model = load(model_file)
     with torch.jit.optimized_execution(False), torch.no_grad():
         outputs = model.energy_forces(*tensors(potential, STRUCTURES["open"]))
@@ -199,7 +222,7 @@ def test_gradients_may_be_off(model_file):
 
 
 def test_float32_positions_are_cast(model_file):
-    potential = small_potential(MODEL_OF["hipnn"], torch.float32)
+    potential = small_potential("hipnn", torch.float32)
     species, positions, cell, pbc = tensors(potential, STRUCTURES["open"])
     with torch.jit.optimized_execution(False):
         outputs = load(model_file).energy_forces(species, positions.float(), cell.float(), pbc)
@@ -218,7 +241,7 @@ def test_runs_without_the_package(model_file):
     )
     said = json.loads(done.stdout)
     assert said["n_golden"] == 4
-    assert said["cutoff"] == OmegaConf.load(MODEL_OF["hipnn"]).cutoff
+    assert said["cutoff"] == model_section("hipnn")["cutoff"]
     assert said["loaded"] == []
     assert said["worst"] < 1e-4
 
@@ -248,14 +271,14 @@ def test_unknown_element_is_named(model_file, number, name):
 
 
 def test_golden_of_the_caller(tmp_path):
-    export(small_potential(MODEL_OF["hipnn"], torch.float64), tmp_path / "model.pt", {}, golden=[STRUCTURES["slab"]])
+    export(small_potential("hipnn", torch.float64), tmp_path / "model.pt", {}, golden=[STRUCTURES["slab"]])
     golden = load(tmp_path / "model.pt").golden
     assert len(golden) == 1
     assert golden[0]["species"].tolist() == [3, 0, 0, 1, 2]
 
 
 def test_original_is_left_alone_and_first_level_exported(tmp_path):
-    potential = small_potential(MODEL_OF["hipnn"], torch.float32, n_levels=3).train()
+    potential = small_potential("hipnn", torch.float32, n_levels=3).train()
     export(potential, tmp_path / "model.pt", {})
     assert potential.training
     assert potential.e0.shape == (3, 4)
@@ -264,7 +287,7 @@ def test_original_is_left_alone_and_first_level_exported(tmp_path):
 
 
 def test_types_that_are_no_elements():
-    potential = small_potential(MODEL_OF["hipnn"], torch.float32)
+    potential = small_potential("hipnn", torch.float32)
     potential.elements = ["bead_a", "bead_b", "H", "bead_c"]
     module = ExportedPotential(potential, "{}")
     assert module.atomic_numbers == [0, 0, 1, 0]
@@ -292,13 +315,13 @@ def test_disagreement_leaves_no_file(tmp_path, monkeypatch):
     path.write_text("older")
     monkeypatch.setattr(torchscript, "TOLERANCE", {"float32": -1.0})
     with pytest.raises(CheckpointError, match="disagrees"):
-        export(small_potential(MODEL_OF["hipnn"], torch.float32), path, {})
+        export(small_potential("hipnn", torch.float32), path, {})
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
     assert path.read_text() == "older"
 
 
 def test_diverged_potential_is_refused(tmp_path):
-    potential = small_potential(MODEL_OF["hipnn"], torch.float32)
+    potential = small_potential("hipnn", torch.float32)
     potential.e0.fill_(float("nan"))
     with pytest.raises(CheckpointError, match="not finite"):
         export(potential, tmp_path / "model.pt", {})
@@ -306,7 +329,7 @@ def test_diverged_potential_is_refused(tmp_path):
 
 
 def test_refused_arguments(tmp_path):
-    potential = small_potential(MODEL_OF["hipnn"], torch.float32)
+    potential = small_potential("hipnn", torch.float32)
     with pytest.raises(CheckpointError, match="does not exist"):
         export(potential, tmp_path / "nowhere" / "model.pt", {})
     with pytest.raises(TypeError):

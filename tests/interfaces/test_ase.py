@@ -107,6 +107,16 @@ def test_stress_is_the_derivative_under_strain(crystal):
     np.testing.assert_allclose(stress, numerical, rtol=1e-6, atol=5e-7)
 
 
+def test_stress_of_a_file_of_an_older_version(crystal, tmp_path):
+    tests = Path(__file__).parents[1]
+    export(checkpoint.load(str(tests / "checkpoints" / "version2.ckpt")).potential, tmp_path / "new.pt", {})
+    stresses = []
+    for file in (tests / "export" / "format1.pt", tmp_path / "new.pt"):
+        crystal.calc = HipHopCalculator(file)
+        stresses.append(crystal.get_stress())
+    np.testing.assert_allclose(*stresses, rtol=1e-10)
+
+
 def test_forces_are_the_derivative_of_the_energy(crystal):
     forces, epsilon = crystal.get_forces(), 1e-4
     energies = []

@@ -16,8 +16,7 @@ from hiphop_train.nn.invariant_search import (
     gradients,
     ranks,
 )
-from hiphop_train.nn.invariants import invariant_contractions, invariant_program
-from hiphop_train.nn.polynomials import evaluate
+from hiphop_train.nn.invariants import Invariants, invariant_contractions
 from tests.nn.conftest import expand, random_components
 
 ORDERS = [(0, 3), (1, 4), (2, 2), (2, 4), (3, 2), (3, 3), (3, 4), (4, 3), (4, 4), (5, 3)]
@@ -137,9 +136,9 @@ def test_ranks_are_those_of_the_evaluated_polynomials(vanishing: str) -> None:
     """By autograd of what the model evaluates, where tensors do vanish, and by singular values."""
     names = "s" + "v" * 3 + "q" * 5 + "t" * 7 + "h" * 9
     left = torch.tensor([name not in vanishing for name in names])
-    program = invariant_program("flexible", 4, 4)
+    invariants = Invariants("flexible", 4, 4)
     point = random_components(4, seed=5) * left
-    jacobian = torch.autograd.functional.jacobian(lambda x: evaluate(program, x[:, None]).flatten(), point)[:, left]
+    jacobian = torch.autograd.functional.jacobian(lambda x: invariants(x[:, None]).flatten(), point)[:, left]
     jacobian = jacobian[jacobian.norm(dim=1) > 0]
     singular = torch.linalg.svdvals(jacobian / jacobian.norm(dim=1, keepdim=True))
     chosen, reached, _ = table(flexible_invariants(4, 4), 4, 4)[present("vqth") - present(vanishing)]
@@ -149,8 +148,8 @@ def test_ranks_are_those_of_the_evaluated_polynomials(vanishing: str) -> None:
 def test_gradients_are_those_of_the_program() -> None:
     everything = connected_contractions(4, 3)
     point = torch.from_numpy(np.random.default_rng(3).normal(size=25))
-    program = invariant_program("flexible", 4, 3)
-    expected = torch.autograd.functional.jacobian(lambda x: evaluate(program, x[:, None]).flatten(), point)
+    invariants = Invariants("flexible", 4, 3)
+    expected = torch.autograd.functional.jacobian(lambda x: invariants(x[:, None]).flatten(), point)
     expected = expected / expected.norm(dim=1, keepdim=True)
     found = gradients(everything, 4, seed=3)
     places = [everything.index(contraction) for contraction in flexible_invariants(4, 3)]

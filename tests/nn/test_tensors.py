@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from hiphop_train.nn.tensors import IrreducibleTensors, irreducible_tensors, next_tensor, place
+from hiphop_train.nn.tensors import irreducible_tensors, next_tensor, place
 from tests.nn.conftest import FREE, expand, tensors_of, turn
 
 RANKS = range(6)
@@ -141,22 +141,3 @@ def test_derivatives(l_max: int) -> None:
 def test_scripted_equals_eager(l_max: int) -> None:
     unit = random_directions(7)
     assert torch.equal(torch.jit.script(irreducible_tensors)(unit, l_max), irreducible_tensors(unit, l_max))
-
-
-@pytest.mark.parametrize("l_max", RANKS)
-def test_compiled_tensors_and_their_derivatives(l_max: int) -> None:
-    """Derivatives along the sphere: off it the two go different ways, since only one of them uses |u| = 1."""
-    vectors = random_directions(50) * 1.7
-    seeds = torch.randn(50, (l_max + 1) ** 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    compiled = IrreducibleTensors(l_max)
-    assert compiled.evaluate(vectors[:0]).shape == (0, (l_max + 1) ** 2)
-    compiled.compile_for(torch.float64)
-    assert (compiled.kernels is not None) == (l_max > 0)
-    results = []
-    for function in (compiled.evaluate, lambda unit: irreducible_tensors(unit, l_max)):
-        given = vectors.clone().requires_grad_(True)
-        tensors = function(given / given.norm(dim=1, keepdim=True))
-        gradient = torch.autograd.grad((tensors * seeds).sum() + given.sum(), given)[0]
-        results.append((tensors, gradient))
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)

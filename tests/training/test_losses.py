@@ -131,6 +131,36 @@ def test_an_error_of_one_kcal_per_mol_costs_one() -> None:
         assert float(forces) == pytest.approx(1.0, rel=1e-8)
 
 
+@pytest.mark.parametrize(("key", "unit"), [("stress", 1 / 160.2176634), ("dipole", 1 / 4.80320471)])
+def test_further_targets_are_in_their_reported_units(key: str, unit: float) -> None:
+    """GPa and debye; of a stress the six independent components count, of structures without label none."""
+    outputs, labels, sizes = make_batch()
+    n_components, shape = {"stress": (6, (3, 3)), "dipole": (3, (3,))}[key]
+    error = torch.randn(len(SIZES), *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    if key == "stress":
+        error = error + error.transpose(1, 2)
+    weight = torch.tensor([1.0, 0.0, 1.0, 0.5], dtype=torch.float64)
+    outputs[key] = error * unit
+    labels |= {key: torch.zeros_like(error), f"{key}_weight": weight}
+    rows, columns = np.triu_indices(3)
+    independent = error.numpy()[:, rows, columns] if key == "stress" else error.numpy()
+    assert independent.shape == (len(SIZES), n_components)
+    for measure in ("mae", "rmse", "mse"):
+        expected = numpy_measure(measure, independent.ravel(), weight.numpy().repeat(n_components), 1.0)
+        parts: dict[str, Any] = {key: ErrorLoss(**{measure: 2.0})}
+        found = Loss(ErrorLoss(), ErrorLoss(), **parts)(outputs, labels, sizes)
+        assert float(found) == pytest.approx(2 * expected, rel=1e-8)
+
+
+def test_targets_without_weight_are_not_asked_for() -> None:
+    """Neither labels nor outputs of them need be there."""
+    outputs, labels, sizes = make_batch()
+    loss = Loss(ErrorLoss(mae=1.0), ErrorLoss(mae=0.5), stress=ErrorLoss(huber_delta=2.0), dipole=ErrorLoss())
+    assert list(loss.parts) == ["energy", "forces"]
+    plain = Loss(ErrorLoss(mae=1.0), ErrorLoss(mae=0.5))
+    assert torch.equal(loss(outputs, labels, sizes), plain(outputs, labels, sizes))
+
+
 def test_energies_of_large_structures_can_weigh_less() -> None:
     """ANI's loss: squared errors divided by the root of the number of atoms."""
     outputs, labels, sizes = make_batch()

@@ -64,6 +64,24 @@ def test_uneven_batches_equal_the_whole(cuts: list[int]) -> None:
     assert as_floats(metric) == pytest.approx(expected_errors(), rel=1e-8)
 
 
+def test_further_targets_count_where_they_have_labels_and_outputs() -> None:
+    """Six components of a stress, in GPa."""
+    outputs, labels = data()
+    weight = torch.tensor([0.0, 1, 1, 0, 0, 0, 1], dtype=torch.float64)
+    error = torch.arange(9.0 * len(SIZES), dtype=torch.float64).reshape(-1, 3, 3)
+    error = error + error.transpose(1, 2)
+    labels |= {"stress": torch.zeros_like(error), "stress_weight": weight}
+    labels |= {"dipole": torch.zeros(len(SIZES), 3), "dipole_weight": weight}  # this potential has none
+    metric = Errors()
+    metric.update(outputs, labels)
+    assert as_floats(metric) == pytest.approx(expected_errors(), rel=1e-8)
+    metric.reset()
+    metric.update({**outputs, "stress": error / 160.2176634}, labels)
+    components = error[weight > 0][:, *np.triu_indices(3)].numpy()
+    expected = {"stress_mae": components.mean(), "stress_rmse": np.sqrt((components**2).mean())}
+    assert as_floats(metric) == pytest.approx({**expected_errors(), **expected}, rel=1e-8)
+
+
 def test_mean_over_batches_would_be_another_number() -> None:
     """The data above would tell averages of batches from sums."""
     outputs, labels = data()

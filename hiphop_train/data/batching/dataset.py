@@ -1,5 +1,6 @@
 """Batches: gathered, collated and paired without a loop over structures."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,16 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hiphop_train.data.batching.sharing import shared, unshared
-from hiphop_train.data.structures import Structures
+from hiphop_train.data.structures import PER_ATOM, PER_STRUCTURE, Structures
 from hiphop_train.errors import DataError
 from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import batch_neighbours, brute_force_pays
 from hiphop_train.graph.open_batches import open_pair_vectors
-from hiphop_train.types import Batch, Preparation
-
-USED = ("offsets", "numbers", "positions", "cell", "pbc", "energy", "forces", "has_forces", "level")
-"""Those arrays of a data set that batches are cut from."""
+from hiphop_train.targets import TARGETS
+from hiphop_train.types import Batch, Outputs, Prepare
 
 
 class Share(NamedTuple):
@@ -37,12 +35,12 @@ class Share(NamedTuple):
 def check_elements(structures: Structures, elements: list[str]) -> None:
     """Raise `DataError` naming the first element that the model does not know, and where it stands."""
     known = np.isin([*chemical_symbols, *[""] * (256 - len(chemical_symbols))], elements)  # (256,) by atomic number
-    size = 1 << 22  # a piece at a time, as there may be more atoms than memory
+    size = 1 << 22  # in chunks, as there may be more atoms than memory
     for start in range(0, len(structures.numbers), size):
-        strange = ~known[structures.numbers[start : start + size]]
-        if not strange.any():
+        unknown = ~known[structures.numbers[start : start + size]]
+        if not unknown.any():
             continue
-        atom = start + int(strange.argmax())
+        atom = start + int(unknown.argmax())
         symbol = chemical_symbols[structures.numbers[atom]]
         where = structures.name(int(np.searchsorted(structures.offsets, atom, side="right")) - 1)
         raise DataError(
@@ -52,9 +50,7 @@ def check_elements(structures: Structures, elements: list[str]) -> None:
 
 
 class BatchDataset(Dataset[Batch]):
-    """Structures as batches: an item is asked for by many indices at once.
-
-    Processes share the arrays, whether they are forked or started anew (see `hiphop_train.data.batching.sharing`).
+    """Structures as batches: an item is requested by many indices at once.
 
     Parameters
     ----------
@@ -63,7 +59,7 @@ class BatchDataset(Dataset[Batch]):
     cutoff : Angstrom
     dtype : floating-point type of the network
     pairs : whether pairs are looked for; without, graphs have none, for users that find them elsewhere
-    preparation : what else a model needs of each graph
+    prepare : adds to each graph what acceleration needs
     """
 
     def __init__(
@@ -73,47 +69,36 @@ class BatchDataset(Dataset[Batch]):
         cutoff: float,
         dtype: torch.dtype,
         pairs: bool = True,
-        preparation: Preparation | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         check_elements(structures, elements)
+        names = ("offsets", *PER_ATOM, *PER_STRUCTURE)
+        # plain views, as np.memmap indexes slowly
+        arrays: dict[str, Any] = {name: np.asarray(getattr(structures, name)) for name in names}
+        labels = {key: np.asarray(array) for key, array in structures.labels.items()}
+        self.structures = replace(structures, labels=labels, **arrays)
         self.cutoff = cutoff
         self.dtype = dtype
         self.pairs = pairs
-        self.preparation = preparation
-        self.n_types = len(elements)
+        self.prepare = prepare
         self.species_of = np.full(119, -1, np.int64)
         for k, symbol in enumerate(elements):
             self.species_of[chemical_symbols.index(symbol)] = k
-        self._given: dict[str, Any] = {name: getattr(structures, name) for name in USED}
-        self._arrays = {name: np.asarray(array) for name, array in self._given.items()}  # np.memmap indexes slowly
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_arrays"]
-        self._given = {name: shared(array) for name, array in self._given.items()}
-        state["_given"] = self._given
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._arrays = {name: unshared(array) for name, array in self._given.items()}
 
     def __len__(self) -> int:
-        return len(self._arrays["offsets"]) - 1
+        return len(self.structures)
 
     def __getitem__(self, share: Share | tuple[NDArray[np.int64], NDArray[np.float64]]) -> Batch:
         """Cut one batch: indices (n,) and weights (n,)."""
-        index, weight, structures_scale, atoms_scale = Share(*share)
-        arrays = self._arrays
-        starts = arrays["offsets"][index]
-        sizes = arrays["offsets"][index + 1] - starts
-        atoms = np.arange(sizes.sum())
-        atoms += np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
-        positions = np.take(arrays["positions"], atoms, axis=0).astype(np.float64, copy=False)
+        share = Share(*share)
+        index, structures = share.chosen, self.structures
+        sizes = structures.offsets[index + 1] - structures.offsets[index]
+        atoms = structures.atoms_of(index)
+        positions = np.take(structures.positions, atoms, axis=0).astype(np.float64, copy=False)
         system = np.repeat(np.arange(len(index)), sizes)
-        cell, pbc = arrays["cell"][index], arrays["pbc"][index]
+        cell, pbc = structures.cell[index], structures.pbc[index]
         pair_i, pair_j, pair_shift, vectors = self._pairs(positions, sizes, cell, pbc)
-        species = self.species_of[arrays["numbers"][atoms]]
+        species = self.species_of[structures.numbers[atoms]]
         graph = make_graph(
             torch.from_numpy(species),
             torch.from_numpy(positions),
@@ -125,27 +110,28 @@ class BatchDataset(Dataset[Batch]):
             pair_j,
             pair_shift,
             self.dtype,
-            torch.from_numpy(arrays["level"][index].astype(np.int64, copy=False)),
+            torch.from_numpy(structures.theory[index].astype(np.int64, copy=False)),
             vectors,
-        )._replace(n_of_type=np.bincount(species, minlength=self.n_types).tolist())
-        if self.preparation is not None:
-            graph = self.preparation(graph)
-        energy = arrays["energy"][index]
-        has_energy, has_forces = np.isfinite(energy), arrays["has_forces"][index]
-        forces = np.take(arrays["forces"], atoms, axis=0).astype(np.float64, copy=False)
-        forces_weight = (weight * has_forces)[system]
-        if not has_forces.all():
-            forces[~has_forces[system]] = 0.0
-        labels = {
-            "weight": torch.from_numpy(weight),
-            "energy": torch.from_numpy(np.where(has_energy, energy, 0.0)),
-            "energy_weight": torch.from_numpy(weight * has_energy),
-            "energy_scale": torch.tensor(structures_scale, dtype=torch.float64),
-            "forces": torch.from_numpy(forces),
-            "forces_weight": torch.from_numpy(forces_weight),
-            "forces_scale": torch.tensor(atoms_scale, dtype=torch.float64),
-        }
-        return Batch(graph, labels, torch.from_numpy(index))
+        )
+        if self.prepare is not None:
+            graph = self.prepare(graph)
+        return Batch(graph, self._labels(share, atoms, system), torch.from_numpy(index))
+
+    def _labels(self, share: Share, atoms: NDArray[np.int64], system: NDArray[np.int64]) -> Outputs:
+        """Targets of a batch with their weights, 0 where unknown, and scales."""
+        index, weight, structures_scale, atoms_scale = share
+        labels = {"weight": torch.from_numpy(weight)}
+        for key, array in self.structures.labels.items():
+            is_per_atom = TARGETS[key].per == "atom"
+            values = np.take(array, atoms if is_per_atom else index, axis=0).astype(np.float64, copy=False)
+            known = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+            if not known.all():
+                values[~known] = 0.0
+            labels[key] = torch.from_numpy(values)
+            labels[f"{key}_weight"] = torch.from_numpy((weight[system] if is_per_atom else weight) * known)
+            scale = atoms_scale if is_per_atom else structures_scale
+            labels[f"{key}_scale"] = torch.tensor(scale, dtype=torch.float64)
+        return labels
 
     def _pairs(
         self,

@@ -1,113 +1,75 @@
-"""The loader: batches from this process or from workers, and where in an epoch it stands."""
+"""The loader: batches from this process or from workers, and the position in an epoch."""
 
 from collections.abc import Iterator
 from typing import Any, cast
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from hiphop_train.data.batching.dataset import BatchDataset, Share
-from hiphop_train.data.batching.sampler import BatchSampler, Groups
-from hiphop_train.data.batching.sharing import PackedBatches, Packer, unpack
-from hiphop_train.data.structures import Structures
-from hiphop_train.types import Batch, Preparation
-
-GROUP = 8
-"""Batches that a worker makes at a time: to send one alone took longer than to make it."""
-
-
-class GroupDataset(Dataset[list[Batch]]):
-    """Several batches at once.
-
-    Parameters
-    ----------
-    batches : makes one
-    """
-
-    def __init__(self, batches: BatchDataset) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, shares: list[Share]) -> list[Batch]:
-        return [self.batches[share] for share in shares]
+from hiphop_train.data.batching.dataset import BatchDataset
+from hiphop_train.data.batching.sampler import BatchSampler
+from hiphop_train.data.batching.transfer import FlatBatch, flatten, restore
+from hiphop_train.types import Batch
 
 
 class BatchLoader(DataLoader[Batch]):
-    """Deals out the batches that a sampler asks for, and can go on in the middle of an epoch.
+    """Yields the batches of a sampler, and can resume in the middle of an epoch.
 
-    The state counts batches that were given out, not those that workers have prepared ahead. Nothing is prepared before
-    the first batch is asked for: only then is the epoch known.
+    The state counts batches that were yielded, not those that workers have prepared ahead. Nothing is prepared before
+    the first batch is requested: only then is the epoch known. Workers are forked, also where Python would start them
+    otherwise: they read the data set in the memory or the mapped files of this process, and nothing is copied.
+
+    Parameters
+    ----------
+    dataset : makes the batches
+    sampler : says which
+    num_workers : processes that prepare batches; 0 prepares them in this one
+    pin_memory : whether batches are put in memory that a GPU reads while the next step is prepared
 
     Attributes
     ----------
-    position : number of batches of the epoch that were given out
+    position : number of batches of the epoch that were yielded
     """
 
     position = 0
     _loaded: dict[str, int] | None = None
 
+    def __init__(
+        self, dataset: BatchDataset, sampler: BatchSampler, num_workers: int = 0, pin_memory: bool = False
+    ) -> None:
+        super().__init__(
+            dataset,
+            sampler=sampler,
+            batch_size=None,  # the sampler yields whole batches
+            collate_fn=flatten if num_workers else _unchanged,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            multiprocessing_context="fork" if num_workers else None,
+        )
+
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Give out the batches of the sampler's epoch, or those that are left of it."""
+        """Yield the batches of the sampler's epoch, or those that are left of it."""
         loaded, self._loaded = self._loaded, None
         resumes = loaded is not None and self._epoch.items() <= loaded.items()
         self.position = loaded["position"] if loaded is not None and resumes else 0
-        cast(Groups, self.sampler).sampler.start = self.position
-        for group in super().__iter__():
-            for batch in unpack(group) if isinstance(group, PackedBatches) else cast(list[Batch], group):
-                self.position += 1
-                yield batch
+        cast(BatchSampler, self.sampler).start = self.position
+        for batch in super().__iter__():
+            self.position += 1
+            yield restore(batch) if isinstance(batch, FlatBatch) else batch
 
     @property
     def _epoch(self) -> dict[str, int]:
-        sampler = cast(Groups, self.sampler).sampler
+        sampler = cast(BatchSampler, self.sampler)
         return {"epoch": sampler.epoch, "n_batches": len(sampler)}
 
     def state_dict(self) -> dict[str, int]:
-        """Return where the loader stands; checkpoints keep it."""
+        """Return the position in the epoch; checkpoints keep it."""
         return {**self._epoch, "position": self.position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there, when the next epoch is that of the state; another begins at its beginning."""
+        """Resume there, when the next epoch is that of the state; another starts at its beginning."""
         self._loaded = {key: int(value) for key, value in state_dict.items()}
 
 
-def batch_loader(
-    structures: Structures,
-    sampler: BatchSampler,
-    elements: list[str],
-    cutoff: float,
-    dtype: torch.dtype,
-    num_workers: int = 0,
-    pairs: bool = True,
-    start_method: str | None = None,
-    preparation: Preparation | None = None,
-    pin_memory: bool = False,
-) -> BatchLoader:
-    """Deal out the batches that a sampler asks for.
-
-    Parameters
-    ----------
-    structures, elements, cutoff, dtype, pairs, preparation : as in `BatchDataset`
-    sampler : of the batches
-    num_workers : processes that prepare batches; 0 prepares them in this one
-    start_method : of these processes; None is the system's
-    pin_memory : whether batches lie in memory that a GPU reads while the next step is made ready
-    """
-    more: dict[str, Any] = {}
-    if num_workers:
-        more = {"persistent_workers": True, "prefetch_factor": 1, "multiprocessing_context": start_method}
-    return BatchLoader(
-        GroupDataset(BatchDataset(structures, elements, cutoff, dtype, pairs, preparation)),  # type: ignore[arg-type]
-        sampler=Groups(sampler, GROUP if num_workers else 1),
-        batch_size=None,  # the sampler yields whole batches
-        collate_fn=Packer() if num_workers else _as_they_are,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        **more,
-    )
-
-
-def _as_they_are(batches: list[Batch]) -> list[Batch]:
-    return batches
+def _unchanged(batch: Any) -> Any:
+    return batch

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Iterator
-from itertools import islice
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import SequentialSampler
 
 from hiphop_train.data.batching.dataset import Share
 from hiphop_train.data.structures import Structures
@@ -40,7 +39,7 @@ def costs(structures: Structures, index: NDArray[np.int64], measure: Measure, cu
     return pairs
 
 
-class BatchSampler(Sampler[Share]):
+class BatchSampler(SequentialSampler):
     """Order of the structures as a pure function of seed and epoch, and each rank's share of every batch.
 
     Every structure comes once in an epoch, and all epochs have the same number of batches. The order is a random one,
@@ -53,6 +52,8 @@ class BatchSampler(Sampler[Share]):
 
     A batch is the same whatever the number of ranks; they divide it. A rank without a share gets one structure of
     weight zero, so that all ranks make the same number of steps.
+
+    It is a `SequentialSampler` for Lightning only, which with overfit_batches puts one in the place of any other.
 
     Parameters
     ----------
@@ -76,6 +77,7 @@ class BatchSampler(Sampler[Share]):
         n_atoms: NDArray[np.int64] | None = None,
         bucket: int = 1,
     ) -> None:
+        super().__init__(index)
         self.index = index
         self.batch_size = batch_size
         self.seed = seed
@@ -97,7 +99,7 @@ class BatchSampler(Sampler[Share]):
     def __len__(self) -> int:
         return self.n_batches
 
-    def __iter__(self) -> Iterator[Share]:
+    def __iter__(self) -> Iterator[Share]:  # type: ignore[override]
         """Go through the shares of an epoch's batches, from number `start` on."""
         order = np.arange(len(self.index))
         numbers = np.arange(self.n_batches)
@@ -155,33 +157,3 @@ class BatchSampler(Sampler[Share]):
             return 1.0, 1.0
         n_atoms = float(self.n_atoms[members].sum())
         return len(members) / (len(self.index) / self.n_batches), n_atoms / (self._total_atoms / self.n_batches)
-
-
-class Groups(SequentialSampler):
-    """Shares of several batches at once: what a worker is asked for together comes back together, at less cost.
-
-    It is a `SequentialSampler` for Lightning only, which with overfit_batches puts one in the place of any other.
-
-    Parameters
-    ----------
-    sampler : of the batches
-    size : batches per group
-    """
-
-    def __init__(self, sampler: BatchSampler, size: int) -> None:
-        super().__init__(sampler.index)
-        self.sampler = sampler
-        self.size = size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next (Lightning calls this)."""
-        self.sampler.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        """Return the number of batches, which is what a loader gives out."""
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[list[Share]]:  # type: ignore[override]
-        shares = iter(self.sampler)
-        while group := list(islice(shares, self.size)):
-            yield group

@@ -1,4 +1,4 @@
-"""Energies of atoms: named ones, and the fit to a data set of any size."""
+"""Energies of atoms: published ones, and the fit to a data set of any size."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
+from hiphop_train.data.checks.results import deviations
 from hiphop_train.data.statistics import GSAE as GSAE_BY_SYMBOL
 from hiphop_train.units import HARTREE
 
@@ -22,6 +23,9 @@ LINEAR_FIT = {
     17: -460.1681939421,
 }
 """Hartree, least-squares fit to ANI-2x, wB97X/6-31G(d) (torchani's constants)."""
+
+FAR_OFF = 10.0
+"""Robust standard deviations beyond which an energy does not count in the second fit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,41 +46,39 @@ class AtomFit:
     residual: NDArray[np.float64]
 
 
-def named_residual(
-    named: dict[int, float],
+def reference_residual(
+    reference: dict[int, float],
     energy: NDArray[np.float64],
     composition: NDArray[np.int32],
     compositions: NDArray[np.int32],
 ) -> NDArray[np.float64]:
-    """(n,) eV per atom, energies less named ones of atoms; NaN where an element has none.
+    """(n,) eV per atom, energies less reference energies of atoms; NaN where an element has none.
 
     Parameters
     ----------
-    named : atomic number -> Hartree
+    reference : atomic number -> Hartree
     energy : (n,) eV
     composition : (n,) rows of `compositions`
     compositions : (n_compositions, 119) number of atoms of each atomic number
     """
-    base, sizes = named_sums(named, compositions)
-    left: NDArray[np.float64] = (energy - base[composition]) / sizes[composition]
+    base = reference_sums(reference, compositions)
+    left: NDArray[np.float64] = (energy - base[composition]) / compositions.sum(axis=1)[composition]
     return left
 
 
-def named_sums(
-    named: dict[int, float], compositions: NDArray[np.int32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum named energies (Hartree) over the atoms of compositions; returns eV, NaN where one has none, and sizes."""
+def reference_sums(reference: dict[int, float], compositions: NDArray[np.int32]) -> NDArray[np.float64]:
+    """(n_compositions,) eV, reference energies (Hartree) summed over atoms; NaN where an element has none."""
     table = np.zeros(compositions.shape[1])
     known = np.zeros(compositions.shape[1], np.bool_)
-    for number, value in named.items():
+    for number, value in reference.items():
         table[number], known[number] = value * HARTREE, True
-    base = compositions @ table
+    base: NDArray[np.float64] = compositions @ table
     base[(compositions[:, ~known] > 0).any(axis=1)] = np.nan
-    return base, compositions.sum(axis=1).astype(np.float64)
+    return base
 
 
 def fit_atoms(energy: NDArray[np.float64], composition: NDArray[np.int32], compositions: NDArray[np.int32]) -> AtomFit:
-    """Fit E0 in float64, twice: the second time without what lies far off.
+    """Fit E0 in float64, twice: the second time without outliers.
 
     Parameters
     ----------
@@ -96,16 +98,5 @@ def fit_atoms(energy: NDArray[np.float64], composition: NDArray[np.int32], compo
         solution = np.linalg.lstsq(matrix * root[:, None], mean * root, rcond=1e-10)
         e0, rank = solution[0].astype(np.float64), int(solution[2])
         residual = (energy - (matrix @ e0)[composition]) / sizes[composition]
-        centre, spread = robust(residual)
-        if spread > 0:
-            kept = np.abs(residual - centre) <= 10 * spread
+        kept = np.abs(deviations(residual)) <= FAR_OFF
     return AtomFit(elements, e0, rank, residual)
-
-
-def robust(values: NDArray[np.floating]) -> tuple[float, float]:
-    """Median, and the median absolute deviation from it as that of a standard deviation; NaN left out."""
-    known = values[~np.isnan(values)]
-    if len(known) == 0:
-        return float("nan"), float("nan")
-    centre = float(np.median(known))
-    return centre, 1.4826 * float(np.median(np.abs(known - centre)))

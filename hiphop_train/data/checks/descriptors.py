@@ -1,4 +1,4 @@
-"""Figures of many structures at once: nearest distances, net forces, names for equal and nearly equal geometries."""
+"""Descriptors of many structures at once: nearest distances, net forces, hashes of equal or nearly equal geometries."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,13 @@ from ase.data import covalent_radii
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from hiphop_train.data.hashes import GOLDEN_RATIO, Hashes, chain, index_within, sum_rows
 from hiphop_train.data.structures import Structures
+from hiphop_train.targets import TARGETS
 
 PAIRS_AT_ONCE = 1_000_000
 LARGE = 1000
-"""Atoms from which on pairs are looked for in a tree."""
+"""Number of atoms from which on pairs are searched in a tree."""
 REACH = 2.75
 """Angstrom; further apart no two atoms are bonded."""
 N_PROJECTIONS, N_DISTANCES = 8, 256
@@ -20,39 +22,40 @@ GRID = 0.02
 
 
 @dataclass(frozen=True, eq=False)
-class Geometry:
-    """What the positions of each structure say.
+class GeometryDescriptors:
+    """Descriptors of the positions of each structure.
 
     Attributes
     ----------
     contact : (n,) float32, smallest distance by sum of covalent radii; infinite where there is one atom
     nearest : (n,) float32, smallest distance, Angstrom
-    exact : (n,) uint64, the same for the same atoms at the same places, in any order
-    near : (n, 2) uint64, one of them the same for almost the same distances between the same sequence of elements
-    order : (n,) float32, Angstrom, one projection of the distances: near neighbours have it almost the same
+    exact : (n,) uint64, hash that is equal for the same atoms at the same positions, in any order
+    near : (n, 2) uint64, two hashes, one of them equal for almost the same distances in the same sequence of elements
+    order : (n,) float32, Angstrom, one projection of the distances, almost equal where these are
     """
 
     contact: NDArray[np.float32]
     nearest: NDArray[np.float32]
-    exact: NDArray[np.uint64]
-    near: NDArray[np.uint64]
+    exact: Hashes
+    near: Hashes
     order: NDArray[np.float32]
 
 
-def geometry(structures: Structures) -> Geometry:
-    """Look at all positions, without a loop over structures of the same size.
+def geometry_descriptors(structures: Structures) -> GeometryDescriptors:
+    """Describe all positions, without a loop over structures of the same size.
 
     Parameters
     ----------
-    structures : a piece that fits into memory
+    structures : few enough to fit into memory
     """
     n = len(structures)
     contact, nearest = np.full(n, np.inf, np.float32), np.full(n, np.inf, np.float32)
     near, order = np.zeros((n, 2), np.uint64), np.zeros(n, np.float32)
     sizes = structures.sizes
     periodic = structures.pbc.any(axis=1)
-    sequence = _sums(_mixed(structures.numbers, _within(structures)), structures.offsets)
-    sequence ^= structures.level.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    index = index_within(structures.offsets)[:, None].astype(np.float64)
+    sequence = sum_rows(_atom_hashes(structures.numbers, index), structures.offsets)
+    sequence ^= structures.theory.astype(np.uint64) * GOLDEN_RATIO
     for size in np.unique(sizes[~periodic]).tolist():
         if size == 1:
             continue
@@ -65,14 +68,14 @@ def geometry(structures: Structures) -> Geometry:
             numbers = structures.numbers[atoms]
             closest = _closest if size < LARGE else _closest_of_large
             contact[part], nearest[part] = closest(positions, numbers)
-            near[part], order[part] = _near_names(positions, sequence[part])
+            near[part], order[part] = _near_hashes(positions, sequence[part])
     for k in np.flatnonzero(periodic):
         contact[k], nearest[k] = _closest_periodic(structures, int(k))
-    exact = _sums(_mixed(structures.numbers, structures.positions), structures.offsets)
-    exact += structures.level.astype(np.uint64)
-    alone = (near == 0).all(axis=1)  # single atoms and periodic structures: told apart by their exact names
+    exact = sum_rows(_atom_hashes(structures.numbers, structures.positions), structures.offsets)
+    exact += structures.theory.astype(np.uint64)
+    alone = (near == 0).all(axis=1)  # single atoms and periodic structures: told apart by their exact hashes
     near[alone] = exact[alone, None]
-    return Geometry(contact, nearest, exact, near, order)
+    return GeometryDescriptors(contact, nearest, exact, near, order)
 
 
 def distances(positions: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -83,38 +86,44 @@ def distances(positions: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, eq=False)
-class Pull:
-    """What the forces of each structure say; NaN where they are not known.
+class NetForces:
+    """Sums over the forces of each structure; NaN where they are unknown.
 
     Attributes
     ----------
-    largest : (n,) float32, eV/Angstrom, largest force on an atom
     net_force : (n,) float32, eV/Angstrom, norm of the sum of all forces
     net_torque : (n,) float32, eV, norm of the sum of all torques; NaN where periodic
-    zero : (n,) bool, whether all forces are exactly zero though there are several atoms
     """
 
-    largest: NDArray[np.float32]
     net_force: NDArray[np.float32]
     net_torque: NDArray[np.float32]
-    zero: NDArray[np.bool_]
 
 
-def pull(structures: Structures) -> Pull:
-    """Look at all forces."""
+def net_forces(structures: Structures) -> NetForces:
+    """Sum forces and torques over each structure."""
     starts = structures.offsets[:-1]
     forces = structures.forces.astype(np.float64, copy=False)
-    norm = np.sqrt(np.einsum("ax,ax->a", forces, forces))
-    largest = np.maximum.reduceat(norm, starts) if len(starts) else np.zeros(0)
     net = np.add.reduceat(forces, starts, axis=0)
     centre = np.add.reduceat(structures.positions.astype(np.float64, copy=False), starts, axis=0)
     arms = structures.positions - np.repeat(centre / structures.sizes[:, None], structures.sizes, axis=0)
     torque = np.linalg.norm(np.add.reduceat(np.cross(arms, forces), starts, axis=0), axis=1)
     torque[structures.pbc.any(axis=1)] = np.nan
-    values = np.stack([largest, np.linalg.norm(net, axis=1), torque]).astype(np.float32)
+    values = np.stack([np.linalg.norm(net, axis=1), torque]).astype(np.float32)
     values[:, ~structures.has_forces] = np.nan
-    zero = structures.has_forces & (largest == 0) & (structures.sizes > 1)
-    return Pull(values[0], values[1], values[2], zero)
+    return NetForces(values[0], values[1])
+
+
+def largest_norms(structures: Structures) -> dict[str, NDArray[np.float32]]:
+    """(n,) largest norm of an entry of each target in each structure, in the target's unit; NaN where unknown."""
+    found = {}
+    for key, array in structures.labels.items():
+        flat = array.reshape(len(array), -1).astype(np.float64, copy=False)
+        norm = np.sqrt(np.einsum("ax,ax->a", flat, flat))
+        if TARGETS[key].per == "atom" and len(norm):
+            norm = np.maximum.reduceat(norm, structures.offsets[:-1])
+        norm[~structures.has(key)] = np.nan
+        found[key] = norm.astype(np.float32)
+    return found
 
 
 def _closest(
@@ -157,10 +166,8 @@ def _closest_periodic(structures: Structures, k: int) -> tuple[float, float]:
     return float((distance / (radii[i] + radii[j])).min(initial=np.inf)), float(distance.min(initial=np.inf))
 
 
-def _near_names(
-    positions: NDArray[np.float32], sequence: NDArray[np.uint64]
-) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-    """Names of boxes that distances, projected on a few random directions, fall into (locality-sensitive hashing).
+def _near_hashes(positions: NDArray[np.float32], sequence: Hashes) -> tuple[Hashes, NDArray[np.float32]]:
+    """Hashes of boxes that distances, projected on a few random directions, fall into (locality-sensitive hashing).
 
     Distances that differ by at most delta (root mean square) have projections that differ by about delta; there are two
     grids, one shifted by half a box, so that few near pairs are cut apart by both.
@@ -176,39 +183,18 @@ def _near_names(
     directions = rng.normal(size=(len(i), N_PROJECTIONS)).astype(np.float32)
     directions /= np.linalg.norm(directions, axis=0)
     projected = distance @ directions  # (n, N_PROJECTIONS)
-    names = np.empty((len(positions), 2), np.uint64)
+    hashes = np.empty((len(positions), 2), np.uint64)
     for k in (0, 1):
         boxes = np.floor(projected / np.float32(GRID) + np.float32(0.5 * k)).astype(np.int64).view(np.uint64)
-        name = sequence.copy()
+        hashes[:, k] = sequence
         for box in boxes.T:
-            name = _scrambled(name + box)
-        names[:, k] = name
-    return names, projected[:, 0]
+            hashes[:, k] = chain(hashes[:, k], box)
+    return hashes, projected[:, 0]
 
 
-def _within(structures: Structures) -> NDArray[np.float64]:
-    """(n_atoms, 1) place of each atom in its structure."""
-    place = np.arange(len(structures.numbers)) - np.repeat(structures.offsets[:-1], structures.sizes)
-    return place[:, None].astype(np.float64)
-
-
-def _mixed(numbers: NDArray[np.uint8], values: NDArray[np.floating]) -> NDArray[np.uint64]:
-    """(n_atoms,) names of elements with values, (n_atoms, n_values)."""
-    name = numbers.astype(np.uint64)
+def _atom_hashes(numbers: NDArray[np.uint8], values: NDArray[np.floating]) -> Hashes:
+    """(n_atoms,) hashes of elements with values, (n_atoms, n_values)."""
+    hashes = numbers.astype(np.uint64)
     for column in (values.astype(np.float64) + 0.0).view(np.uint64).T:  # + 0.0 makes one zero of two
-        name = _scrambled(name + column)
-    return name
-
-
-def _scrambled(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spread all bits over all (the finaliser of splitmix64)."""
-    value = value + np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-def _sums(names: NDArray[np.uint64], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """(n,) sums over the atoms of each structure, modulo 2**64."""
-    sums: NDArray[np.uint64] = np.add.reduceat(names, offsets[:-1]) if len(offsets) > 1 else np.zeros(0, np.uint64)
-    return sums
+        hashes = chain(hashes, column)
+    return hashes

@@ -1,4 +1,4 @@
-"""What is in an HDF5 file, whether or not its configuration asks for it."""
+"""Summary of an HDF5 file: all arrays, whether or not its configuration reads them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,16 +6,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hiphop_train.data.formats.base import hdf5_errors, open_hdf5
+from hiphop_train.data.formats.hdf5 import hdf5_errors, open_hdf5
 
-LOOKED_INTO = 300
+SAMPLED_GROUPS = 300
 """Groups whose values are read, spread evenly over the file."""
 ROWS = 2_000
 """Rows that are read of one array."""
 
 
 @dataclass
-class ArrayKind:
+class ArraySummary:
     """All arrays of one name.
 
     Attributes
@@ -36,16 +36,16 @@ class ArrayKind:
     n_zero: int = 0
 
 
-def arrays(file: Path) -> tuple[list[ArrayKind], int, int]:
+def summarise_hdf5(file: Path) -> tuple[list[ArraySummary], int, int]:
     """List the arrays of an HDF5 file by name.
 
     Returns
     -------
-    kinds : in the order of their names
+    summaries : in the order of their names
     n_groups : groups that hold arrays
-    n_read : groups whose values were looked at
+    n_read : groups whose values were read
     """
-    kinds: dict[str, ArrayKind] = {}
+    summaries: dict[str, ArraySummary] = {}
     with open_hdf5(file) as handle, hdf5_errors(file):
         found: dict[str, list[h5py.Dataset]] = {}
 
@@ -54,23 +54,23 @@ def arrays(file: Path) -> tuple[list[ArrayKind], int, int]:
                 found.setdefault(name.rpartition("/")[0], []).append(node)
 
         handle.visititems(visit)
-        step = -(-len(found) // LOOKED_INTO) if found else 1
+        step = -(-len(found) // SAMPLED_GROUPS) if found else 1
         for k, group in enumerate(found.values()):
             for node in group:
                 key = node.name.rpartition("/")[2]
-                kind = kinds.setdefault(key, ArrayKind(key, str(node.dtype), tuple(node.shape or ())))
-                kind.n_arrays += 1
-                kind.n_rows += node.shape[0] if node.shape else 1
+                summary = summaries.setdefault(key, ArraySummary(key, str(node.dtype), tuple(node.shape or ())))
+                summary.n_arrays += 1
+                summary.n_rows += node.shape[0] if node.shape else 1
                 if k % step == 0 and node.dtype.kind in "fiu" and node.shape:
-                    _look(kind, node)
-    return sorted(kinds.values(), key=lambda kind: kind.name), len(found), len(range(0, len(found), step))
+                    _count(summary, node)
+    return sorted(summaries.values(), key=lambda summary: summary.name), len(found), len(range(0, len(found), step))
 
 
-def _look(kind: ArrayKind, node: h5py.Dataset) -> None:
+def _count(summary: ArraySummary, node: h5py.Dataset) -> None:
     values = np.asarray(node[:ROWS])
     if values.size == 0:
         return
     rows = values.reshape(len(values), -1)
-    kind.n_read += len(rows)
-    kind.n_nan += int(np.isnan(rows).all(axis=1).sum()) if rows.dtype.kind == "f" else 0
-    kind.n_zero += int((rows == 0).all(axis=1).sum())
+    summary.n_read += len(rows)
+    summary.n_nan += int(np.isnan(rows).all(axis=1).sum()) if rows.dtype.kind == "f" else 0
+    summary.n_zero += int((rows == 0).all(axis=1).sum())

@@ -1,4 +1,4 @@
-"""What a check of labels finds."""
+"""Results of dataset checks, and the robust statistics that their thresholds refer to."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,36 +6,63 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Status = Literal["ok", "warning", "contradiction", "not told"]
-"""``not told``: the data give no answer; ``contradiction``: they are not as their configuration declares."""
+Status = Literal["ok", "warning", "contradiction", "inconclusive"]
+"""``inconclusive``: the data do not say; ``contradiction``: they are not as their configuration declares."""
+
+SIGMA = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
-    """One check.
+class CheckResult:
+    """Result of one check.
 
     Attributes
     ----------
-    name : what was looked at
-    status : how it came out
-    text : one line with figures
-    figures : the same figures as numbers
-    offenders : running numbers of the structures that are to blame, worst first
-    values : (n_offenders,) what is wrong with each, in the unit of `text`
+    name : what was checked
+    status : outcome
+    text : one line with numbers
+    numbers : the same numbers by name
+    flagged : (n_flagged,) indices of the structures with the problem, worst first
+    severity : (n_flagged,) how bad it is for each, in the unit of `text`
     """
 
     name: str
     status: Status
     text: str
-    figures: dict[str, float] = field(default_factory=dict)
-    offenders: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    values: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    numbers: dict[str, float] = field(default_factory=dict)
+    flagged: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    severity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+
+def flagging(
+    name: str, text: str, numbers: dict[str, float], flagged: NDArray[np.int64], severity: NDArray[np.float64]
+) -> CheckResult:
+    """Return the result of a check that warns of the structures that it flags."""
+    return CheckResult(name, "warning" if len(flagged) else "ok", text, numbers, flagged, severity)
 
 
 def worst_first(
     chosen: NDArray[np.bool_], values: NDArray[np.floating]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Indices and values of what was chosen, the largest value first."""
+    """Indices and values of chosen entries, the largest value first."""
     index = np.flatnonzero(chosen)
     index = index[np.argsort(-values[index], kind="stable")]
     return index, values[index].astype(np.float64)
+
+
+def robust(values: NDArray[np.floating]) -> tuple[float, float]:
+    """Median and robust standard deviation, from the median absolute deviation; NaN left out."""
+    known = values[~np.isnan(values)]
+    if len(known) == 0:
+        return float("nan"), float("nan")
+    centre = float(np.median(known))
+    return centre, SIGMA * float(np.median(np.abs(known - centre)))
+
+
+def deviations(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(n,) distances from the median in robust standard deviations; 0 where these are 0."""
+    centre, spread = robust(values)
+    if not spread > 0:
+        return np.zeros(len(values))
+    return (values - centre) / spread

@@ -1,6 +1,6 @@
-"""The layout of ANI-1: HDF5 files in the pyanitools layout, energies only, high-energy conformers in arrays apart.
+"""The layout of ANI-1: HDF5 files in the pyanitools layout, energies only, high-energy conformers in separate arrays.
 
-Smith et al., Sci. Data 4, 170193 (2017). What the files say as SMILES can disagree with the geometry: it is not read.
+Smith et al., Sci. Data 4, 170193 (2017). The SMILES in the files can disagree with the geometry and are not read.
 """
 
 from collections.abc import Iterator
@@ -9,20 +9,11 @@ from pathlib import Path
 
 import h5py
 
-from hiphop_train.data.formats.base import (
-    Block,
-    Column,
-    Reader,
-    element_numbers,
-    find_files,
-    leaves,
-    open_hdf5,
-    refuse_zeros,
-    rows,
-    slices,
-)
-from hiphop_train.data.structures import Collector, Structures
-from hiphop_train.units import ENERGY, LENGTH, EnergyUnit, LengthUnit
+from hiphop_train.data.formats.base import Block, Reader, find_files, slices
+from hiphop_train.data.formats.collector import collect, declared
+from hiphop_train.data.formats.hdf5 import Column, Conformations, element_numbers, leaves, open_hdf5
+from hiphop_train.data.structures import Structures
+from hiphop_train.units import EnergyUnit, LengthUnit
 
 LAYOUT = "the ANI-1 layout"
 
@@ -33,9 +24,9 @@ class ANI1Reader(Reader):
     Parameters
     ----------
     root : folder that holds the files, at any depth
-    names : of the files to read; all of them must be there
+    names : of the files to read; all of them must exist
     energy_unit, length_unit : what the files hold
-    high_energy : whether to read the conformers that the set keeps apart for their high energies, too
+    high_energy : whether to read also the conformers of high energy, which the set keeps separate
     download : how to get the files, shown when one is missing
     """
 
@@ -50,8 +41,7 @@ class ANI1Reader(Reader):
     ) -> None:
         self.root = root
         self.names = names
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
+        self.factors = declared(energy_unit, length_unit)
         self.high_energy = high_energy
         self.download = download
 
@@ -65,25 +55,18 @@ class ANI1Reader(Reader):
         for file in self.files():
             with open_hdf5(file) as handle:
                 for name, group in leaves(handle, file, "species"):
-                    numbers = Column(group, "species", file, LAYOUT, "SO")
+                    n_atoms = max((1, *Column(group, "species", file, LAYOUT, "SO").shape[:1]))
                     for suffix in ("", "HE") if self._has_high_energy(group) else ("",):
-                        positions = Column(group, f"coordinates{suffix}", file, LAYOUT)
-                        energy = Column(group, f"energies{suffix}", file, LAYOUT)
-                        n = rows({positions.key: positions, energy.key: energy}, f"{file}, group {group.name}")
-                        for part in slices(n, max((1, *numbers.shape[:1]))):
-                            read = partial(self._read, file, name, group, positions, energy, part)
-                            yield partial(read, first + part.start)
-                        first += n
+                        keys = {"positions": f"coordinates{suffix}", "energy": f"energies{suffix}"}
+                        conformations = Conformations(group, file, keys, LAYOUT)
+                        for part in slices(conformations.n, n_atoms):
+                            yield partial(self._read, file, name.rsplit("/", 1)[-1], conformations, part, first)
+                        first += conformations.n
 
     def _has_high_energy(self, group: h5py.Group) -> bool:
         return self.high_energy and ("coordinatesHE" in group or "energiesHE" in group)
 
-    def _read(
-        self, file: Path, name: str, group: h5py.Group, positions: Column, energy: Column, part: slice, first: int
-    ) -> Structures | None:
-        found = Collector(str(file), self.energy_factor, self.length_factor, 1.0, may_miss=False, first=first)
-        energies = energy.read(part)
-        refuse_zeros(f"{file}, group {name}", energies, None, part.start)
-        numbers = element_numbers(group, "species", file, LAYOUT, "SO")
-        found.add(name.rsplit("/", 1)[-1], numbers, positions.read(part), energies, None)
-        return found.finish(file.name) if found.blocks else None
+    def _read(self, file: Path, name: str, conformations: Conformations, part: slice, first: int) -> Structures | None:
+        numbers = element_numbers(conformations.group, "species", file, LAYOUT, "SO")
+        arrays = conformations.read(part)
+        return collect(file, file.name, name, numbers, arrays, self.factors, first + part.start, part.start)

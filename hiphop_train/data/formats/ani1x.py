@@ -4,51 +4,49 @@ Smith et al., Sci. Data 7, 134 (2020). Missing labels are NaN; a group may hold 
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NotRequired
 
 import h5py
 import numpy as np
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
-from hiphop_train.data.formats.base import (
-    Block,
-    Column,
-    Reader,
-    locate,
-    members,
-    open_hdf5,
-    refuse_zeros,
-    require_file,
-    rows,
-    slices,
-)
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.base import Block, Reader, locate, require_file, slices
+from hiphop_train.data.formats.collector import Collector, declared, refuse_zeros
+from hiphop_train.data.formats.hdf5 import Conformations, element_numbers, members, open_hdf5
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, DataError, did_you_mean
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.targets import TARGETS
+from hiphop_train.units import DipoleUnit, EnergyUnit, ForceSign, LengthUnit
+
+LAYOUT = "the ANI-1x layout"
 
 
 class LevelKeys(TypedDict):
-    """Names of the arrays of one level of theory; without forces it has energies only."""
+    """Names of the arrays of one level of theory, by target; without forces it has energies only."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
     energy: str
     forces: str | None
+    dipole: NotRequired[str | None]
 
 
 class ANI1xReader(Reader):
-    """Read a file in the ANI-1x release layout; conformations without the energy asked for are left out.
+    """Read a file in the ANI-1x release layout; conformations without the requested energy are left out.
 
     Parameters
     ----------
     path : HDF5 file
     levels : levels of theory that the file holds, and the names of their arrays
-    level : the level to read, or several: then a conformation is there once for each level that it has an energy of
-    energy_unit, length_unit, force_sign : what the file holds; forces are in energy_unit / length_unit
+    level : the level of theory to read, or several: then a conformation appears once for each of them at which it has
+        an energy
+    energy_unit, length_unit, force_sign, dipole_unit : of the file; forces are in energy_unit / length_unit
     groups_path : JSON whose list ``molecule`` names the molecule of each conformation, in the file's order; without it
         the formula is the group
     download : how to get the file, shown when it is missing
@@ -64,21 +62,25 @@ class ANI1xReader(Reader):
         force_sign: ForceSign,
         groups_path: str | None = None,
         download: str = "",
+        dipole_unit: DipoleUnit | None = None,
     ) -> None:
         wanted = [level] if isinstance(level, str) else level
         for name in wanted:
             if name not in levels:
                 raise ConfigError(
-                    f"data.level: '{name}' is no level of {path}{did_you_mean(name, levels)}\n"
+                    f"data.level: '{name}' is not a level of {path}{did_you_mean(name, levels)}\n"
                     f"  allowed: {', '.join(levels)}, or several: 'data.level=[{','.join(levels)}]'"
                 )
         if not wanted or len(set(wanted)) < len(wanted):
             raise ConfigError(f"data.level={level!r}: give one level, or several different ones")
         self.path = path
-        self.levels = {name: levels[name] for name in wanted}
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.levels = {name: _given(levels[name]) for name in wanted}
+        has_dipoles = any("dipole" in keys for keys in self.levels.values())
+        if has_dipoles and dipole_unit is None:
+            raise ConfigError(
+                "data.reader.dipole_unit must be given where data.reader.levels names an array of dipoles"
+            )
+        self.factors = declared(energy_unit, length_unit, force_sign, dipole_unit=dipole_unit if has_dipoles else None)
         self.groups_path = groups_path
         self.download = download
 
@@ -90,75 +92,68 @@ class ANI1xReader(Reader):
         """Go through the groups, conformations in the file's order."""
         (file,) = self.files()
         molecules = self._molecules()
-        found = dict.fromkeys(self.levels, (0, 0))  # conformations with energies, with forces
-        first = 0
+        counts: Counter[tuple[str, str]] = Counter()  # of known labels, by level of theory and target
+        first, n_skipped = 0, 0
 
-        def read(group: h5py.Group, part: slice, first: int) -> Structures | None:
-            structures = self._read(file, group, part, first, molecules)
+        def read(conformations: Conformations, part: slice, first: int) -> Structures | None:
+            nonlocal n_skipped
+            n_skipped -= 1
+            structures = self._read(file, conformations, part, first, molecules)
             if structures is not None:
-                for name, level in zip(structures.level_names, range(len(structures.level_names)), strict=True):
-                    here = structures.level == level
-                    n, n_forces = found[name]
-                    found[name] = n + int(here.sum()), n_forces + int(structures.has_forces[here].sum())
+                for theory, name in enumerate(structures.theory_names):
+                    for key in structures.labels:
+                        counts[name, key] += int((structures.has(key) & (structures.theory == theory)).sum())
             return structures
 
         with open_hdf5(file) as handle:
             for _, group in members(handle, file):
-                numbers, positions, _ = self._columns(file, group)
-                n = rows({"coordinates": positions}, f"{file}, group {group.name}")
-                for part in slices(n, max(1, numbers.shape[0] if numbers.shape else 1)):
-                    yield partial(read, group, part, first)
-                first += n
+                conformations = self._conformations(group, file)
+                n_atoms = element_numbers(group, "atomic_numbers", file, LAYOUT, "iu").size
+                for part in slices(conformations.n, n_atoms):
+                    n_skipped += 1
+                    yield partial(read, conformations, part, first)
+                first += conformations.n
         if molecules is not None and len(molecules) != first:
             raise DataError(
                 f"{locate(self.groups_path or '')} names {len(molecules)} conformations, but {file} holds {first}; "
                 "set data.reader.groups_path=null to take formulas as groups"
             )
-        for name, (n, n_forces) in found.items():
-            if n > 0 and n_forces == 0 and self.levels[name]["forces"] is not None:
-                raise DataError(
-                    f"{file}: all forces under '{self.levels[name]['forces']}' are missing (NaN); to train on energies "
-                    f"alone say data.reader.levels.{name}.forces=null"
-                )
-
-    def _columns(self, file: Path, group: h5py.Group) -> tuple[Column, Column, dict[str, tuple[Column, Column | None]]]:
-        labels = {}
         for name, keys in self.levels.items():
-            place = f"data.reader.levels.{name}"
-            energy = Column(group, keys["energy"], file, f"{place}.energy")
-            key = keys["forces"]
-            forces = None if key is None else Column(group, key, file, f"{place}.forces")
-            labels[name] = energy, forces
-        layout = "the ANI-1x layout"
-        return (
-            Column(group, "atomic_numbers", file, layout, "iu"),
-            Column(group, "coordinates", file, layout),
-            labels,
-        )
+            for key, array in keys.items():
+                if array is not None and n_skipped == 0 and counts[name, key] == 0 < counts[name, "energy"]:
+                    raise DataError(
+                        f"{file}: all {key} labels under '{array}' are missing (NaN); to train without them: "
+                        f"data.reader.levels.{name}.{key}=null"
+                    )
+
+    def _conformations(self, group: h5py.Group, file: Path) -> Conformations:
+        """All arrays, labels under 'level.target'; dipoles are not stored in all groups."""
+        keys, places = {"positions": "coordinates"}, {}
+        for name, labels in self.levels.items():
+            for key, array in labels.items():
+                if array is not None and (key in ("energy", "forces") or array in group):
+                    keys[f"{name}.{key}"], places[f"{name}.{key}"] = array, f"data.reader.levels.{name}.{key}"
+        return Conformations(group, file, keys, LAYOUT, places)
 
     def _read(
-        self, file: Path, group: h5py.Group, part: slice, first: int, molecules: list[str] | None
+        self, file: Path, conformations: Conformations, part: slice, first: int, molecules: list[str] | None
     ) -> Structures | None:
-        found = Collector(str(file), self.energy_factor, self.length_factor, self.force_factor)
-        numbers, positions, labels = self._columns(file, group)
-        atoms, coordinates = numbers.read(), positions.read(part)
+        found = Collector(str(file), self.factors)
+        group = conformations.group
+        numbers = element_numbers(group, "atomic_numbers", file, LAYOUT, "iu")
+        arrays = conformations.read(part)
         running = np.arange(first + part.start, first + part.stop)
-        for name, (energy_column, forces_column) in labels.items():
-            columns = {"coordinates": positions, energy_column.key: energy_column}
-            if forces_column is not None:
-                columns[forces_column.key] = forces_column
-            rows(dict(columns), f"{file}, group {group.name}")
-            energy = energy_column.read(part)
-            forces = None if forces_column is None else forces_column.read(part)
-            refuse_zeros(f"{file}, group {group.name}", energy, forces, part.start)
+        for name in self.levels:
+            labels = {key: arrays[f"{name}.{key}"] for key in TARGETS if f"{name}.{key}" in arrays}
+            refuse_zeros(f"{file}, group {group.name}", labels, part.start)
+            energy, positions, here = labels["energy"], arrays["positions"], running
             known = ~np.isnan(energy.astype(np.float64))
             if known.ndim == 1 and not known.any():
                 continue
             if known.ndim == 1 and not known.all():
-                kept = coordinates[known], energy[known], None if forces is None else forces[known], running[known]
-            else:
-                kept = coordinates, energy, forces, running
-            found.add(group.name.strip("/"), atoms, *kept[:3], level=name, conformation=kept[3])
+                positions, here = positions[known], running[known]
+                labels = {key: array[known] for key, array in labels.items()}
+            found.add(group.name.strip("/"), numbers, positions, labels, theory=name, conformation=here)
         if not found.blocks:
             return None
         structures = found.finish(file.name)
@@ -174,12 +169,18 @@ class ANI1xReader(Reader):
             problem = f"{type(error).__name__}: {error}"
             raise DataError(f"{file} (data.reader.groups_path) cannot be read ({problem})") from error
         if not isinstance(names, list):
-            raise DataError(f"{file} (data.reader.groups_path): 'molecule' is no list")
+            raise DataError(f"{file} (data.reader.groups_path): 'molecule' is not a list")
         return [str(name) for name in names]
 
 
+def _given(keys: LevelKeys) -> dict[str, str | None]:
+    """Leave out optional targets that are not read."""
+    named = {key: array if array is None else str(array) for key, array in keys.items()}
+    return {key: array for key, array in named.items() if array is not None or key in ("energy", "forces")}
+
+
 def _regroup(structures: Structures, molecules: list[str]) -> Structures:
-    """Take the molecules for groups; a list that is too short is refused once its length is known to be wrong."""
+    """Use the molecules as groups; a list that is too short is refused at the end of the file."""
     last = len(molecules) - 1
     names = [molecules[min(k, last)] if molecules else "" for k in structures.conformation]
     found, group = np.unique(names, return_inverse=True)

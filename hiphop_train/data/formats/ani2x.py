@@ -1,7 +1,7 @@
 """The layout of ANI-2x and COMP6v2: one HDF5 group per number of atoms, atomic numbers for each conformation.
 
 Devereux et al., J. Chem. Theory Comput. 16, 4192 (2020). Groups mix molecules of all kinds; charges, which are not
-read, have a column more than there are atoms, for their sum.
+read, have one column more than the number of atoms, for their sum.
 """
 
 from collections.abc import Iterator
@@ -12,20 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hiphop_train.data.formats.base import (
-    Block,
-    Column,
-    Reader,
-    find_files,
-    hill_formula,
-    leaves,
-    open_hdf5,
-    refuse_zeros,
-    rows,
-    slices,
-)
-from hiphop_train.data.structures import Collector, Structures
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.data.formats.base import Block, Reader, find_files, hill_formula, slices
+from hiphop_train.data.formats.collector import collect, declared
+from hiphop_train.data.formats.hdf5 import Conformations, leaves, open_hdf5
+from hiphop_train.data.structures import Structures
+from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 LAYOUT = "the layout by number of atoms"
 
@@ -36,9 +27,9 @@ class ANI2xReader(Reader):
     Parameters
     ----------
     root : folder that holds the files, at any depth
-    names : of the files to read; all of them must be there
+    names : of the files to read; all of them must exist
     energy_unit, length_unit, force_sign : what the files hold; forces are in energy_unit / length_unit
-    forces : whether to read forces: some levels of theory have none
+    forces : whether to read forces, which some levels of theory lack
     download : how to get the files, shown when one is missing
     """
 
@@ -54,9 +45,7 @@ class ANI2xReader(Reader):
     ) -> None:
         self.root = root
         self.names = names
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.factors = declared(energy_unit, length_unit, force_sign)
         self.forces = forces
         self.download = download
 
@@ -66,30 +55,26 @@ class ANI2xReader(Reader):
 
     def blocks(self) -> Iterator[Block]:
         """Go through the groups of all files, conformations in the files' order."""
-        keys = {"species": "iu", "coordinates": "f", "energies": "f"} | ({"forces": "f"} if self.forces else {})
+        keys = {"numbers": "species", "positions": "coordinates", "energy": "energies"}
+        keys |= {"forces": "forces"} if self.forces else {}
         first = 0
         for file in self.files():
             with open_hdf5(file) as handle:
                 for name, group in leaves(handle, file, "species"):
-                    columns = {key: Column(group, key, file, LAYOUT, kinds) for key, kinds in keys.items()}
-                    n = rows(dict(columns), f"{file}, group {group.name}")
-                    n_atoms = columns["species"].shape[-1] if columns["species"].shape else 1
-                    for part in slices(n, n_atoms, columns["coordinates"].chunk_rows):
-                        yield partial(self._read, file, name, columns, part, first + part.start)
-                    first += n
+                    conformations = Conformations(group, file, keys, LAYOUT)
+                    n_atoms = max((1, *conformations.columns["numbers"].shape[1:]))
+                    for part in slices(conformations.n, n_atoms, conformations.columns["positions"].chunk_rows):
+                        yield partial(self._read, file, name, conformations, part, first + part.start)
+                    first += conformations.n
 
-    def _read(self, file: Path, name: str, columns: dict[str, Column], part: slice, first: int) -> Structures | None:
-        found = Collector(
-            str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
-        )
-        arrays = {key: column.read(part) for key, column in columns.items()}
-        numbers, positions, energy = (arrays[key] for key in ("species", "coordinates", "energies"))
-        refuse_zeros(f"{file}, group {name}", energy, arrays.get("forces"), part.start)
-        found.add(name, np.atleast_2d(numbers), positions, energy, arrays.get("forces"))
-        if not found.blocks:
+    def _read(self, file: Path, name: str, conformations: Conformations, part: slice, first: int) -> Structures | None:
+        arrays = conformations.read(part)
+        numbers = arrays.pop("numbers")
+        found = collect(file, file.name, name, np.atleast_2d(numbers), arrays, self.factors, first, part.start)
+        if found is None:
             return None
         group, formulas = _formulas(numbers)
-        return replace(found.finish(file.name), group=group, group_names=formulas)
+        return replace(found, group=group, group_names=formulas)
 
 
 def _formulas(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[str, ...]]:

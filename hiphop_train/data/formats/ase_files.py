@@ -1,65 +1,70 @@
-"""Files of any format that ASE reads: energies and forces from the calculator or from named keys.
+"""Files of any format that ASE reads: labels from the calculator or from named keys."""
 
-Extended XYZ is cut into pieces here, and each is read by ASE; other formats are read by ASE structure by structure.
-"""
-
-import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from glob import glob
-from io import StringIO
-from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Literal
 
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_compression
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 from numpy.typing import NDArray
 
 from hiphop_train.data.formats.base import BLOCK_ATOMS, Block, Reader, locate, require_file
-from hiphop_train.data.structures import Collector, Structures
-from hiphop_train.errors import DataError, did_you_mean
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.formats.extxyz import extxyz_blocks
+from hiphop_train.data.structures import Structures
+from hiphop_train.errors import ConfigError, DataError, did_you_mean
+from hiphop_train.targets import TARGETS
+from hiphop_train.units import DipoleUnit, EnergyUnit, ForceSign, LengthUnit, StressSign, StressUnit
 
 Paths = str | list[str]
+Key = str | Literal[False] | None
+"""Name of a label; None: what ASE itself takes for it; False: it is not read."""
 
-LONGEST_LINE = 10_000_000
-"""Characters; nothing that is text has longer ones."""
-PLAIN = "species:S:1:pos:R:3"
-"""Columns of an XYZ file that does not say what they are."""
+VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
+"""Places of the components of a symmetric tensor among six numbers, in ASE's order xx yy zz yz xz xy."""
+ASYMMETRY = 1e-5, 1e-3
+"""eV/Angstrom^3 and share of the largest component by which opposite components of a stress may differ: rounding."""
 
 
 @dataclass
 class _Seen:
-    """What the structures of one file had, as far as they were read."""
+    """What the structures read so far of one file had."""
 
     structures: int = 0
-    energies: int = 0
-    forces: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    not_periodic: int = 0
+    """Structures whose stress means nothing."""
     keys: set[str] = field(default_factory=set)
 
 
 class ASEReader(Reader):
-    """Read files with ASE, some or others each for training, validation and test.
+    """Read files with ASE, optionally different ones for training, validation and test.
 
     Parameters
     ----------
     path : training file, a pattern of several (``data/*.xyz``) or a list
     format : ASE's name of the format; null: as ASE guesses from name and content
-    energy_unit, length_unit, force_sign : what the files hold; forces are in energy_unit / length_unit
+    energy_unit, length_unit, force_sign : of the files; forces are in energy_unit / length_unit
     val_path, test_path : further files, whose structures then make these splits
-    energy_key, forces_key : names of the labels in the file; by default what ASE takes for energy and forces
+    energy_key, forces_key, stress_key, dipole_key : names of the labels in the file; null: ASE's own energy, forces,
+        stress and dipole; false: no stress, no dipole
     ignore_cell : treat all structures as open, whatever box the file gives
+    virial_key : name of virials, which are read instead of stresses: stress = -virial / volume
+    stress_unit, stress_sign, virial_unit, dipole_unit : of the files
 
     Notes
     -----
-    A structure without forces trains on its energy alone; one without energy, on its forces alone. A file without
-    a single label is refused. A box counts only in its periodic directions.
+    Every label may be missing in some structures: each trains on those it has. A file without a single label is
+    refused. A box counts only in its periodic directions. Stress and virial have six components in the order xx yy zz
+    yz xz xy, or nine row by row; those of structures that are not periodic in three directions are ignored.
     """
 
     def __init__(
@@ -74,16 +79,39 @@ class ASEReader(Reader):
         energy_key: str | None = None,
         forces_key: str | None = None,
         ignore_cell: bool = False,
+        stress_key: Key = None,
+        virial_key: str | None = None,
+        dipole_key: Key = None,
+        stress_unit: StressUnit = "eV/angstrom^3",
+        stress_sign: StressSign = "tension_positive",
+        virial_unit: EnergyUnit = "eV",
+        dipole_unit: DipoleUnit = "e*angstrom",
     ) -> None:
         if format is not None and format not in ioformats:
             raise DataError(f"data.format={format}: ASE knows no such format{did_you_mean(format, ioformats)}")
+        if virial_key is not None and stress_key:
+            raise ConfigError(
+                f"data.stress_key={stress_key} and data.virial_key={virial_key}: stress is computed from virials where "
+                "these are named; give one of the two"
+            )
         self.paths = {"train": path, "val": val_path, "test": test_path}
         self.format = format
-        self.energy_key = energy_key
-        self.forces_key = forces_key
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.keys = {
+            "energy": energy_key,
+            "forces": forces_key,
+            "stress": virial_key or stress_key,
+            "dipole": dipole_key,
+        }
+        self.has_virial = virial_key is not None
+        self.factors = declared(
+            energy_unit,
+            length_unit,
+            force_sign,
+            stress_unit,
+            stress_sign,
+            dipole_unit,
+            virial_unit if self.has_virial else None,
+        )
         self.ignore_cell = ignore_cell
 
     def files(self) -> list[Path]:
@@ -98,7 +126,7 @@ class ASEReader(Reader):
                 format = self.format or _guess(file)
                 seen = _Seen()
                 start = first
-                for n, frames in (_extxyz if format == "extxyz" else partial(_others, format=format))(file):
+                for n, frames in (extxyz_blocks if format == "extxyz" else partial(_others, format=format))(file):
                     yield partial(self._read, file, subset, frames, first, start, seen)
                     first += n
                 self._check_labels(file, seen)
@@ -110,61 +138,98 @@ class ASEReader(Reader):
     def _read(
         self, file: Path, subset: str, frames: "Iterator[Atoms]", first: int, start: int, seen: _Seen
     ) -> Structures | None:
-        found = Collector(str(file), self.energy_factor, self.length_factor, self.force_factor, first=first)
+        found = Collector(str(file), self.factors, first=first)
         for k, atoms in enumerate(frames, first - start):
+            where = f"{file}, structure {k}"
             if len(atoms) == 0:
-                raise DataError(f"{file}, structure {k}: has no atoms")
-            energy, forces = self._labels(atoms, f"{file}, structure {k}")
+                raise DataError(f"{where}: has no atoms")
+            if self.ignore_cell:
+                atoms.pbc = False
+            labels = self._labels(atoms, where, seen)
             seen.structures += 1
-            seen.energies += energy is not None
-            seen.forces += forces is not None
+            seen.labels.update(labels.keys())
             seen.keys.update(atoms.info, atoms.arrays)
-            periodic = bool(atoms.pbc.any()) and not self.ignore_cell
-            found.source = f"{file}, structure {k}"
+            periodic = bool(atoms.pbc.any())
+            found.source = where
             found.add(
                 str(atoms.symbols.formula.format("hill")),
                 atoms.numbers.astype(np.int64),
                 atoms.positions[None],
-                np.array([np.nan if energy is None else energy]),
-                None if forces is None else forces[None],
+                {key: array[None] for key, array in labels.items()},
                 atoms.cell.array[None] if periodic else None,
                 atoms.pbc[None] if periodic else None,
             )
         found.source = str(file)
         return found.finish(subset) if found.blocks else None
 
-    def _labels(self, atoms: Atoms, where: str) -> tuple[float | None, NDArray[np.float64] | None]:
+    def _labels(self, atoms: Atoms, where: str, seen: _Seen) -> dict[str, NDArray[np.float64]]:
+        """Return the labels of a structure by target, each with the shape of one entry, in the units of the file."""
         results = atoms.calc.results if atoms.calc is not None else {}
-        energy = results.get("energy") if self.energy_key is None else {**results, **atoms.info}.get(self.energy_key)
-        forces = results.get("forces") if self.forces_key is None else {**results, **atoms.arrays}.get(self.forces_key)
-        if energy is not None:
-            value = np.asarray(energy)
-            if value.dtype.kind not in "fiu" or value.size != 1:
-                raise DataError(f"{where}: its energy is no number, but {energy!r}")
-            energy = float(value.reshape(-1)[0])
-        if forces is not None:
-            forces = np.asarray(forces)
-            if forces.dtype.kind not in "fiu":
-                raise DataError(f"{where}: its forces are no numbers, but of type {forces.dtype}")
-            forces = forces.astype(np.float64)
-        if (energy is not None and np.isnan(energy)) or (forces is not None and np.isnan(forces).any()):
-            raise DataError(f"{where}: its energy or forces are NaN; leave a missing label out instead")
-        return energy, forces
+        labels = {}
+        for key, name in self.keys.items():
+            if name is False:
+                continue
+            own = atoms.arrays if TARGETS[key].per == "atom" else atoms.info
+            value = results.get(key) if name is None else {**results, **own}.get(name)
+            if value is None:
+                continue
+            array = np.asarray(value)
+            is_number = TARGETS[key].shape == ()
+            if array.dtype.kind not in "fiu" or (is_number and array.size != 1):
+                expected = "a number" if is_number else "an array of numbers"
+                raise DataError(f"{where}: its {key} is not {expected}, but {str(value)[:40]!r}")
+            array = array.astype(np.float64)
+            if np.isnan(array).any():
+                raise DataError(f"{where}: its {key} is NaN; leave a missing label out instead")
+            if is_number:
+                array = array.reshape(())
+            elif key == "stress":
+                if not atoms.pbc.all():
+                    seen.not_periodic += 1
+                    continue
+                array = self._stress(array, where, float(atoms.cell.volume))
+            labels[key] = array
+        return labels
+
+    def _stress(self, array: NDArray[np.float64], where: str, volume: float) -> NDArray[np.float64]:
+        """Return a stress or virial (6,), (9,) or (3, 3) as a symmetric (3, 3), a virial over volume."""
+        what = "virial" if self.has_virial else "stress"
+        if array.shape not in ((6,), (9,), (3, 3)):
+            raise DataError(
+                f"{where}: its {what} has shape {array.shape}; expected 6 numbers (xx yy zz yz xz xy), 9 row by row, "
+                "or 3 x 3"
+            )
+        array = array[VOIGT] if array.shape == (6,) else array.reshape(3, 3)
+        if self.has_virial and volume > 0:  # without volume the cell is refused
+            array = array / volume
+        absolute, relative = ASYMMETRY
+        allowed = absolute / abs(self.factors.of("stress")) + relative * np.abs(array).max()
+        if np.abs(array - array.T).max() > allowed:
+            raise DataError(
+                f"{where}: its {what} is not symmetric: {array.tolist()}; it may be another quantity: name the right "
+                "one (data.stress_key=KEY or data.virial_key=KEY), or read none: data.stress_key=false"
+            )
+        return 0.5 * (array + array.T)
 
     def _check_labels(self, file: Path, seen: _Seen) -> None:
-        """Raise when a file that was read has nothing of what was asked for."""
+        """Raise when a file that was read has nothing of what was requested."""
         if seen.structures == 0:
             return
         keys = f"keys in the file: {', '.join(sorted(seen.keys - {'numbers', 'positions'})) or 'none'}"
-        for what, key, number in (("energy", self.energy_key, seen.energies), ("forces", self.forces_key, seen.forces)):
-            if key is not None and number == 0:
-                near = did_you_mean(key, seen.keys)
-                raise DataError(f"{file}: no structure has {what} under data.{what}_key={key}; {keys}{near}")
-        if seen.energies + seen.forces == 0:
+        open_ones = f"{seen.not_periodic} structures are not periodic in three directions, and their stress is ignored"
+        for key, name in self.keys.items():
+            if name and seen.labels[key] == 0:
+                what = "virial" if key == "stress" and self.has_virial else key
+                near = f"{keys}{did_you_mean(name, seen.keys)}"
+                reason = open_ones if key == "stress" and seen.not_periodic else near
+                raise DataError(f"{file}: no structure has {what} under data.{what}_key={name}; {reason}")
+        if not seen.labels:
             raise DataError(
                 f"{file}: no structure has an energy or forces; {keys}; "
                 "name them with data.energy_key=KEY data.forces_key=KEY"
             )
+        if seen.not_periodic and not self.ignore_cell:
+            print(f"{file}: {open_ones}", flush=True)
 
 
 def _expand(paths: Paths, key: str) -> list[Path]:
@@ -193,29 +258,29 @@ def _unreadable(file: Path, what: str, error: Exception) -> DataError:
 
 
 def _others(file: Path, format: str) -> Iterator[tuple[int, Iterator[Atoms]]]:
-    """Number and content of the pieces of a file in any format."""
+    """Number and content of the blocks of a file in any format."""
     if format == "db" and file.suffix == ".db":
         _require_database(file)
     try:
         structures = ase.io.iread(str(file), index=":", format=format, do_not_split_by_at_sign=True)
-        piece: list[Atoms] = []
+        block: list[Atoms] = []
         n_atoms = 0
         for atoms in structures:
-            piece.append(atoms)
+            block.append(atoms)
             n_atoms += len(atoms)
             if n_atoms >= BLOCK_ATOMS:
-                yield len(piece), iter(piece)
-                piece, n_atoms = [], 0
+                yield len(block), iter(block)
+                block, n_atoms = [], 0
     except Exception as error:  # ASE raises whatever its parsers meet
         raise _unreadable(file, format, error) from error
-    if piece:
-        yield len(piece), iter(piece)
+    if block:
+        yield len(block), iter(block)
 
 
 def _require_database(file: Path) -> None:
-    """Raise unless a file is a database of ASE's: ASE would create its tables in any other, and in an empty file."""
+    """Raise unless a file is an ASE database: ASE would create its tables in any other, and in an empty file."""
     log = file.with_name(f"{file.name}-wal")
-    # where nothing waits in a log, SQLite need not look for one, and leaves none behind
+    # without a log SQLite need not look for one, and leaves none behind
     address = f"{file.resolve().as_uri()}?mode=ro{'' if log.exists() else '&immutable=1'}"
     try:
         with closing(sqlite3.connect(address, uri=True)) as connection:
@@ -228,102 +293,6 @@ def _require_database(file: Path) -> None:
     if "systems" not in tables:
         shown = ", ".join(tables[:10]) + (", ..." if len(tables) > 10 else "")
         raise DataError(
-            f"{file} is no database of ASE's: it has no table 'systems', but {shown or 'no tables at all'}; "
+            f"{file} is not an ASE database: it has no table 'systems', but {shown or 'no tables at all'}; "
             "convert it to one, or to extended XYZ, with the program that wrote it"
         )
-
-
-def _extxyz(file: Path) -> Iterator[tuple[int, Iterator[Atoms]]]:
-    """Number and content of the pieces of an extended XYZ file."""
-    first, piece, n_atoms = 0, [], 0
-    for frame in _frames(file):
-        piece.append(frame)
-        n_atoms += len(frame) - 2
-        if n_atoms >= BLOCK_ATOMS:
-            yield len(piece), _parse(file, piece, first)
-            first, piece, n_atoms = first + len(piece), [], 0
-    if piece:
-        yield len(piece), _parse(file, piece, first)
-
-
-def _frames(file: Path) -> Iterator[list[str]]:
-    """Lines of each structure of an extended XYZ file: ASE would take its word for any number of atoms."""
-    try:
-        with open_with_compression(str(file), "r") as stream:
-            lines = _lines(stream)
-            line = next(lines, "")
-            k = 0
-            while line.strip():
-                try:
-                    n_atoms = int(line)
-                except ValueError:
-                    n_atoms = 0
-                if n_atoms < 1:
-                    raise DataError(f"{file}, structure {k}: expected its number of atoms, found {line.strip()[:40]!r}")
-                frame = [line]
-                for line in lines:
-                    frame.append(line)
-                    if len(frame) == n_atoms + 2:
-                        break
-                else:
-                    raise DataError(f"{file}, structure {k}: ends after {len(frame) - 2} of {n_atoms} atoms; truncated")
-                line = next(lines, "")
-                while line.startswith("VEC"):  # the lattice, as ADF writes it
-                    frame.append(line)
-                    line = next(lines, "")
-                yield frame
-                k += 1
-            rest = next((line for line in chain([line], lines) if line.strip()), None)
-            if rest is not None:
-                raise DataError(f"{file}, after structure {k - 1}: an empty line, and then {rest.strip()[:40]!r}")
-            if k == 0:
-                raise DataError(f"{file}: holds no structures; it is empty")
-    except (OSError, EOFError, ValueError, MemoryError) as error:
-        raise _unreadable(file, "extended XYZ", error) from error
-
-
-def _lines(stream: IO[str]) -> Iterator[str]:
-    while line := stream.readline(LONGEST_LINE):
-        if not line.endswith("\n"):
-            raise ValueError(
-                "the last line does not end, so that its last number may have been cut; if the file is complete, put a "
-                "line break there"
-                if len(line) < LONGEST_LINE
-                else "a line of more than ten million characters"
-            )
-        yield line
-
-
-def _parse(file: Path, piece: list[list[str]], first: int) -> Iterator[Atoms]:
-    """Read structures from their lines."""
-    for k, frame in enumerate(piece, first):
-        _check_columns(f"{file}, structure {k}", frame)
-        try:
-            (atoms,) = ase.io.iread(StringIO("".join(frame)), index=":", format="extxyz")
-        except Exception as error:  # ASE raises whatever its parser meets: ValueError, KeyError, IndexError, XYZError
-            problem = f"{type(error).__name__}: {error}"
-            raise DataError(f"{file}, structure {k} cannot be read as extended XYZ: {problem}") from error
-        yield atoms
-
-
-def _check_columns(where: str, frame: list[str]) -> None:
-    """Every atom must have the declared columns: ASE passes over what is too much, and goes without positions."""
-    found = re.search(r"(?:^|\s)Properties\s*=\s*[\"{]?([^\s\"{}]+)", frame[1])
-    properties = PLAIN if found is None else found.group(1)
-    declared = properties.split(":")
-    columns: dict[str, Any] = dict(zip(declared[::3], zip(declared[1::3], declared[2::3], strict=False), strict=False))
-    if columns.get("pos") != ("R", "3"):
-        raise DataError(f"{where}: Properties={properties} declares no positions (pos:R:3)")
-    width = sum(int(number) if number.isdecimal() else 0 for number in declared[2::3])
-    n_atoms = int(frame[0])
-    widths = [len(line.split()) for line in frame[2 : n_atoms + 2]]
-    atom = next((atom for atom, number in enumerate(widths) if number != width), None)
-    if atom is None:
-        return
-    says = f"where Properties={properties} declares" if found else "but its second line has no Properties=, which means"
-    more = widths[0] - width
-    advice = ""
-    if more > 0 and len(set(widths)) == 1:  # all alike: columns that nobody declared, and no damage
-        name = "forces:R:3" if more == 3 and "forces" not in columns else f"NAME:R:{more}"
-        advice = f"; say in its second line what the others are, as in Properties={properties}:{name}, or delete them"
-    raise DataError(f"{where}: atom {atom} has {widths[atom]} columns, {says} {width}{advice}")

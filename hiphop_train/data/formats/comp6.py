@@ -7,24 +7,15 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import h5py
-
-from hiphop_train.data.formats.base import (
-    Block,
-    Column,
-    Reader,
-    dataset,
-    element_numbers,
-    leaves,
-    open_hdf5,
-    refuse_zeros,
-    rows,
-)
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.base import Block, Reader
+from hiphop_train.data.formats.collector import collect, declared
+from hiphop_train.data.formats.hdf5 import Conformations, element_numbers, leaves, open_hdf5
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 LAYOUT = "the COMP6v1 layout"
+KEYS = {"positions": "coordinates", "energy": "energies", "forces": "forces"}
 
 
 class COMP6Reader(Reader):
@@ -49,20 +40,18 @@ class COMP6Reader(Reader):
     ) -> None:
         self.root = root
         self.subsets = subsets
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.factors = declared(energy_unit, length_unit, force_sign)
         self.download = download
 
     def files(self) -> list[Path]:
-        """Return all published files that are there."""
+        """Return all published files that exist."""
         root = Path(self.root).expanduser()
         names = self._subset_of_file()
         files = sorted(file for file in root.rglob("*.h5") if file.name in names) if root.is_dir() else []
         if not files:
             raise DataError(
                 f"{root} holds no COMP6v1 file (looked for {', '.join(sorted(names))})\n"
-                f"  download them: {self.download}\n  or say where they are: data.root=FOLDER"
+                f"  download them: {self.download}\n  or give their folder: data.root=FOLDER"
             )
         return files
 
@@ -73,21 +62,16 @@ class COMP6Reader(Reader):
         for file in self.files():
             with open_hdf5(file) as handle:
                 for name, group in leaves(handle, file, "species"):
-                    yield partial(self._read, file, f"{file.stem}/{name}", group, names[file.name], first)
-                    first += rows({"energies": Column(group, "energies", file, LAYOUT)}, f"{file}, group {name}")
+                    conformations = Conformations(group, file, KEYS, LAYOUT)
+                    yield partial(self._read, file, names[file.name], f"{file.stem}/{name}", conformations, first)
+                    first += conformations.n
 
     def _subset_of_file(self) -> dict[str, str]:
         return {name: subset for subset, files in self.subsets.items() for name in files}
 
-    def _read(self, file: Path, name: str, group: h5py.Group, subset: str, first: int) -> Structures | None:
-        found = Collector(
-            str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
-        )
-        numbers = element_numbers(group, "species", file, LAYOUT, "SO")
-        positions, energy, forces = (dataset(group, key, file, LAYOUT) for key in ("coordinates", "energies", "forces"))
-        refuse_zeros(f"{file}, group {group.name}", energy, forces)
-        found.add(name, numbers, positions, energy, forces)
-        return found.finish(subset) if found.blocks else None
+    def _read(self, file: Path, subset: str, name: str, conformations: Conformations, first: int) -> Structures | None:
+        numbers = element_numbers(conformations.group, "species", file, LAYOUT, "SO")
+        return collect(file, subset, name, numbers, conformations.read(), self.factors, first, 0)
 
     def missing(self, structures: Structures) -> list[str]:
         """Names of the published files that were not found; published totals hold only when there are none."""

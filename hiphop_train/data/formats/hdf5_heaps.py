@@ -1,17 +1,17 @@
-"""Keeps damaged heaps of texts from libhdf5, which loops over them for ever."""
+"""Keeps damaged heaps of texts from libhdf5, which would loop over them forever."""
 
 import io
 from typing import Any
 
 MAGIC = b"GCOL\x01"
-"""What a heap begins with, in the one version of the format that there is."""
+"""What a heap begins with, in the only version of the format."""
 
 
 class GuardedFile(io.FileIO):
     """A file for h5py to read through that refuses damaged heaps before libhdf5 sees them.
 
     Texts of variable length lie in "global heaps": chains of objects, each telling where the next begins. One of size
-    zero makes libhdf5 take the same step for ever, in C, where neither exception nor signal ends it. Each heap is
+    zero makes libhdf5 take the same step forever, in C, where neither exception nor signal ends it. Each heap is
     checked when libhdf5 asks for its beginning, so that the loop cannot come later either; nothing else is read for it.
 
     Loops elsewhere in libhdf5, should there be any, are not seen. A damaged length of a text makes libhdf5 ask for up

@@ -1,7 +1,7 @@
 """Trajectories of one molecule in NumPy's npz files: MD17, MD22, rMD17.
 
 Chmiela et al., Sci. Adv. 3, e1603015 (2017); Christensen and von Lilienfeld, Mach. Learn.: Sci. Technol. 1, 045018
-(2020). Files are read in pieces, and nothing in them is unpickled.
+(2020). Files are read in blocks, and nothing in them is unpickled.
 """
 
 import math
@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
-from hiphop_train.data.formats.base import Block, Reader, refuse_zeros, require_file, slices
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.base import Block, Reader, require_file, slices
+from hiphop_train.data.formats.collector import collect, declared
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError, did_you_mean
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 
 class NpzKeys(TypedDict):
-    """Names of the arrays; without forces there are energies only."""
+    """Names of the arrays; without forces, energies alone are read."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
@@ -62,9 +63,7 @@ class NpzReader(Reader):
         self.path = path
         self.test_path = test_path
         self.keys = keys
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.factors = declared(energy_unit, length_unit, force_sign)
         self.download = download
 
     def files(self) -> list[Path]:
@@ -73,38 +72,35 @@ class NpzReader(Reader):
         return [train] if self.test_path is None else [train, require_file(self.test_path, "data.test_path")]
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the frames in pieces."""
+        """Go through the frames."""
         first = 0
         for file, subset in zip(self.files(), ("train", "test"), strict=False):
             with ExitStack() as stack:
                 with npz_errors(file):
                     opened = stack.enter_context(file.open("rb"))  # so that nothing inside keeps it open after an error
                     archive = stack.enter_context(zipfile.ZipFile(opened))
-                numbers = NpzColumn(archive, self.keys["numbers"], file, "data.reader.keys.numbers", "iu").read()
-                positions = NpzColumn(archive, self.keys["positions"], file, "data.reader.keys.positions")
-                energy = NpzColumn(archive, self.keys["energy"], file, "data.reader.keys.energy")
-                key = self.keys["forces"]
-                forces = None if key is None else NpzColumn(archive, key, file, "data.reader.keys.forces")
-                columns = [column for column in (positions, energy, forces) if column is not None]
-                if len({column.length for column in columns}) > 1:
-                    told = ", ".join(f"'{column.key}' {column.length}" for column in columns)
-                    raise DataError(f"{file}: arrays of different length: {told}; they do not belong together")
-                for part in slices(energy.length, max(1, numbers.size)):
+                columns = {
+                    what: NpzColumn(archive, key, file, f"data.reader.keys.{what}", "iu" if what == "numbers" else "f")
+                    for what, key in self.keys.items()
+                    if isinstance(key, str)
+                }
+                numbers = columns.pop("numbers").read()
+                if len({column.length for column in columns.values()}) > 1:
+                    lengths = ", ".join(f"'{column.key}' {column.length}" for column in columns.values())
+                    raise DataError(f"{file}: arrays of different length: {lengths}; they do not belong together")
+                n = columns["energy"].length
+                for part in slices(n, max(1, numbers.size)):
                     yield partial(self._read, file, subset, numbers, columns, part, first + part.start)
-                first += energy.length
+                first += n
 
     def _read(
-        self, file: Path, subset: str, numbers: NDArray[Any], columns: list["NpzColumn"], part: slice, first: int
+        self, file: Path, subset: str, numbers: NDArray[Any], columns: dict[str, "NpzColumn"], part: slice, first: int
     ) -> Structures | None:
-        found = Collector(
-            str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
-        )
-        positions, energy, *forces = (column.read(part) for column in columns)
-        refuse_zeros(str(file), energy, forces[0] if forces else None, part.start)
+        arrays = {what: column.read(part) for what, column in columns.items()}
+        energy = arrays["energy"]
         if energy.ndim == 2 and energy.shape[1] == 1:
-            energy = energy[:, 0]  # MD17 keeps them in a column
-        found.add(file.stem, numbers, positions, energy, forces[0] if forces else None)
-        return found.finish(subset) if found.blocks else None
+            arrays["energy"] = energy[:, 0]  # MD17 stores a column
+        return collect(file, subset, file.stem, numbers, arrays, self.factors, first, part.start)
 
 
 @contextmanager
@@ -131,7 +127,7 @@ class NpzColumn:
     key : name of the array
     file : for messages
     config_key : what decides on the name, for messages
-    kinds : kinds of numpy types that are allowed: f floating-point, i and u whole numbers
+    kinds : kinds of numpy types that are allowed: f floating-point, i and u integers
     """
 
     def __init__(self, archive: zipfile.ZipFile, key: str, file: Path, config_key: str, kinds: str = "f") -> None:
@@ -148,7 +144,7 @@ class NpzColumn:
             self.start = self.stream.tell()
             size = math.prod(self.shape) * self.dtype.itemsize
             if self.dtype.kind not in kinds or self.dtype == np.float16:
-                expected = {"f": "floating-point numbers", "iu": "whole numbers"}[kinds]
+                expected = {"f": "floating-point numbers", "iu": "integers"}[kinds]
                 raise DataError(f"{file}: array '{key}' has type {self.dtype}; expected {expected}")
             # deflate packs a thousandfold at most
             packed = min(entry.compress_size, file.stat().st_size)
@@ -164,7 +160,7 @@ class NpzColumn:
             self.length = self.shape[0] if self.shape else 0
 
     def read(self, part: slice | None = None) -> NDArray[Any]:
-        """Read rows, those of later pieces after those of earlier ones."""
+        """Read rows, later ones after earlier ones."""
         with npz_errors(self.file):
             part = slice(0, self.length) if part is None else part
             if self.whole is not None:
@@ -185,7 +181,7 @@ class NpzColumn:
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version} of an array, which holds no plain numbers")
+        raise ValueError(f"version {version} of an array, which is not of plain numbers")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(stream)
     if any(n < 0 for n in shape):

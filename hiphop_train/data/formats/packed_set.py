@@ -1,4 +1,4 @@
-"""A packed set that is named as such, without its source."""
+"""A packed set that is given itself, without its source."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hiphop_train.data.formats.base import Block, Reader
-from hiphop_train.data.store.packed_set import is_packed, open_packed
+from hiphop_train.data.store.layout import is_packed, open_packed
 from hiphop_train.errors import DataError
 
 
@@ -16,20 +16,22 @@ class PackedReader(Reader):
 
     Parameters
     ----------
-    path : the folder; its meta.json says units and sign
+    path : the folder; its meta.json records units and sign
     """
 
     def __init__(self, path: str) -> None:
         self.folder = self.packed = Path(path).expanduser()
 
     def files(self) -> list[Path]:
-        """Return what says all about the set."""
+        """Return the file that describes the set."""
         if not is_packed(self.folder):
-            raise DataError(f"{self.folder} is no packed set: it has no meta.json; make one with hiphop-data pack FILE")
+            raise DataError(
+                f"{self.folder} is not a packed set: it has no meta.json; make one with hiphop-data pack FILE"
+            )
         return [self.folder / "meta.json"]
 
     def blocks(self) -> Iterator[Block]:
-        """Go through all structures, for what wants them piece by piece."""
+        """Go through all structures in blocks."""
         structures = open_packed(self.files()[0].parent).structures
-        for piece in structures.pieces():
-            yield partial(piece.take, np.arange(len(piece)))
+        for block in structures.blocks():
+            yield partial(block.take, np.arange(len(block)))

@@ -1,6 +1,6 @@
 """QM7: all molecules in one MATLAB file, padded with zeros; atomization energies only.
 
-Rupp et al., Phys. Rev. Lett. 108, 058301 (2012). What is stored is the energy against free atoms, so that E0 come out
+Rupp et al., Phys. Rev. Lett. 108, 058301 (2012). Energies are relative to free atoms, so that E0 are
 small.
 """
 
@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from hiphop_train.data.formats.base import Block, Reader, refuse_zeros, require_file
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.base import Block, Reader, require_file
+from hiphop_train.data.formats.collector import Collector, declared, refuse_zeros
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
-from hiphop_train.units import ENERGY, LENGTH, EnergyUnit, LengthUnit
+from hiphop_train.units import EnergyUnit, LengthUnit
 
 ARRAYS = ("Z", "R", "T", "P")
 """Atomic numbers, positions, energies, and which molecules make each of the five folds."""
@@ -43,8 +44,7 @@ class QM7Reader(Reader):
         download: str = "",
     ) -> None:
         self.path = path
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
+        self.factors = declared(energy_unit, length_unit)
         self.test_fold = test_fold
         self.download = download
 
@@ -53,19 +53,19 @@ class QM7Reader(Reader):
         return [require_file(self.path, "data.path", self.download)]
 
     def blocks(self) -> Iterator[Block]:
-        """Give those that train, and those that test."""
+        """Yield those of the training split, and those of the test."""
         (file,) = self.files()
         arrays = _load(file)
         numbers, positions, energy = arrays["Z"], arrays["R"], arrays["T"].reshape(-1)
         n, width = numbers.shape if numbers.ndim == 2 else (0, 0)
         if n == 0 or positions.shape != (n, width, 3) or len(energy) != n:
-            told = ", ".join(f"'{key}' {arrays[key].shape}" for key in ("Z", "R", "T"))
+            shapes = ", ".join(f"'{key}' {arrays[key].shape}" for key in ("Z", "R", "T"))
             raise DataError(
-                f"{file}: arrays that do not belong together: {told}; expected (n, k), (n, k, 3) and (1, n)"
+                f"{file}: arrays that do not belong together: {shapes}; expected (n, k), (n, k, 3) and (1, n)"
             )
         if not np.isin(numbers, np.arange(119)).all() or (np.diff((numbers > 0).astype(int), axis=1) > 0).any():
             raise DataError(f"{file}: array 'Z' does not hold atomic numbers followed by zeros")
-        refuse_zeros(str(file), energy, None)
+        refuse_zeros(str(file), {"energy": energy})
         test = np.zeros(n, np.bool_)
         if self.test_fold is not None:
             test[self._fold(file, arrays["P"], n)] = True
@@ -78,7 +78,7 @@ class QM7Reader(Reader):
         if folds.ndim != 2 or not np.array_equal(np.sort(folds, axis=None), np.arange(n)):
             raise DataError(
                 f"{file}: array 'P' of shape {folds.shape} does not divide {n} molecules into folds; "
-                "data.reader.test_fold=null goes without"
+                "data.reader.test_fold=null uses none"
             )
         fold: NDArray[np.int64] = folds[self.test_fold].astype(np.int64)
         return fold
@@ -92,7 +92,7 @@ class QM7Reader(Reader):
         energy: NDArray[Any],
         chosen: NDArray[np.int64],
     ) -> Structures:
-        found = Collector(str(file), self.energy_factor, self.length_factor, 1.0, may_miss=False)
+        found = Collector(str(file), self.factors, may_miss=False)
         for k in chosen.tolist():
             atoms = numbers[k] > 0
             name, running = f"qm7 {k}", np.array([k])
@@ -100,8 +100,7 @@ class QM7Reader(Reader):
                 name,
                 numbers[k, atoms].astype(np.int64),
                 positions[k : k + 1, atoms],
-                energy[k : k + 1],
-                None,
+                {"energy": energy[k : k + 1]},
                 conformation=running,
             )
         return found.finish(subset)

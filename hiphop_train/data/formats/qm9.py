@@ -15,33 +15,18 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from hiphop_train.data.formats.base import Block, Reader, locate
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.collector import Collector, declared
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
-from hiphop_train.units import ENERGY, LENGTH, EnergyUnit, LengthUnit
+from hiphop_train.units import EnergyUnit, LengthUnit
 
 Property = Literal["homo", "lumo", "gap", "zpve", "U0", "U", "H", "G"]
 
-COLUMNS = (
-    "A",
-    "B",
-    "C",
-    "mu",
-    "alpha",
-    "homo",
-    "lumo",
-    "gap",
-    "r2",
-    "zpve",
-    "U0",
-    "U",
-    "H",
-    "G",
-    "Cv",
-)
+COLUMNS = ["A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv"]
 """Meaning of the numbers in the second line, after the name."""
 
-PIECE = 10_000
-"""Molecules that are read at once."""
+BLOCK_MOLECULES = 10_000
+"""Molecules that are read together."""
 LONGEST = 1_000_000
 """Bytes of a molecule's file; the real ones have a few thousand."""
 
@@ -70,8 +55,7 @@ class QM9Reader(Reader):
     ) -> None:
         self.path = path
         self.property = property
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
+        self.factors = declared(energy_unit, length_unit)
         self.exclude = exclude
         self.download = download
 
@@ -86,15 +70,15 @@ class QM9Reader(Reader):
         return files
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the molecules, as many at once as fit."""
+        """Go through the molecules."""
         left_out = self._excluded()
         files = self.files()
         texts = ((file, file.name, _content(file)) for file in files)
         molecules = iter(texts if locate(self.path).is_dir() else _archived(files[0]))
         first = 0
-        while piece := list(islice(molecules, PIECE)):
-            yield partial(self._read, piece, left_out, first)
-            first += len(piece)
+        while block := list(islice(molecules, BLOCK_MOLECULES)):
+            yield partial(self._read, block, left_out, first)
+            first += len(block)
 
     def _excluded(self) -> set[int]:
         """Numbers of the molecules to leave out."""
@@ -110,10 +94,10 @@ class QM9Reader(Reader):
             raise DataError(f"{file} (data.exclude) holds no number of a molecule in its first column")
         return found
 
-    def _read(self, piece: list[tuple[Path, str, bytes]], left_out: set[int], first: int) -> Structures | None:
-        source = piece[0][0]
-        found = Collector(str(source), self.energy_factor, self.length_factor, 1.0, may_miss=False, first=first)
-        for k, (file, name, content) in enumerate(piece):
+    def _read(self, block: list[tuple[Path, str, bytes]], left_out: set[int], first: int) -> Structures | None:
+        source = block[0][0]
+        found = Collector(str(source), self.factors, may_miss=False, first=first)
+        for k, (file, name, content) in enumerate(block):
             where = f"{file}, {name}" if file.name != name else str(file)
             found.source = where
             number, values, symbols, positions = _molecule(content, where)
@@ -123,8 +107,7 @@ class QM9Reader(Reader):
                 f"gdb {number}",
                 np.array([atomic_numbers[symbol] for symbol in symbols]),
                 np.array([positions]),
-                np.array([values[COLUMNS.index(self.property)]]),
-                None,
+                {"energy": np.array([values[COLUMNS.index(self.property)]])},
                 conformation=np.array([first + k]),
             )
         found.source = str(source)
@@ -148,7 +131,7 @@ def _archived(file: Path) -> Iterator[tuple[Path, str, bytes]]:
                     if not (name.startswith("dsgdb9nsd_") and name.endswith(".xyz")):
                         continue
                     if not member.isfile() or member.size > LONGEST:
-                        raise DataError(f"{file}, {name}: is no file of a molecule ({member.size} bytes)")
+                        raise DataError(f"{file}, {name}: is not the file of a molecule ({member.size} bytes)")
                     content = archive.extractfile(member)
                     yield file, name, content.read() if content is not None else b""
             while stream.read(1_000_000):  # to the end, where the checksum is
@@ -174,7 +157,7 @@ def _molecule(content: bytes, where: str) -> tuple[int, list[float], list[str], 
         positions = [[_number(value) for value in atom[1:4]] for atom in atoms]
         return int(number), [_number(value) for value in values], [atom[0] for atom in atoms], positions
     except (ValueError, IndexError) as error:
-        raise DataError(f"{where} is no molecule of QM9: {error}") from error
+        raise DataError(f"{where} is not a molecule of QM9: {error}") from error
 
 
 def _number(text: str) -> float:

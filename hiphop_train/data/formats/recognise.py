@@ -1,4 +1,4 @@
-"""Which configuration of conf/data reads a file: told by looking inside."""
+"""Which configuration of conf/data reads a file, recognised by its content."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,26 +8,26 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hiphop_train.data.formats.base import open_hdf5
-from hiphop_train.data.store.packed_set import is_packed
+from hiphop_train.data.formats.hdf5 import open_hdf5
+from hiphop_train.data.store.layout import is_packed
 from hiphop_train.errors import DataError
 
 LEVELS = {"dz": "wb97x_dz.energy", "tz": "wb97x_tz.energy", "ccx": "ccsd(t)_cbs.energy"}
-"""Levels of theory of conf/data/ani1x.yaml and the arrays that tell of them."""
+"""Levels of theory of conf/data/ani1x.yaml and the arrays that show them."""
 LOOKED_AT = 20
-"""Groups of an HDF5 file that are looked into."""
+"""Groups of an HDF5 file that are examined."""
 DATA_SUFFIXES = (".h5", ".hdf5", ".npz", ".xyz", ".extxyz", ".mat", ".traj", ".db")
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a file was taken for.
+    """How a file was recognised.
 
     Attributes
     ----------
     choice : name of a file in conf/data
-    why : what told
-    settings : keys of the data section that the contents ask for
+    why : by what
+    settings : keys of the data section that its content requires
     """
 
     choice: str
@@ -36,12 +36,12 @@ class Recognised:
 
 
 def recognise(path: Path) -> Recognised:
-    """Look inside of a file, or of the first file of a folder, and say which configuration reads it.
+    """Look into a file, or the first file of a folder, and return the configuration that reads it.
 
-    Units and sign are then those of the configuration: nothing of the layout tells them.
+    Units and sign are then those of the configuration: they do not follow from the layout.
     """
     if is_packed(path):
-        return Recognised("packed", "it has a meta.json, as packed sets have")
+        return Recognised("packed", "it has a meta.json, like packed sets")
     if path.is_dir():
         return _recognise_folder(path)
     if not path.is_file():
@@ -53,9 +53,9 @@ def recognise(path: Path) -> Recognised:
     if start.startswith(b"PK\x03\x04") and path.suffix == ".npz":
         return _recognise_npz(path)
     if start.startswith(b"MATLAB"):
-        return Recognised("qm7", "it is a MATLAB file, as that of QM7")
+        return Recognised("qm7", "it is a MATLAB file, like that of QM7")
     if start.startswith(b"BZh") and path.name.endswith(".tar.bz2"):
-        return Recognised("qm9", "it is an archive of the kind of QM9's")
+        return Recognised("qm9", "it is a .tar.bz2 archive, like that of QM9")
     lines = start.decode(errors="replace").splitlines()
     if len(lines) > 1 and lines[0].strip().isdigit():
         if lines[1].startswith("gdb "):
@@ -65,14 +65,14 @@ def recognise(path: Path) -> Recognised:
     if not start:
         raise DataError(f"{path} is empty; fetch it again")
     if start.startswith(b"SQLite format 3") and b"CREATE TABLE systems" not in start:
-        raise unknown(path, "it is an SQLite file, but not one of ASE's")
+        raise unknown(path, "it is an SQLite file, but not an ASE database")
     if b"\0" not in start or start.startswith((b"SQLite format 3", b"- of Ulm")):
-        return Recognised("ase", "it has none of the known layouts and is left to ASE")
-    raise unknown(path, "it begins like no format that is known here")
+        return Recognised("ase", "it has none of the known layouts, so that ASE reads it")
+    raise unknown(path, "it does not begin like any known format")
 
 
 def unknown(path: Path, found: str) -> DataError:
-    """Return what to say of a file that no configuration fits."""
+    """Return the error for a file that no configuration fits."""
     return DataError(
         f"{path}: its layout is not recognised: {found}\n"
         "  say which configuration reads it: data=NAME, and what differs: data.reader.KEY=VALUE"
@@ -147,8 +147,8 @@ def _by_keys(path: Path, keys: set[str], kinds: dict[str, tuple[str, int]], name
     if {"atomic_numbers", "coordinates"} <= keys:
         levels = [level for level, key in LEVELS.items() if key in keys]
         if levels:
-            told = ", ".join(LEVELS[level] for level in levels)
-            return Recognised("ani1x", f"{where} holds atomic_numbers, coordinates, {told}", {"level": levels})
+            listed = ", ".join(LEVELS[level] for level in levels)
+            return Recognised("ani1x", f"{where} holds atomic_numbers, coordinates, {listed}", {"level": levels})
         if "gfn2_xtb.energy" in keys:
             return Recognised("methane", f"{where} holds gfn2_xtb.energy")
     if {"coordinates", "energies", "species"} <= keys:

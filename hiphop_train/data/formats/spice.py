@@ -10,25 +10,15 @@ from pathlib import Path
 
 import h5py
 
-from hiphop_train.data.formats.base import (
-    Block,
-    Column,
-    Reader,
-    dataset,
-    element_numbers,
-    leaves,
-    open_hdf5,
-    refuse_zeros,
-    require_file,
-    rows,
-    slices,
-)
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.base import Block, Reader, require_file, slices
+from hiphop_train.data.formats.collector import collect, declared
+from hiphop_train.data.formats.hdf5 import Column, Conformations, dataset, element_numbers, leaves, open_hdf5
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 LAYOUT = "the SPICE layout"
-ENERGIES, GRADIENT = "dft_total_energy", "dft_total_gradient"
+KEYS = {"positions": "conformations", "energy": "dft_total_energy", "forces": "dft_total_gradient"}
 
 
 class SPICEReader(Reader):
@@ -53,13 +43,11 @@ class SPICEReader(Reader):
     ) -> None:
         self.path = path
         self.units = {
-            "conformations": str(length_unit),
-            ENERGIES: str(energy_unit),
-            GRADIENT: f"{energy_unit}/{length_unit}",
+            KEYS["positions"]: str(length_unit),
+            KEYS["energy"]: str(energy_unit),
+            KEYS["forces"]: f"{energy_unit}/{length_unit}",
         }
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.factors = declared(energy_unit, length_unit, force_sign)
         self.charged = charged
         self.download = download
 
@@ -68,23 +56,22 @@ class SPICEReader(Reader):
         return [require_file(self.path, "data.path", self.download)]
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the molecules; says how many were left out."""
+        """Go through the molecules, and print how many were left out."""
         (file,) = self.files()
         first, n_kept, n_molecules, n_conformations = 0, 0, 0, 0
         with open_hdf5(file) as handle:
             for name, group in leaves(handle, file, "atomic_numbers"):
-                columns = {key: Column(group, key, file, LAYOUT) for key in self.units}
-                for key, column in columns.items():
-                    _check_units(column, self.units[key])
-                n = rows(dict(columns), f"{file}, group {group.name}")
+                conformations = Conformations(group, file, KEYS, LAYOUT)
+                for column in conformations.columns.values():
+                    _check_units(column, self.units[column.key])
+                n = conformations.n
                 if n == 0:
                     continue  # all conformers were filtered out by the authors: the arrays have lost their shape
                 if not self.charged and total_charge(_text(group, "smiles", file)) != 0:
                     n_molecules, n_conformations = n_molecules + 1, n_conformations + n
                 else:
-                    shape = columns["conformations"].shape
-                    for part in slices(n, shape[1] if len(shape) > 1 else 1):
-                        yield partial(self._read, file, name, group, columns, part, first + part.start)
+                    for part in slices(n, max((1, *conformations.columns["positions"].shape[1:2]))):
+                        yield partial(self._read, file, name, conformations, part, first + part.start)
                     n_kept += n
                 first += n
         if n_molecules:
@@ -94,17 +81,10 @@ class SPICEReader(Reader):
                 raise DataError(f"{left_out}, and nothing remains: {advice}")
             print(f"{left_out}: {advice}", flush=True)
 
-    def _read(
-        self, file: Path, name: str, group: h5py.Group, columns: dict[str, Column], part: slice, first: int
-    ) -> Structures | None:
-        found = Collector(
-            str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
-        )
-        numbers = element_numbers(group, "atomic_numbers", file, LAYOUT, "iu")
-        positions, energy, gradient = (columns[key].read(part) for key in ("conformations", ENERGIES, GRADIENT))
-        refuse_zeros(f"{file}, group {name}", energy, gradient, part.start)
-        found.add(name, numbers, positions, energy, gradient)
-        return found.finish(_text(group, "subset", file)) if found.blocks else None
+    def _read(self, file: Path, name: str, conformations: Conformations, part: slice, first: int) -> Structures | None:
+        numbers = element_numbers(conformations.group, "atomic_numbers", file, LAYOUT, "iu")
+        subset = _text(conformations.group, "subset", file)
+        return collect(file, subset, name, numbers, conformations.read(part), self.factors, first, part.start)
 
 
 def total_charge(smiles: str) -> int:
@@ -117,7 +97,7 @@ def _check_units(column: Column, declared: str) -> None:
     stated = column.units()
     if stated is not None and stated.lower() != declared.lower():
         raise DataError(
-            f"{column.where}: data set '{column.key}' says that it is in {stated}, but the configuration says "
+            f"{column.where}: data set '{column.key}' is in {stated}, but the configuration says "
             f"{declared}; correct data.reader.energy_unit or data.reader.length_unit"
         )
 

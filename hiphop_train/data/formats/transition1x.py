@@ -1,33 +1,24 @@
 """The layout of Transition1x: reaction paths, one HDF5 group per reaction, in groups per split.
 
-Schreiner et al., Sci. Data 9, 779 (2022). Reactant, product and transition state stand in groups of their own below
-their reaction's.
+Schreiner et al., Sci. Data 9, 779 (2022). Reactant, product and transition state have groups of their own below that
+of their reaction.
 """
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from hiphop_train.data.formats.base import (
-    Block,
-    Column,
-    Reader,
-    element_numbers,
-    members,
-    open_hdf5,
-    refuse_zeros,
-    require_file,
-    rows,
-)
-from hiphop_train.data.structures import Collector, Structures
+from hiphop_train.data.formats.base import Block, Reader, require_file
+from hiphop_train.data.formats.collector import Collector, declared, refuse_zeros
+from hiphop_train.data.formats.hdf5 import Conformations, element_numbers, members, open_hdf5
+from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError, did_you_mean
-from hiphop_train.units import ENERGY, FORCE_SIGN, LENGTH, EnergyUnit, ForceSign, LengthUnit
+from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 LAYOUT = "the Transition1x layout"
-ENERGIES, FORCES = "wB97x_6-31G(d).energy", "wB97x_6-31G(d).forces"
+KEYS = {"positions": "positions", "energy": "wB97x_6-31G(d).energy", "forces": "wB97x_6-31G(d).forces"}
 
 
 class Transition1xReader(Reader):
@@ -52,9 +43,7 @@ class Transition1xReader(Reader):
     ) -> None:
         self.path = path
         self.subsets = subsets
-        self.energy_factor = ENERGY[energy_unit]
-        self.length_factor = LENGTH[length_unit]
-        self.force_factor = self.energy_factor / self.length_factor * FORCE_SIGN[force_sign]
+        self.factors = declared(energy_unit, length_unit, force_sign)
         self.download = download
 
     def files(self) -> list[Path]:
@@ -75,42 +64,27 @@ class Transition1xReader(Reader):
                     )
                 for formula, reactions in members(present[subset], file):
                     for name, group in members(reactions, file):
-                        parts = [group, *(child for _, child in members(group, file))]
+                        groups = [group, *(child for _, child in members(group, file))]
+                        parts = [Conformations(each, file, KEYS, LAYOUT) for each in groups]
                         yield partial(self._read, file, subset, f"{formula}/{name}", parts, first)
-                        first += sum(_rows(part, file) for part in parts)
+                        first += sum(part.n for part in parts)
 
-    def _read(self, file: Path, subset: str, name: str, parts: list[h5py.Group], first: int) -> Structures | None:
-        found = Collector(
-            str(file), self.energy_factor, self.length_factor, self.force_factor, may_miss=False, first=first
-        )
+    def _read(self, file: Path, subset: str, name: str, parts: list[Conformations], first: int) -> Structures | None:
+        found = Collector(str(file), self.factors, may_miss=False, first=first)
         path = None
         for part in parts:
-            arrays = {key: column.read() for key, column in _columns(part, file).items()}
-            positions, energy, forces = (arrays[key] for key in ("positions", ENERGIES, FORCES))
-            refuse_zeros(f"{file}, group {part.name}", energy, forces)
-            numbers = element_numbers(part, "atomic_numbers", file, LAYOUT, "iu")
-            running = np.arange(first, first + energy.size)
-            first += energy.size
-            if (
-                path is not None
-                and positions.ndim == 3
-                and positions.shape[1:] == path.shape[1:]
-                and positions.shape == forces.shape
-                and energy.shape == positions.shape[:1]
-            ):
-                new = ~np.array([(path == one).all(axis=(1, 2)).any() for one in positions], np.bool_)
-                positions, energy, forces, running = positions[new], energy[new], forces[new], running[new]
-            if path is None and positions.ndim == 3:
+            arrays = part.read()
+            refuse_zeros(f"{file}, group {part.group.name}", arrays)
+            numbers = element_numbers(part.group, "atomic_numbers", file, LAYOUT, "iu")
+            running = np.arange(first, first + part.n)
+            first += part.n
+            positions = arrays["positions"]
+            if positions.ndim == 3 and path is None:
                 path = positions
-            found.source = f"{file}, {part.name}"
-            found.add(name, numbers, positions, energy, forces, conformation=running)
+            elif positions.ndim == 3 and path is not None and positions.shape[1:] == path.shape[1:]:
+                new = ~np.array([(path == one).all(axis=(1, 2)).any() for one in positions], np.bool_)
+                arrays, running = {key: array[new] for key, array in arrays.items()}, running[new]
+            found.source = f"{file}, {part.group.name}"
+            found.add(name, numbers, arrays.pop("positions"), arrays, conformation=running)
         found.source = str(file)
         return found.finish(subset) if found.blocks else None
-
-
-def _columns(group: h5py.Group, file: Path) -> dict[str, Column]:
-    return {key: Column(group, key, file, LAYOUT) for key in ("positions", ENERGIES, FORCES)}
-
-
-def _rows(group: h5py.Group, file: Path) -> int:
-    return rows(dict(_columns(group, file)), f"{file}, group {group.name}")

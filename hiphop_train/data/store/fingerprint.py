@@ -7,23 +7,20 @@ import numpy as np
 
 from hiphop_train.data.structures import Structures
 
+ARRAYS = {"sizes": "<i4", "numbers": "u1", "positions": "<f4", "energy": "<f8", "forces": "<f4"}
+"""What counts, and in which type. Labels of other targets do not: splits made before they were read remain valid."""
+
 
 class Fingerprint:
-    """Checksum of geometry and labels, the same for a set in memory and packed, in whatever pieces it comes."""
+    """Checksum of geometry, energies and forces, the same for a set in memory and packed, whatever its blocks."""
 
     def __init__(self, state: dict[str, int] | None = None) -> None:
         self.state = dict(state or {})
-        """Running checksum of each array: what is needed to go on later."""
+        """Running checksum of each array: what is needed to continue later."""
 
     def update(self, structures: Structures) -> None:
         """Add the structures that come next."""
-        for name, dtype in (
-            ("sizes", "<i4"),
-            ("numbers", "u1"),
-            ("positions", "<f4"),
-            ("energy", "<f8"),
-            ("forces", "<f4"),
-        ):
+        for name, dtype in ARRAYS.items():
             array = np.ascontiguousarray(getattr(structures, name), dtype)
             self.state[name] = zlib.crc32(array.data if array.size else b"", self.state.get(name, 0))
 
@@ -36,6 +33,6 @@ class Fingerprint:
 def fingerprint(structures: Structures) -> str:
     """Checksum of a set."""
     found = Fingerprint()
-    for piece in structures.pieces():
-        found.update(piece)
+    for block in structures.blocks():
+        found.update(block)
     return found.hexdigest()

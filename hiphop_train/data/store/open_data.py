@@ -1,4 +1,4 @@
-"""A data set in memory, or packed and mapped into memory, whichever its size asks for."""
+"""A data set in memory, or packed and mapped into memory, depending on its size."""
 
 import hashlib
 import json
@@ -10,17 +10,17 @@ from typing import Literal
 
 from hiphop_train.data.formats.base import EMBEDDED, Reader
 from hiphop_train.data.store.fingerprint import fingerprint
+from hiphop_train.data.store.layout import open_packed
 from hiphop_train.data.store.pack import identity, pack
-from hiphop_train.data.store.packed_set import open_packed
 from hiphop_train.data.structures import Structures
 
 Packing = Literal["auto", "always", "never"]
 
 PACK_FROM = 100_000_000
-"""Bytes of the source from which on `auto` packs."""
+"""Size of the source in bytes from which on `auto` packs."""
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
-"""Shows what is going on and how much of it (None: nobody knows); gives the function that takes each share."""
+"""Shows what is in progress and how much there is of it (None: unknown); yields the function that takes each share."""
 
 
 def no_progress(what: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
@@ -28,7 +28,7 @@ def no_progress(what: str, total: int | None) -> AbstractContextManager[Callable
     return nullcontext(lambda n: None)
 
 
-def load(
+def open_data(
     reader: Reader, packing: Packing = "auto", folder: str | None = None, progress: Progress = no_progress
 ) -> tuple[Structures, str]:
     """Read a data set, or open its packed form, which is made at the first use.

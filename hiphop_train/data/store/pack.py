@@ -1,7 +1,7 @@
-"""Packing of data sets: once, in pieces, and never half.
+"""Packing of data sets: once, in chunks, and never incompletely.
 
-Its memory is small whatever the size of the set. It works under a temporary name; the folder gets its own only when it
-is whole. A packing that was killed goes on where it was.
+It needs little memory whatever the size of the set. It works under a temporary name; the folder gets its own name only
+when it is complete. A packing that was killed continues where it was.
 """
 
 import json
@@ -17,46 +17,58 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from hiphop_train.data.formats.base import Reader
+from hiphop_train.data.formats.collector import Factors
 from hiphop_train.data.store.fingerprint import Fingerprint
-from hiphop_train.data.store.packed_set import (
-    PERIODIC,
+from hiphop_train.data.store.layout import (
+    OPTIONAL,
+    REQUIRED,
     TYPES,
     UNITS,
     VERSION,
     Advance,
-    Packed,
+    PackedSet,
+    array_shape,
     byte_range,
+    chunk_starts,
     is_packed,
     open_packed,
-    piece_starts,
 )
 from hiphop_train.data.structures import Names, Structures
 from hiphop_train.errors import DataError
+from hiphop_train.targets import TARGETS
 
 CHUNK_ATOMS = 1_000_000
-"""So many atoms, or a block more, are written together."""
+"""Number of atoms, up to one block more, that are written together."""
 
 
 def identity(reader: Reader) -> dict[str, Any]:
     """Return what a packed set is made of: the configuration of the reader, sizes and times of its files."""
     settings = {key: value for key, value in vars(reader).items() if not key.startswith("_") and key != "download"}
+    if "factors" in settings:
+        settings |= _factors(settings.pop("factors"))
     files = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in reader.files()]
-    named = {"version": VERSION, "reader": type(reader).__name__, "settings": settings, "files": files}
+    named = {"version": 1, "reader": type(reader).__name__, "settings": settings, "files": files}
     plain: dict[str, Any] = json.loads(json.dumps(named, sort_keys=True, default=str))
     return plain
 
 
+def _factors(factors: Factors) -> dict[str, float]:
+    """Name factors as in sets that were packed before."""
+    names = {"forces": "force"}
+    return {"length_factor": factors.length} | {f"{names.get(key, key)}_factor": f for key, f in factors.labels.items()}
+
+
 def pack(
     reader: Reader, folder: Path, advance: Advance = lambda n: None, say: Callable[[str], None] = lambda text: None
-) -> Packed:
+) -> PackedSet:
     """Pack a data set, unless it is packed already; of several processes that want it, one does.
 
     Parameters
     ----------
     reader : reads the source
     folder : of the packed set
-    advance : called with the number of structures after each piece
-    say : called with what a person who waits should know
+    advance : called with the number of structures after each chunk
+    say : called with messages for a person who waits
 
     Raises
     ------
@@ -70,7 +82,7 @@ def pack(
         try:
             lock.acquire(timeout=1)
         except Timeout:
-            say(f"another process packs {folder}; waiting for it")
+            say(f"another process is packing {folder}; waiting for it")
             lock.acquire()
         with lock:
             if is_packed(folder):
@@ -82,7 +94,7 @@ def pack(
                     "data.packed=FOLDER"
                 )
             if folder.exists() and any(folder.iterdir()):
-                raise DataError(f"{folder} is there and no packed set; give another folder: data.packed=FOLDER")
+                raise DataError(f"{folder} exists and is not a packed set; give another folder: data.packed=FOLDER")
             partial = folder.with_name(f"{folder.name}.partial")
             _fill(reader, partial, made_of, advance, say)
             if folder.exists():
@@ -91,7 +103,7 @@ def pack(
     except OSError as error:
         raise DataError(
             f"{folder} cannot be written ({error.strerror or error}); free some space or give another folder: "
-            "data.packed=FOLDER, or do without: data.pack=never"
+            "data.packed=FOLDER, or read without packing: data.pack=never"
         ) from error
     return open_packed(folder)
 
@@ -101,13 +113,13 @@ def _fill(reader: Reader, partial: Path, made_of: dict[str, Any], advance: Advan
     while True:
         with _Writer(partial, made_of, dtype) as writer:
             if writer.n_blocks:
-                say(f"going on with {partial}, which holds {writer.n_structures:,} structures")
+                say(f"continuing {partial}, which holds {writer.n_structures:,} structures")
                 advance(writer.n_structures)
             exact = _append_all(reader, writer, advance)
             if exact:
                 writer.finish()
                 return
-        say("the source holds more digits than float32: beginning again in float64")
+        say("the source holds more digits than float32: starting over in float64")
         shutil.rmtree(partial)
         dtype = "<f8"
 
@@ -133,12 +145,12 @@ def _append_all(reader: Reader, writer: "_Writer", advance: Advance) -> bool:
     writer.append(waiting, number)
     advance(sum(map(len, waiting)))
     if writer.n_structures == 0:
-        raise DataError(f"{reader.files()[0]}: holds no structures with the labels asked for")
+        raise DataError(f"{reader.files()[0]}: holds no structures with the requested labels")
     return True
 
 
 class _Writer:
-    """Appends to the files of an unfinished set; a journal says after each piece how far they are good."""
+    """Appends to the files of an unfinished set; a journal records after each chunk how far they are valid."""
 
     def __init__(self, folder: Path, made_of: dict[str, Any], positions_type: str) -> None:
         self.folder = folder
@@ -148,12 +160,12 @@ class _Writer:
         self.names = Names()
         self.fingerprint = Fingerprint()
         self.positions_type = positions_type
-        self.is_periodic = False
+        self.arrays = list(REQUIRED)
         self._resume()
         self.files: dict[str, BinaryIO] = {}
         self.journal = (folder / "journal.jsonl").open("a")
         if self.journal.tell() == 0:
-            self._note({"made_of": made_of, "positions": self.positions_type})
+            self._note({"version": VERSION, "made_of": made_of, "positions": self.positions_type})
 
     def __enter__(self) -> "_Writer":
         return self
@@ -164,22 +176,24 @@ class _Writer:
             file.close()
 
     def _resume(self) -> None:
-        """Take up what an earlier attempt has left, as far as it is whole, or begin anew."""
+        """Continue what an earlier attempt has left, if it is intact, or start over."""
         lines = []
         if (self.folder / "journal.jsonl").is_file():
             for line in (self.folder / "journal.jsonl").read_text().splitlines():
                 try:
                     lines.append(json.loads(line))
                 except ValueError:
-                    break  # the attempt ended while it wrote this line
-        if not lines or lines[0]["made_of"] != self.made_of or not all(map(self._is_whole, piece_starts(lines[1:]))):
+                    break  # the attempt ended while it was writing this line
+        head = {"version": VERSION, "made_of": self.made_of}
+        known = bool(lines) and all(lines[0].get(key) == value for key, value in head.items())
+        if not known or not all(map(self._is_intact, chunk_starts(lines[1:]))):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             return
         self.positions_type = lines[0]["positions"]
         for entry in lines[1:]:
             self._count(entry)
-        for name in self._arrays():
+        for name in self.arrays:
             with (self.folder / f"{name}.bin").open("ab") as file:
                 file.truncate(self._length(name))
         with (self.folder / "journal.jsonl").open("w") as file:
@@ -189,16 +203,15 @@ class _Writer:
         self.n_blocks = entry["n_blocks"]
         self.n_structures += entry["n_structures"]
         self.n_atoms += entry["n_atoms"]
-        self.is_periodic |= entry["is_periodic"]
+        self.arrays += [name for name in entry["checksums"] if name not in self.arrays]
         self.fingerprint = Fingerprint(entry["fingerprint"])
-        for kind in ("groups", "subsets", "levels"):
-            known = getattr(self.names, kind)
+        for kind, known in self._known_names().items():
             for name in entry[kind]:
                 known[tuple(name) if kind == "groups" else name] = len(known)
         self.chunks.append({key: entry[key] for key in ("n_structures", "n_atoms", "checksums")})
 
-    def _is_whole(self, end: tuple[dict[str, Any], int, int]) -> bool:
-        """Whether the files hold what the journal says of a piece."""
+    def _is_intact(self, end: tuple[dict[str, Any], int, int]) -> bool:
+        """Whether the files hold what the journal says of a chunk."""
         entry, n_structures, n_atoms = end
         for name, checksum in entry["checksums"].items():
             start, stop = byte_range(name, self._type(name), entry, n_structures, n_atoms)
@@ -212,24 +225,23 @@ class _Writer:
         return True
 
     def append(self, parts: list[Structures], n_blocks: int) -> None:
-        """Write structures, and after them the line in the journal that makes them count."""
+        """Write structures, then the line in the journal that makes them valid."""
         if not parts:
             return
-        before = {kind: len(getattr(self.names, kind)) for kind in ("groups", "subsets", "levels")}
+        before = {kind: len(known) for kind, known in self._known_names().items()}
         renamed = [self.names.rename(part) for part in parts]
-        is_periodic = any(bool(part.pbc.any()) for part in renamed)
-        if is_periodic and not self.is_periodic:
-            self._backfill()
-        self.is_periodic |= is_periodic
+        for name in OPTIONAL:
+            if name not in self.arrays and any(_holds(part, name) for part in renamed):
+                self._backfill(name)
         for part in renamed:
             self.fingerprint.update(part)
         sizes = np.concatenate([part.sizes for part in renamed])
         checksums = {}
-        for name in self._arrays():
+        for name in self.arrays:
             if name == "offsets":
                 array: NDArray[Any] = np.cumsum(sizes) + self.n_atoms
             else:
-                array = np.concatenate([getattr(part, name) for part in renamed])
+                array = np.concatenate([_array(part, name) for part in renamed])
             data = np.ascontiguousarray(array, self._type(name)).tobytes()
             if name not in self.files:
                 self.files[name] = (self.folder / f"{name}.bin").open("ab")
@@ -242,10 +254,9 @@ class _Writer:
             "n_blocks": n_blocks,
             "n_structures": len(sizes),
             "n_atoms": int(sizes.sum()),
-            "is_periodic": is_periodic,
             "checksums": checksums,
             "fingerprint": self.fingerprint.state,
-            **{kind: list(getattr(self.names, kind))[before[kind] :] for kind in before},
+            **{kind: list(known)[before[kind] :] for kind, known in self._known_names().items()},
         }
         self._note(entry)
         self.n_blocks = n_blocks
@@ -253,14 +264,15 @@ class _Writer:
         self.n_atoms += entry["n_atoms"]
         self.chunks.append({key: entry[key] for key in ("n_structures", "n_atoms", "checksums")})
 
-    def _backfill(self) -> None:
-        """Begin the arrays of periodic structures, open ones being zero."""
-        for name, kind in PERIODIC.items():
-            with (self.folder / f"{name}.bin").open("wb") as file:
-                file.truncate(self.n_structures * np.dtype(kind).itemsize * (9 if name == "cell" else 3))
+    def _backfill(self, name: str) -> None:
+        """Start an optional array: labels are unknown so far, structures open."""
+        self.arrays.append(name)
+        shape = array_shape(name, self.n_structures, self.n_atoms)
+        with (self.folder / f"{name}.bin").open("wb") as file:
+            np.full(shape, np.nan if name in TARGETS else 0, TYPES[name]).tofile(file)
 
     def finish(self) -> None:
-        """Write meta.json and see all files safely to the disk."""
+        """Write meta.json and flush all files to the disk."""
         meta = {
             "version": VERSION,
             "units": UNITS,
@@ -268,11 +280,11 @@ class _Writer:
             "fingerprint": self.fingerprint.hexdigest(),
             "n_structures": self.n_structures,
             "n_atoms": self.n_atoms,
-            "arrays": {name: self._type(name) for name in self._arrays()},
+            "arrays": {name: self._type(name) for name in self.arrays},
             "chunks": self.chunks,
             "group_names": self.names.group_names,
             "subset_names": self.names.subset_names,
-            "level_names": self.names.level_names,
+            "level_names": self.names.theory_names,
         }
         for file in self.files.values():
             file.flush()
@@ -289,12 +301,25 @@ class _Writer:
         self.journal.write(json.dumps(entry) + "\n")
         self.journal.flush()
 
-    def _arrays(self) -> list[str]:
-        return [*TYPES, *(PERIODIC if self.is_periodic else ())]
+    def _known_names(self) -> dict[str, dict[Any, int]]:
+        """Names so far, by their keys in the journal."""
+        return {"groups": self.names.groups, "subsets": self.names.subsets, "levels": self.names.theories}
 
     def _type(self, name: str) -> str:
-        return self.positions_type if name == "positions" else {**TYPES, **PERIODIC}[name]
+        return self.positions_type if name == "positions" else TYPES[name]
 
     def _length(self, name: str) -> int:
         whole = {"n_structures": self.n_structures, "n_atoms": self.n_atoms}
         return byte_range(name, self._type(name), whole, 0, 0)[1]
+
+
+def _holds(structures: Structures, name: str) -> bool:
+    """Whether an optional array is needed."""
+    return bool(structures.has(name).any() if name in TARGETS else structures.pbc.any())
+
+
+def _array(structures: Structures, name: str) -> NDArray[Any]:
+    if name in TARGETS:
+        return structures.label(name)
+    array: NDArray[Any] = structures.theory if name == "level" else getattr(structures, name)
+    return array

@@ -1,0 +1,196 @@
+"""Acceleration: faster twins of modules of `nn` and `models`, chosen here and nowhere else.
+
+`accelerate` swaps them in. They hold the parameters of the modules that they replace under the same names, so that
+state, checkpoints and numbers (up to rounding) stay. Mathematics does not know of them.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from hiphop_train.accelerate import group_norm, hip, invariants, readout, schnet, sensitivity, symmetry_functions
+from hiphop_train.accelerate.compiler import CompilationError, find_compiler
+from hiphop_train.accelerate.precision import MatmulPrecision, MixedPrecision, Precision
+from hiphop_train.accelerate.twin import NOT_FOR_THIS, Choice, Purpose, Setting, Twin
+from hiphop_train.errors import ConfigError
+from hiphop_train.potential import Network, Potential
+from hiphop_train.types import Graph, Prepare
+
+TWINS: list[Twin] = [
+    *sensitivity.TWINS,
+    *invariants.TWINS,
+    *group_norm.TWINS,
+    *hip.TWINS,
+    *schnet.TWINS,
+    *symmetry_functions.TWINS,
+    *readout.TWINS,
+]
+"""All twins; of those that replace the same module, the first that applies is taken."""
+
+
+class Part(NamedTuple):
+    """What was chosen for one part of a potential."""
+
+    part: str
+    chosen: str
+    why_not: str
+    """Why no faster twin was taken; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Adds to a graph what the twins of a potential need; runs in the loader.
+
+    Attributes
+    ----------
+    hooks : of the twins, each once
+    """
+
+    hooks: tuple[Prepare, ...]
+
+    def __call__(self, graph: Graph) -> Graph:
+        """Return the graph with all extras."""
+        for hook in self.hooks:
+            graph = hook(graph)
+        return graph
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """What was done to a potential.
+
+    Attributes
+    ----------
+    parts : choices
+    prepare : for the loader; graphs that did not pass through it are prepared in the model
+    compiled : what is to be said of the compiler; empty where it was not called
+    """
+
+    parts: list[Part]
+    prepare: Preparation
+    compiled: str
+
+    def __str__(self) -> str:
+        """Summarise in one line."""
+        chosen = "; ".join(f"{part.part}: {part.chosen}" for part in self.parts) or "plain modules"
+        reasons = dict.fromkeys(part.why_not for part in self.parts if part.why_not)
+        remarks = "; ".join([*([self.compiled] if self.compiled else []), *reasons])
+        return f"{chosen} ({remarks})" if remarks else chosen
+
+
+def accelerate(
+    potential: Potential,
+    dtype: torch.dtype,
+    device: torch.device,
+    purpose: Purpose,
+    choice: Choice = "auto",
+    precision: Precision = "full",
+    key: str = "trainer.compile",
+) -> Acceleration:
+    """Swap faster twins into a potential, in place; twins of an earlier call are taken out first.
+
+    Parameters
+    ----------
+    potential : whose parameters, state and numbers stay; for inference, weights are frozen and evaluation mode is set
+    dtype : of the network
+    device : on which the potential will run
+    purpose : training, inference or export
+    choice : whether C is compiled: "auto", where possible; True, required; False, never
+    precision : of training steps, see `accelerate.precision`
+    key : of the configuration that states the choice, for messages
+
+    Raises
+    ------
+    ConfigError
+        when C is required, and there is no compiler or no CPU to compile for
+    """
+    restore(potential)
+    if purpose == "inference":
+        potential.eval().requires_grad_(False)
+    setting = Setting(dtype, device, purpose, choice, precision, _missing_compiler(choice, key))
+    if choice is True and (reason := setting.why_no_kernels()) and purpose != "export":
+        raise _refusal(key, reason)
+    started = time.perf_counter()
+    parts: dict[Part, None] = {}
+    hooks: dict[Prepare, None] = {}
+    for path, module in reversed(list(potential.named_modules())):  # submodules before what holds them
+        part, hook = _replace(potential, path, module, setting, key)
+        if part is not None:
+            parts[part] = None
+        if hook is not None:
+            hooks[hook] = None
+    if precision != "full" and purpose == "training":
+        for term in potential.terms:
+            if isinstance(term, Network):
+                potential.__dict__.setdefault("mixed_precision", []).append(MixedPrecision(term.representation))
+    seconds = time.perf_counter() - started
+    compiled = f"{setting.n_compiled} libraries compiled in {seconds:.1f} s, now cached" if setting.n_compiled else ""
+    return Acceleration(list(reversed(parts)), Preparation(tuple(hooks)), compiled)
+
+
+def restore(potential: Potential) -> None:
+    """Take all twins out of a potential, in place."""
+    for path, module in list(potential.named_modules()):
+        plain = module.__dict__.get("plain")
+        if isinstance(plain, nn.Module):
+            plain.training = module.training
+            potential.set_submodule(path, plain)
+    for mixed in potential.__dict__.pop("mixed_precision", []):
+        mixed.remove()
+
+
+def _replace(
+    potential: Potential, path: str, module: nn.Module, setting: Setting, key: str
+) -> tuple[Part | None, Prepare | None]:
+    reasons: dict[str, None] = {}
+    part = ""
+    for twin in TWINS:
+        if not isinstance(module, twin.replaces):
+            continue
+        part = twin.part
+        reason = twin.why_not(module, setting)
+        if not reason:
+            try:
+                made = twin.make(module, setting)
+            except CompilationError as error:
+                if setting.choice is True:
+                    raise _refusal(key, str(error)) from error
+                reasons[str(error)] = None
+                continue
+            made.__dict__["plain"] = module
+            potential.set_submodule(path, made)
+            hook = None if twin.prepare is None else twin.prepare(module)
+            return Part(part, twin.chosen, "; ".join(reasons)), hook
+        if reason != NOT_FOR_THIS:
+            reasons[reason] = None
+    return (Part(part, "plain", "; ".join(reasons)) if part and reasons else None), None
+
+
+def _missing_compiler(choice: Choice, key: str) -> str:
+    if choice is False:
+        return f"no C: {key}=false"
+    try:
+        find_compiler()
+    except CompilationError as error:
+        return str(error)
+    return ""
+
+
+def _refusal(key: str, reason: str) -> ConfigError:
+    return ConfigError(f"{key}=true: {reason}; or leave it at auto, which runs without")
+
+
+__all__ = [
+    "Acceleration",
+    "Choice",
+    "MatmulPrecision",
+    "Part",
+    "Precision",
+    "Preparation",
+    "Purpose",
+    "accelerate",
+    "restore",
+]

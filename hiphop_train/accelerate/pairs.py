@@ -1,0 +1,77 @@
+"""Whether a list of pairs is what fast twins rely on: sorted by receiver, and with the reverse of each pair.
+
+The reverse of (i, j, shift) is (j, i, -shift). Counts do not tell: in the cycle 0<-1, 1<-2, 2<-0 every atom receives as
+often as it sends. Each pair is mixed to 64 bits instead; of a list that holds all reverses, the sum over pairs is that
+over reverses, and of another it is not, but by a chance of 2^-64.
+"""
+
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from hiphop_train.accelerate.compiler import Library
+from hiphop_train.types import Graph
+
+
+def first_pairs(graph: Graph, library: Library) -> Optional[Tensor]:
+    """Return the first pair of each receiver (n_atoms + 1,) int64; None where a list is not as described above.
+
+    Parameters
+    ----------
+    graph : on the CPU; None for one with ghost atoms, which need not receive
+    library : compiled of `kernels/pairs.c`
+    """
+    if graph.n_owned < len(graph.species):
+        return None
+    shift = graph.pair_shift
+    stride = 0 if shift.stride(0) == 0 else 3
+    if stride:
+        shift = shift.contiguous()
+    pair_i, pair_j = graph.pair_i.contiguous(), graph.pair_j.contiguous()
+    start = pair_i.new_empty(len(graph.species) + 1)
+    if not library.call("check_pairs", pair_i, pair_j, shift, start, len(pair_i), len(graph.species), stride):
+        return None
+    return start
+
+
+def half_list(graph: Graph) -> Optional[Tensor]:
+    """Choose one direction of each pair, (n_pairs / 2,) int64, indices of pairs; TorchScript-safe.
+
+    None where the list does not hold all reverses, and on a GPU, where asking would be a synchronisation.
+    """
+    if graph.n_owned < graph.species.shape[0] or not graph.pair_i.is_cpu or not has_reverses(graph):
+        return None
+    difference = graph.pair_j - graph.pair_i
+    itself = torch.nonzero(difference == 0)[:, 0]
+    if itself.shape[0] > 0:  # an image of the atom: of two opposite shifts, that whose first component is positive
+        shift = graph.pair_shift.index_select(0, itself).sign()
+        difference[itself] = 4 * shift[:, 0] + 2 * shift[:, 1] + shift[:, 2]
+    return torch.nonzero(difference > 0)[:, 0]
+
+
+def has_reverses(graph: Graph) -> bool:
+    """Whether a list of pairs holds the reverse of each; TorchScript-safe."""
+    forward, backward = _keys(graph)
+    return bool(_mix(forward).sum() == _mix(backward).sum())
+
+
+def _keys(graph: Graph) -> Tuple[Tensor, Tensor]:
+    """Combine the indices of each pair (n_pairs,) int64, and those of its reverse; products wrap around."""
+    i, j = graph.pair_i, graph.pair_j
+    forward = i * -7046029254386353131 + j * -3335678366873096957
+    backward = j * -7046029254386353131 + i * -3335678366873096957
+    if bool(graph.pair_shift.any()):
+        factors = [-5840758589994634535, -1065810590584100411, -4658895280553007687]
+        for axis, factor in enumerate(factors):
+            term = graph.pair_shift[:, axis] * factor
+            forward = forward + term
+            backward = backward - term
+    return forward, backward
+
+
+def _mix(x: Tensor) -> Tensor:
+    """splitmix64: numbers that differ in any bit become unrelated."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)

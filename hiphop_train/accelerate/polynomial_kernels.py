@@ -1,0 +1,109 @@
+"""Functions of one tensor with first and second derivatives, as compiled kernels under autograd."""
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from hiphop_train.accelerate.compiler import Library
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("plane", ctypes.c_int64), ("row", ctypes.c_int64))
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """A function of one tensor, its gradient and that one's gradient, as functions of a compiled library.
+
+    All tensors are (n_planes, n_rows, n_columns) to the library, of any strides but the last.
+
+    Attributes
+    ----------
+    library : with functions ``evaluate``, ``gradient`` and ``gradient_of_gradient``
+    n_inputs, n_outputs : planes of the function's argument and of its result
+    """
+
+    library: Library
+    n_inputs: int
+    n_outputs: int
+
+    def evaluate(self, inputs: Tensor) -> Tensor:
+        """Evaluate the function: (n_outputs, ...) from (n_inputs, ...)."""
+        return self._call("evaluate", [inputs], [self.n_outputs])[0]
+
+    def gradient(self, inputs: Tensor, grad_output: Tensor) -> Tensor:
+        """Vector-Jacobian product: (n_inputs, ...) from inputs and gradients (n_outputs, ...)."""
+        return self._call("gradient", [inputs, grad_output], [self.n_inputs])[0]
+
+    def gradient_of_gradient(self, inputs: Tensor, grad_output: Tensor, grad_grad: Tensor) -> list[Tensor]:
+        """Vector-Jacobian product of `gradient` with (n_inputs, ...), for its inputs and its gradients."""
+        given = [inputs, grad_output, grad_grad]
+        return self._call("gradient_of_gradient", given, [self.n_inputs, self.n_outputs])
+
+    def _call(self, function: str, given: list[Tensor], sizes: list[int]) -> list[Tensor]:
+        shape = given[0].shape[1:]
+        inputs = [_with_rows(tensor) for tensor in given]
+        _, n_rows, n_columns = inputs[0].shape
+        # row by row, which is the order in which networks produce and consume them
+        results = [inputs[0].new_empty((n_rows, size, n_columns)).transpose(0, 1) for size in sizes]
+        assert all(map(self.library.serves, inputs))
+        described = [
+            (_Tensor * len(some))(*(_Tensor(t.data_ptr(), t.stride(0), t.stride(1)) for t in some))
+            for some in (inputs, results)
+        ]
+        self.library.call(function, *described, n_rows, n_columns)
+        return [result.reshape((len(result), *shape)) for result in results]
+
+
+def _with_rows(tensor: Tensor) -> Tensor:
+    """Return (n_planes, n_rows, n_columns) with contiguous columns; a view where that is possible."""
+    rows = tensor if tensor.dim() == 3 else tensor.reshape(len(tensor), 1, -1)
+    return rows if rows.stride(2) == 1 else rows.contiguous()
+
+
+def evaluate_compiled(kernels: Kernels, inputs: Tensor) -> Tensor:
+    """Evaluate a function, twice differentiable; intermediate results are recomputed instead of kept.
+
+    Parameters
+    ----------
+    kernels : compiled function
+    inputs : (n_inputs, ...)
+
+    Returns
+    -------
+    results : (n_outputs, ...)
+    """
+    results: Tensor = _Evaluate.apply(inputs, kernels)  # type: ignore[no-untyped-call]
+    return results
+
+
+class _Evaluate(Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, kernels: Kernels) -> Tensor:
+        ctx.kernels = kernels
+        ctx.save_for_backward(inputs)
+        return kernels.evaluate(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        (inputs,) = ctx.saved_tensors
+        gradient: Tensor = _Gradient.apply(inputs, grad_output, ctx.kernels)  # type: ignore[no-untyped-call]
+        return gradient, None
+
+
+class _Gradient(Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, grad_output: Tensor, kernels: Kernels) -> Tensor:
+        ctx.kernels = kernels
+        ctx.save_for_backward(inputs, grad_output)
+        return kernels.gradient(inputs, grad_output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_inputs, grad_grad_output = ctx.kernels.gradient_of_gradient(*ctx.saved_tensors, grad_grad)
+        return grad_inputs, grad_grad_output, None

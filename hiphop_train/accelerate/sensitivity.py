@@ -1,0 +1,111 @@
+"""Sensitivity functions of frozen weights: functions of the distance alone, in C where it can be compiled.
+
+With G the gradient that arrives, P = G s and o = (1/r - 1/mu_nu) / sigma_nu^-1, the derivative is
+sum_nu P o / (sigma_nu^-1 r^2) - (pi / r_c) tan(pi r / 2 r_c) sum_nu P, with s kept: the exponentials are not repeated.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from hiphop_train.accelerate.blocks import PAIRS, blocks
+from hiphop_train.accelerate.compiler import Library
+from hiphop_train.accelerate.twin import NOT_FOR_THIS, Setting, Twin, adopt
+from hiphop_train.nn.cutoffs import cosine_cutoff
+from hiphop_train.nn.gaussians import gaussian
+from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
+
+
+class FrozenSensitivity(nn.Module):
+    """In blocks of pairs, or in C, with the derivative above.
+
+    Parameters
+    ----------
+    plain : the functions
+    library : compiled; None evaluates in torch
+    """
+
+    def __init__(self, plain: InverseGaussianSensitivity, library: Library | None) -> None:
+        super().__init__()
+        adopt(self, plain)
+        self.centre, self.inverse_width = plain.centre, plain.inverse_width
+        self.cutoff = plain.cutoff
+        self.library = library
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Evaluate (n_pairs, n_sensitivities) of distances (n_pairs,), Angstrom."""
+        sensitivity: Tensor = _Evaluate.apply(distance, self)  # type: ignore[no-untyped-call]
+        return sensitivity
+
+    def evaluate(self, distance: Tensor) -> Tensor:
+        """Evaluate as `InverseGaussianSensitivity` does."""
+        offset = (1.0 / distance[:, None] - 1.0 / self.centre) * self.inverse_width
+        return gaussian(0.5 * offset.square()) * cosine_cutoff(distance, self.cutoff)[:, None]
+
+    def call(self, name: str, distance: Tensor, *tensors: Tensor) -> bool:
+        """Call a function of the library; returns whether there is one for the tensors."""
+        if self.library is None or not self.library.serves(distance):
+            return False
+        given = (distance, 1.0 / self.centre, self.inverse_width, *tensors)
+        self.library.call(name, *given, len(distance), float(self.cutoff))
+        return True
+
+
+class _Evaluate(Function):
+    @staticmethod
+    def forward(ctx: Any, distance: Tensor, functions: FrozenSensitivity) -> Tensor:
+        sensitivity = distance.new_empty((len(distance), len(functions.centre)))
+        if not functions.call("sensitivities", distance.contiguous(), sensitivity):
+            for rows in blocks(len(distance), PAIRS):
+                sensitivity[rows] = functions.evaluate(distance[rows])
+        ctx.save_for_backward(distance, sensitivity)
+        ctx.functions = functions
+        return sensitivity
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        distance, sensitivity = ctx.saved_tensors
+        functions: FrozenSensitivity = ctx.functions
+        if torch.is_grad_enabled():  # to be differentiated again
+            again = functions.evaluate(distance)
+            return torch.autograd.grad(again, distance, grad_output, create_graph=True)[0], None
+        distance, grad_output = distance.contiguous(), grad_output.contiguous()
+        grad_distance = torch.empty_like(distance)
+        if functions.call("derivatives", distance, sensitivity, grad_output, grad_distance):
+            return grad_distance, None
+        for rows in blocks(len(distance), PAIRS):
+            r = distance[rows]
+            product = grad_output[rows] * sensitivity[rows]
+            offset = (1.0 / r[:, None] - 1.0 / functions.centre) * functions.inverse_width
+            slope = math.pi / functions.cutoff * torch.tan(0.5 * math.pi / functions.cutoff * r)
+            grad_distance[rows] = (product * offset) @ functions.inverse_width / r.square() - slope * product.sum(1)
+        return grad_distance, None
+
+
+def _compiled(plain: InverseGaussianSensitivity, setting: Setting) -> FrozenSensitivity:
+    return FrozenSensitivity(plain, setting.compile("sensitivity.c", {"N_SENSITIVITIES": len(plain.centre)}))
+
+
+def _why_not(plain: InverseGaussianSensitivity, setting: Setting) -> str:
+    return "" if setting.purpose == "inference" else NOT_FOR_THIS
+
+
+TWINS = [
+    Twin(
+        "sensitivities",
+        "C",
+        InverseGaussianSensitivity,
+        lambda plain, setting: _why_not(plain, setting) or setting.why_no_kernels(),
+        _compiled,
+    ),
+    Twin(
+        "sensitivities",
+        "in blocks, own derivative",
+        InverseGaussianSensitivity,
+        _why_not,
+        lambda plain, setting: FrozenSensitivity(plain, None),
+    ),
+]

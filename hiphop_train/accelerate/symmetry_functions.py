@@ -1,0 +1,176 @@
+"""Twins of ANI and Behler-Parrinello: triples listed in the loader, and their functions evaluated in blocks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import List
+
+import torch
+from torch import Tensor
+
+from hiphop_train.accelerate.blocks import functions_with_slopes
+from hiphop_train.accelerate.slopes import cosine_cutoff_slope
+from hiphop_train.accelerate.triple_sums import plain_sums, sums_in_blocks
+from hiphop_train.accelerate.twin import NOT_FOR_THIS, Setting, Twin, adopt
+from hiphop_train.graph.segments import segment_sum
+from hiphop_train.graph.triples import triples_within
+from hiphop_train.models.ani import ANI
+from hiphop_train.models.base import Representation
+from hiphop_train.models.bp import BehlerParrinello
+from hiphop_train.nn.cutoffs import cosine_cutoff
+from hiphop_train.nn.gaussians import gaussian
+from hiphop_train.types import Graph
+
+TRIPLES = "triples"
+
+
+@dataclass(frozen=True)
+class PrepareTriples:
+    """Adds the triples to a graph, in the loader: their number depends on distances, which only the host may read.
+
+    Attributes
+    ----------
+    cutoff : Angstrom
+    """
+
+    cutoff: float
+
+    def __call__(self, graph: Graph) -> Graph:
+        """Return the graph with its triples among the extras."""
+        return graph._replace(extras={**graph.extras, TRIPLES: triples_within(graph, self.cutoff)})
+
+    def triples_of(self, graph: Graph) -> Tensor:
+        """Return the triples (2, n_triples) that a graph carries, or list them."""
+        return graph.extras[TRIPLES] if TRIPLES in graph.extras else triples_within(graph, self.cutoff)
+
+
+class ANITwin(Representation):
+    """Environment vectors by `plain`'s formulas and, where not differentiated twice, by slopes that are written out.
+
+    Parameters
+    ----------
+    plain : the model
+    """
+
+    def __init__(self, plain: ANI) -> None:
+        super().__init__(plain.elements, plain.cutoff, plain.feature_sizes, plain.standardised_functions)
+        adopt(self, plain)
+        self.formulas = [plain]  # in a list, so that it is not a submodule
+        self.prepare = PrepareTriples(plain.angular_cutoff)
+
+    def forward(self, graph: Graph) -> List[Tensor]:
+        """Return the AEVs (n_atoms, n_features): radial channels by species, then angular ones by pair of species."""
+        plain = self.formulas[0]
+        n_atoms = graph.species.shape[0]
+        distance = torch.linalg.norm(graph.pair_vectors, dim=1)
+        sender = graph.species[graph.pair_j]
+        channel = graph.pair_i * plain.n_types + sender
+        radial = segment_sum(self.radial(distance), channel, n_atoms * plain.n_types).reshape(n_atoms, -1)
+        triples = self.prepare.triples_of(graph)
+        pairs = plain.pair_terms(graph.pair_vectors, distance)
+        channel = plain.triple_channel(graph.pair_i, sender, triples[0], triples[1])
+        n_channels = n_atoms * plain.n_pair_types
+        if self.training:
+            angular = plain_sums(plain.angular, pairs, triples, channel, n_channels)
+        else:
+            angular = sums_in_blocks(plain.angular, pairs, triples, channel, n_channels, self.angular_slopes)
+        return [torch.cat([radial, angular.t().reshape(n_atoms, -1)], dim=1)]
+
+    def radial(self, distance: Tensor) -> Tensor:
+        """Return the radial terms (n_pairs, n_shifts)."""
+        plain = self.formulas[0]
+        if self.training:
+            return plain.radial(distance)
+        widths = [len(plain.radial_shift)]
+        return functions_with_slopes(lambda r: [plain.radial(r)], self.write_radial, distance, widths)[0]
+
+    def write_radial(self, distance: Tensor, terms: Sequence[Tensor], slopes: Sequence[Tensor]) -> None:
+        """Write the radial terms and their slopes, without derivatives."""
+        plain, r = self.formulas[0], distance[:, None]
+        offset = r - plain.radial_shift
+        radial = gaussian(plain.radial_eta * offset.square())
+        torch.mul(radial, 0.25 * cosine_cutoff(r, plain.cutoff), out=terms[0])
+        torch.mul(terms[0], offset, out=slopes[0]).mul_(-2.0 * plain.radial_eta)
+        slopes[0].addcmul_(radial, 0.25 * cosine_cutoff_slope(r, plain.cutoff))
+
+    def angular_slopes(self, pair_j: Tensor, pair_k: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return gradients with respect to the values of both pairs, (5, n_triples) each, from that of the terms."""
+        plain = self.formulas[0]
+        unit_j, unit_k = pair_j[:3], pair_k[:3]
+        cosine = 0.95 * (unit_j * unit_k).sum(0)
+        sine = torch.sqrt(1.0 - cosine.square())
+        cutoff = 2.0 * pair_j[4] * pair_k[4]
+        section_cosine, section_sine = plain.section_cosine[:, None], plain.section_sine[:, None]
+        base = 0.5 + 0.5 * (section_cosine * cosine + section_sine * sine)
+        steep = plain.power(base, plain.angular_zeta - 1.0)
+        offset = 0.5 * (pair_j[3] + pair_k[3]) - plain.angular_shift[:, None]
+        radial = gaussian(plain.angular_eta * offset.square())
+        products = gradient.view(len(radial), len(base), -1)
+        grad_angle = (products * (radial * cutoff)[:, None]).sum(0)
+        grad_radial = (products * (steep * base)).sum(1).mul_(radial)
+        turn = section_cosine - section_sine * (cosine / sine)
+        grad_cosine = (0.95 * 0.5 * plain.angular_zeta) * (grad_angle * steep).mul_(turn).sum(0)
+        grad_distance = (-plain.angular_eta * cutoff) * (grad_radial * offset).sum(0)
+        grad_cutoff = 2.0 * grad_radial.sum(0)
+        return (
+            torch.cat([grad_cosine * unit_k, torch.stack([grad_distance, grad_cutoff * pair_k[4]])]),
+            torch.cat([grad_cosine * unit_j, torch.stack([grad_distance, grad_cutoff * pair_j[4]])]),
+        )
+
+
+class BehlerParrinelloTwin(Representation):
+    """Symmetry functions by `plain`'s formulas, in blocks of triples where not differentiated twice.
+
+    Parameters
+    ----------
+    plain : the model
+    """
+
+    def __init__(self, plain: BehlerParrinello) -> None:
+        super().__init__(plain.elements, plain.cutoff, plain.feature_sizes, plain.standardised_functions)
+        adopt(self, plain)
+        self.formulas = [plain]  # in a list, so that it is not a submodule
+        self.prepare = PrepareTriples(plain.cutoff)
+
+    def forward(self, graph: Graph) -> List[Tensor]:
+        """Return all functions (n_atoms, n_features): G1 to G3 by species, then G4 and G5 by pair of species."""
+        plain = self.formulas[0]
+        n_atoms = graph.species.shape[0]
+        distance = torch.linalg.norm(graph.pair_vectors, dim=1)
+        sender = graph.species[graph.pair_j]
+        channel = graph.pair_i * plain.n_types + sender
+        radial = segment_sum(plain.radial(distance), channel, n_atoms * plain.n_types).reshape(n_atoms, -1)
+        triples = self.prepare.triples_of(graph)
+        pairs = plain.pair_terms(graph.pair_vectors, distance)
+        channel = plain.triple_channel(graph.pair_i, sender, triples[0], triples[1])
+        sums = plain_sums if self.training else sums_in_blocks
+        angular = sums(plain.angular, pairs, triples, channel, n_atoms * plain.n_pair_types)
+        angular = angular.index_select(0, plain.angular_order).t().reshape(n_atoms, -1)
+        return [torch.cat([radial, angular], dim=1)]
+
+
+def _not_in_export(plain: Representation, setting: Setting) -> str:
+    return NOT_FOR_THIS if setting.purpose == "export" else ""
+
+
+def _no_triples(plain: BehlerParrinello, setting: Setting) -> str:
+    return _not_in_export(plain, setting) or ("" if plain.n_angular else "no angular functions")
+
+
+TWINS = [
+    Twin(
+        "triples",
+        "listed in the loader, in blocks with slopes where not differentiated twice",
+        ANI,
+        _not_in_export,
+        lambda plain, setting: ANITwin(plain),
+        lambda plain: PrepareTriples(plain.angular_cutoff),
+    ),
+    Twin(
+        "triples",
+        "listed in the loader, in blocks where not differentiated twice",
+        BehlerParrinello,
+        _no_triples,
+        lambda plain, setting: BehlerParrinelloTwin(plain),
+        lambda plain: PrepareTriples(plain.cutoff),
+    ),
+]

@@ -1,1 +1,0 @@
-"""What is timed: one file for each program, run by `worker` in a process of its own."""

@@ -1,0 +1,94 @@
+"""Loaders add to graphs what models need, and send it from worker to step and device unchanged."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hiphop_train.nn.pairs import with_layout
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from hiphop_train.data.batching.dataset import BatchDataset
+from hiphop_train.data.batching.loader import BatchLoader
+from hiphop_train.data.batching.sampler import BatchSampler
+from hiphop_train.data.batching.transfer import flatten, restore, to_device
+from hiphop_train.data.structures import Structures
+from hiphop_train.graph.triples import with_triples
+
+ELEMENTS = ["H", "O", "C", "N"]
+
+
+PREPARATIONS = {
+    "nothing": None,
+    "layout": partial(with_layout, n_types=len(ELEMENTS), l_max=0, n_sensitivities=6),
+    "triples": partial(with_triples, cutoff=3.0),
+}
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Compare batches or parts of them, however deep."""
+    if isinstance(expected, torch.Tensor):
+        assert found.dtype == expected.dtype
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert_same(tuple(found.items()), tuple(expected.items()))
+    elif isinstance(expected, tuple):
+        assert type(found) is type(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("preparation", PREPARATIONS)
+def test_loader_prepares_graphs(structures: Structures, preparation: str, num_workers: int) -> None:
+    """Batches of workers are the same, with and without pairs and shifts, pinned ones too."""
+    prepare = PREPARATIONS[preparation]
+    is_open = np.flatnonzero(~structures.pbc.any(axis=1))
+    for pairs, index in ((True, is_open), (True, np.arange(len(structures))), (False, is_open[:1])):
+        sampler = BatchSampler(index, 3)
+        dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, pairs, prepare)
+        plain = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, pairs)
+        for batch, share in zip(BatchLoader(dataset, sampler, num_workers), sampler, strict=True):
+            expected = plain[share]
+            if prepare is not None:
+                expected = expected._replace(graph=prepare(expected.graph))
+            assert (batch.graph.layout is not None) == (preparation == "layout")
+            assert (batch.graph.triples is not None) == (preparation == "triples")
+            assert_same(batch, expected)
+            assert batch.graph.n_of_type == torch.bincount(batch.graph.species, minlength=4).tolist()
+
+
+@pytest.mark.parametrize("pins", [False, True])
+def test_flat_batches_are_the_same(structures: Structures, pins: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty tensors and repeated rows included; all in one piece of memory, which is pinned at once."""
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: pinned.append(tensor) or tensor.clone())
+    for pairs, index in ((True, np.array([0, 2])), (True, np.arange(len(structures))), (False, np.array([0]))):
+        dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, pairs, PREPARATIONS["layout"])
+        batch = dataset[index, np.ones(len(index))]
+        flat = flatten(batch)
+        again = restore(pin_memory(flat) if pins else flat)
+        assert_same(again, batch)
+        assert len(pinned) == pins
+        if not pins:
+            tensors = [part for part in (*again.graph, *again.labels.values()) if isinstance(part, torch.Tensor)]
+            places = [tensor.data_ptr() - flat.memory.data_ptr() for tensor in tensors if tensor.numel()]
+            assert all(0 <= place < len(flat.memory) and place % 64 == 0 for place in places)
+        shifts = batch.graph.pair_shift
+        assert (again.graph.pair_shift.stride(0) == 0) == (shifts.stride(0) == 0 and len(shifts) > 1)
+        pinned.clear()
+
+
+def test_all_tensors_of_a_batch_are_moved(structures: Structures) -> None:
+    batch = BatchDataset(structures, ELEMENTS, 4.0, torch.float32)[np.array([0, 1]), np.ones(2)]
+    moved = to_device(batch, "meta")
+    assert type(moved) is type(batch)
+    assert type(moved.graph) is type(batch.graph)
+    assert list(moved.labels) == list(batch.labels)
+    tensors = [part for part in (*moved.graph, *moved.labels.values(), moved.sample) if isinstance(part, torch.Tensor)]
+    assert len(tensors) > 15
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert moved.graph.n_systems == 2
