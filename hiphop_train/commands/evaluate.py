@@ -20,7 +20,7 @@ from hiphop_train.evaluation.references import POOLED
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Evaluate a checkpoint; returns set -> table of errors, which errors.json in the output folder holds too."""
+    """Evaluate a checkpoint; return set -> table of errors, as written to errors.json in the output folder."""
     loaded = checkpoint.load(config.checkpoint)
     trained_on = OmegaConf.create(loaded.record["config"])
     dtype = build.DTYPES[trained_on.dtype]
@@ -73,7 +73,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 
 def _sets(config: DictConfig, data: DataModule, own: bool) -> dict[str, Any]:
-    """Indices of the sets to evaluate: test splits of the training's data, subsets of others."""
+    """Return the indices of each set to evaluate: test splits of the training's data, subsets of others."""
     if own or config.splits:
         names = list(config.splits or data.test_names)
         for name in names:

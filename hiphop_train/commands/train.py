@@ -58,20 +58,10 @@ def train(config: DictConfig) -> TrainResult:
     data.progress = progress
     loss = build.make_part(config.loss, "loss")
     check_targets(loss, potential, data, config.data)
-    statistics = data.statistics() if config.init_weights is None else None
     run_directory.check_continuity(run, config, data.fingerprint())
-    if statistics is not None:
-        potential.set_statistics(statistics.e0, statistics.scale)
-        levels = list(data.structures.theory_names)
-        fit_standardisation(potential, data)
-    else:
-        given = checkpoint.load(config.init_weights)
-        levels = given.record["levels"]
-        data.use_theories(levels)
-        potential.set_statistics(given.potential.e0.numpy(), 1.0)
-        potential.load_state_dict(given.potential.state_dict())
+    statistics, theories = _initialise(config, potential, data)
     fitted = {"init_weights": config.init_weights} if statistics is None else statistics.plain()
-    record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), fitted, levels)
+    record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), fitted, theories)
     module = PotentialModule(
         potential,
         loss,
@@ -105,8 +95,29 @@ def train(config: DictConfig) -> TrainResult:
         stop.release()
 
 
+def _initialise(config: DictConfig, potential: Potential, data: DataModule) -> tuple[Statistics | None, list[str]]:
+    """Fit E0, scale and standardisation to the training labels, or take everything from given weights.
+
+    Returns
+    -------
+    statistics : of the training labels; None with given weights
+    theories : names of the levels of theory, in the order of E0
+    """
+    if config.init_weights is None:
+        statistics = data.statistics()
+        potential.set_statistics(statistics.e0, statistics.scale)
+        fit_standardisation(potential, data)
+        return statistics, list(data.structures.theory_names)
+    given = checkpoint.load(config.init_weights)
+    theories: list[str] = given.record["levels"]
+    data.use_theories(theories)
+    potential.set_statistics(given.potential.e0.numpy(), 1.0)  # of as many levels of theory
+    potential.load_state_dict(given.potential.state_dict())
+    return None, theories
+
+
 def _choice(config: DictConfig) -> Choice:
-    """Whether to compile."""
+    """Whether C may be compiled."""
     choice: Choice = config.trainer.get("compile", "auto")
     return choice
 
@@ -142,7 +153,7 @@ def _print_start(
     print(f"data       {structures.source}: {parts} structures")
     if n_forces < len(structures):
         print(f"           forces of {n_forces:,} of {len(structures):,}; the others train on energies only")
-    for key in structures.labels.keys() - {"energy", "forces"}:
+    for key in sorted(structures.labels.keys() - {"energy", "forces"}):
         print(f"           {key} of {int(structures.has(key).sum()):,} of {len(structures):,}")
     mixed = ", bf16-mixed" if config.trainer.get("precision") == "bf16-mixed" else ""
     print(f"model      {config.model['_target_'].split('.')[-1]}, {n_parameters:,} parameters, {config.dtype}{mixed}")

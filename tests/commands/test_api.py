@@ -1,7 +1,9 @@
 """The Python API, and the examples of README and docs/api.md as they stand there."""
 
+import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +14,7 @@ from ase.build import bulk, molecule
 
 import hiphop_train
 from hiphop_train import CheckpointError, ConfigError, DataError, HipHopCalculator, graph_from_atoms, load, train
+from hiphop_train.commands.quiet import quiet
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,3 +98,15 @@ def test_names() -> None:
     assert set(hiphop_train.__all__) <= set(dir(hiphop_train))
     with pytest.raises(AttributeError, match="has no attribute 'lod'"):
         _ = hiphop_train.lod
+
+
+def test_silence_ends_with_the_training() -> None:
+    logger = logging.getLogger("lightning.pytorch")
+    level, filters = logger.level, list(warnings.filters)
+    with quiet():
+        assert logger.level == logging.WARNING
+        warnings.warn("The loader does not have many workers", stacklevel=1)
+        with pytest.raises(UserWarning, match="unexpected"):
+            warnings.warn("unexpected", stacklevel=1)
+    assert logger.level == level
+    assert list(warnings.filters) == filters

@@ -74,7 +74,7 @@ def test_runs_side_by_side(trained: Path, hipnn: list[Path], compare: Compare, t
     assert f"{forces['mean']:.2f} / " in (tmp_path / "out" / "comparison.md").read_text()
 
 
-def test_runs_of_other_data_are_refused_unless_told(hipnn: list[Path], compare: Compare, tmp_path: Path) -> None:
+def test_runs_of_other_data_are_refused_unless_allowed(hipnn: list[Path], compare: Compare, tmp_path: Path) -> None:
     code, _, err = compare(*hipnn)
     assert code == 2
     assert "different data or splits" in err
@@ -88,7 +88,7 @@ def test_runs_of_other_data_are_refused_unless_told(hipnn: list[Path], compare: 
     assert len(content["timing"]["batches"]) == 2
 
 
-def test_unfinished_and_damaged_runs_are_left_out(hipnn: list[Path], compare: Compare, tmp_path: Path) -> None:
+def test_unfinished_and_damaged_runs_are_skipped(hipnn: list[Path], compare: Compare, tmp_path: Path) -> None:
     def copy(name: str) -> Path:
         return Path(shutil.copytree(hipnn[0], tmp_path / name))
 
@@ -129,7 +129,7 @@ def test_unfinished_and_damaged_runs_are_left_out(hipnn: list[Path], compare: Co
     assert out.count("skipped") == len(bad)
 
 
-def test_data_that_are_gone(hipnn: list[Path], compare: Compare, tmp_path: Path) -> None:
+def test_missing_data(hipnn: list[Path], compare: Compare, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(hipnn[0], tmp_path / "moved"))
     config = yaml.safe_load((moved / "config.yaml").read_text())
     config["data"]["reader"]["path"] = config["data"]["path"] = "nowhere.h5"

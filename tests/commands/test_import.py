@@ -55,7 +55,7 @@ def test_imported_weights_are_exported(trained: Path, file: Path, run: Run) -> N
         torch.testing.assert_close(mine["energy"], theirs["energy"])
 
 
-def test_training_begins_from_given_weights(trained: Path, file: Path, run: Run, tmp_path: Path) -> None:
+def test_training_starts_from_given_weights(trained: Path, file: Path, run: Run, tmp_path: Path) -> None:
     """With a rate of zero the run ends with the weights that it began with, E0 and scale included."""
     arguments = [*START, f"init_weights={file}", "optimizer.lr=0.0", f"run_dir={tmp_path / 'r'}"]
     code, out, err = run("train", *arguments, "data/split=random")

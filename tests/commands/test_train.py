@@ -1,4 +1,4 @@
-"""hiphop-train: what a run leaves behind, how it goes on, how it stops, and what it refuses."""
+"""hiphop-train: what a run writes, how it resumes, how it stops, and what it refuses."""
 
 import csv
 import json
@@ -49,11 +49,11 @@ def test_run_leaves_everything(trained: Path) -> None:
     assert float(row["val/energy_rmse"]) > 0
 
 
-def test_names_can_be_given_back_on_the_command_line(trained: Path) -> None:
+def test_names_need_no_quotes_on_the_command_line(trained: Path) -> None:
     assert not [path for path in trained.rglob("*") if set(path.name) & set("=()#,")]
 
 
-def test_finished_run_is_left_alone(trained: Path, run: Run) -> None:
+def test_finished_run_is_not_touched(trained: Path, run: Run) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     code, out, _ = run("train", *FAST, f"run_dir={trained}")
     assert code == 0
@@ -92,7 +92,7 @@ def test_default_directory_is_the_same_at_every_start(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_resumed_training_ends_as_an_unbroken_one(tmp_path: Path, run: Run) -> None:
+def test_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, run: Run) -> None:
     common = [*FAST, "model=hipnn", "dtype=float64", "trainer.max_epochs=3"]
     assert run("train", *common, f"run_dir={tmp_path / 'whole'}")[0] == 0
     assert run("train", *common, f"run_dir={tmp_path / 'broken'}", "trainer.max_time=00:00:00:01")[0] == 0
@@ -125,7 +125,7 @@ def test_raw_weights_resume_and_averaged_ones_are_used(trained: Path) -> None:
         assert torch.equal(used[name.removeprefix("potential.")], averaged[name])
 
 
-def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     common = [
         *FAST,
         *("dtype=float64", "callbacks=none", "trainer.max_epochs=2", "trainer.limit_train_batches=5"),
