@@ -21,13 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 from hiphop_train import checkpoint
 from hiphop_train.config_files import config_directory, defaults, is_global, options
 from hiphop_train.errors import ConfigError, did_you_mean
-from hiphop_train.schema import ROOT, Command, Source, check, completed, dotted, parameters_of, unknown_key
+from hiphop_train.schema import ROOT, ConfigName, Source, check, completed, dotted, parameters_of, unknown_key
 
 FROM_CHECKPOINT = ("model", "dtype", "loss", "optimizer", "scheduler", "trainer")
 """Sections of a training that no later command sets."""
 
 
-def load_config(command: Command, overrides: Iterable[str]) -> DictConfig:
+def load_config(command: ConfigName, overrides: Iterable[str]) -> DictConfig:
     """Compose and check the configuration of a command.
 
     Parameters
@@ -132,7 +132,7 @@ def take_model(config: DictConfig, overrides: list[Override]) -> None:
         config.model = stored
 
 
-def _compose_checked(command: Command, overrides: list[Override]) -> DictConfig:
+def _compose_checked(command: ConfigName, overrides: list[Override]) -> DictConfig:
     """Compose, after checking overrides that change keys against what is composed without them."""
     for override in filter(_is_group, overrides):
         _check_group(command, override)
@@ -150,7 +150,7 @@ def _is_group(override: Override) -> bool:
     return (config_directory() / str(override.key_or_group)).is_dir() and not isinstance(override.value(), dict)
 
 
-def _check_group(command: Command, override: Override) -> None:
+def _check_group(command: ConfigName, override: Override) -> None:
     """Raise `ConfigError` where a command has no such group, or the choice is not a name."""
     group = str(override.key_or_group)
     if group.split("/")[0] not in defaults(command):
@@ -162,7 +162,7 @@ def _check_group(command: Command, override: Override) -> None:
         )
 
 
-def _placed(command: Command, override: Override, composed: Any) -> str:
+def _placed(command: ConfigName, override: Override, composed: Any) -> str:
     """Return an override as Hydra accepts it: a key that the files leave at its target's default is added.
 
     Raises
@@ -206,7 +206,7 @@ def _first_unknown(composed: Any, path: str) -> tuple[str, Any, str] | None:
     return None
 
 
-def _not_here(command: Command, override: Override) -> ConfigError:
+def _not_here(command: ConfigName, override: Override) -> ConfigError:
     """Return the error of an override whose first key is missing from the command's configuration."""
     key = dotted(override).split(".")[0]
     if command not in ("train", "bench") and key in FROM_CHECKPOINT:
@@ -217,7 +217,7 @@ def _not_here(command: Command, override: Override) -> ConfigError:
     return ConfigError(f"override '{override.input_line}': {problem}")
 
 
-def _compose(command: Command, overrides: list[Override], lines: list[str]) -> DictConfig:
+def _compose(command: ConfigName, overrides: list[Override], lines: list[str]) -> DictConfig:
     """Compose with Hydra; what it refuses is one message."""
     GlobalHydra.instance().clear()
     try:
@@ -245,7 +245,7 @@ def _missing_file(error: MissingConfigException, overrides: list[Override]) -> C
     )
 
 
-def _files(command: Command, choices: Mapping[str, str | None]) -> list[tuple[Path, str]]:
+def _files(command: ConfigName, choices: Mapping[str, str | None]) -> list[tuple[Path, str]]:
     """Return the configuration files that were composed, strongest first, each with the dotted path of its contents."""
     folder = config_directory()
     groups = [(group, choice) for group, choice in choices.items() if choice and not group.startswith("hydra")]

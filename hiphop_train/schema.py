@@ -21,11 +21,11 @@ from hiphop_train.build import DATA_VARIABLES, HANDED_OVER, OWN_KEYS
 from hiphop_train.config_files import line_of
 from hiphop_train.errors import ConfigError, did_you_mean
 
-Command = Literal["train", "eval", "export", "bench", "data"]
-"""The commands that have a configuration."""
+ConfigName = Literal["train", "eval", "export", "bench", "data"]
+"""Primary configurations, conf/NAME.yaml, one for each command that has settings."""
 
 Section = dict[str, Any]
-ROOT: dict[Command, dict[str, Any]] = {
+ROOT: dict[ConfigName, dict[str, Any]] = {
     "train": {
         **dict.fromkeys(["data", "model", "loss", "optimizer", "scheduler", "trainer"], Section),
         **dict.fromkeys(["callbacks", "logger"], Section | None),
@@ -103,7 +103,7 @@ class Source:
         return ConfigError(": ".join(part for part in (self.of(path), path, problem) if part))
 
 
-def check(config: DictConfig, command: Command, source: Source) -> None:
+def check(config: DictConfig, command: ConfigName, source: Source) -> None:
     """Raise `ConfigError` at the first key or value that the root or a target does not know."""
     missing = missing_keys(config)
     if missing:

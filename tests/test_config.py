@@ -9,7 +9,7 @@ from hiphop_train.commands.run_directory import run_name
 from hiphop_train.config import load_config
 from hiphop_train.config_files import config_directory, options
 from hiphop_train.errors import ConfigError
-from hiphop_train.schema import Command
+from hiphop_train.schema import ConfigName
 
 CONF = config_directory()
 
@@ -150,7 +150,7 @@ def test_all_forms_of_overrides() -> None:
         ("data", ["data=tiny", "data.levl=x"], ["unknown key 'levl' in 'data'"]),
     ],
 )
-def test_mistakes_of_other_commands(command: Command, overrides: list[str], parts: list[str]) -> None:
+def test_mistakes_of_other_commands(command: ConfigName, overrides: list[str], parts: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(command, overrides)
     for part in parts:
@@ -158,7 +158,7 @@ def test_mistakes_of_other_commands(command: Command, overrides: list[str], part
 
 
 @pytest.mark.parametrize("command", ["eval", "export"])
-def test_model_cannot_be_set_after_training(command: Command) -> None:
+def test_model_cannot_be_set_after_training(command: ConfigName) -> None:
     with pytest.raises(ConfigError, match=r"'model.cutoff' cannot be set here: model and training come from"):
         load_config(command, ["checkpoint=x", "model.cutoff=3"])
     with pytest.raises(ConfigError, match="checkpoint must be given"):

@@ -10,7 +10,7 @@ from hiphop_train.errors import ConfigError
 if TYPE_CHECKING:  # they take long to import
     from omegaconf import DictConfig
 
-    from hiphop_train.schema import Command
+    from hiphop_train.schema import ConfigName
 
     Function = Callable[[DictConfig], int]
 
@@ -34,7 +34,7 @@ def declare(name: str, parser: Parser) -> None:
 
 
 def call(
-    name: "Command",
+    name: "ConfigName",
     function: "Function",
     overrides: list[str],
     multirun: bool,
@@ -54,7 +54,7 @@ def call(
         return sweep(overrides, flags)
     if multirun or cfg or package or resolve or info:
         if print_run_dir:
-            raise ConfigError("--print-run-dir goes together with --multirun only; see hiphop-train --help")
+            raise ConfigError("--print-run-dir excludes --cfg, --package, --resolve, --info; see hiphop-train --help")
         _run_hydra(name, function)
         return 0
     from hiphop_train.config import load_config
@@ -77,7 +77,7 @@ def _run(function: "Function", config: "DictConfig") -> int:
         return function(config)
 
 
-def _run_hydra(name: "Command", function: "Function") -> None:
+def _run_hydra(name: "ConfigName", function: "Function") -> None:
     """Leave the inspection of configurations, and sweeps by other launchers, to Hydra; each job is checked as ever.
 
     Hydra reads the arguments of the process.

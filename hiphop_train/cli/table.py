@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # they take long to import
     from omegaconf import DictConfig
 
     from hiphop_train.cli.settings import Function
-    from hiphop_train.schema import Command as Configured
+    from hiphop_train.schema import ConfigName
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _bench(config: "DictConfig") -> int:
     return 0
 
 
-def _configured(name: "Configured", description: str, examples: list[tuple[str, str]], function: "Function") -> Command:
+def _configured(name: "ConfigName", description: str, examples: list[tuple[str, str]], function: "Function") -> Command:
     """Return a command whose arguments are the settings of conf/NAME.yaml."""
     return Command(name, description, examples, partial(settings.declare, name), partial(settings.call, name, function))
 
