@@ -9,6 +9,7 @@ import ctypes
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -72,13 +73,45 @@ def _loaded(library: Path) -> ctypes.CDLL:
 
 
 def _is_sound(library: Path) -> bool:
-    if not library.is_file():
+    """Whether a library is the user's own, as it was written, and loads; nothing else is ever loaded."""
+    checksum = _checksum_file(library)
+    if not (library.is_file() and checksum.is_file() and _is_private(library)):
+        return False
+    if checksum.read_text() != sha256(library.read_bytes()).hexdigest():
         return False
     try:
         _loaded(library)
-    except OSError:  # damaged, or for another system: it is rebuilt
+    except OSError:  # for another system: it is rebuilt
         return False
     return True
+
+
+def _checksum_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
+
+
+def _is_private(path: Path) -> bool:
+    """Whether a path belongs to this user, and nobody else can write to it."""
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def cache_folder() -> Path:
+    """Return the folder of compiled libraries, made if it is missing.
+
+    Raises
+    ------
+    CompilationError
+        where it belongs to somebody else, or others can write to it: they could have code of theirs run
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hiphop-train" / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_private(folder):
+        raise CompilationError(
+            f"{folder} belongs to another user or can be written by others, so that nothing in it is loaded; "
+            f"remove it, or: chmod go-w {folder}"
+        )
+    return folder
 
 
 def compile_library(
@@ -117,20 +150,23 @@ def compile_library(
     texts = [each.read_text() for each in (sources / file, *sorted(sources.glob("*.h")))]
     macros = _output_of([*compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull])  # of compiler and processor
     name = sha256("\0".join([*texts, generated, *compiler, *flags, macros]).encode()).hexdigest()[:24]
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hiphop-train" / "kernels"
-    library = folder / f"{name}.so"
     try:
+        library = cache_folder() / f"{name}.so"
         is_new = not _is_sound(library)
         if is_new:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:  # other processes see whole files only
+            with tempfile.TemporaryDirectory(dir=library.parent) as scratch:  # other processes see whole files only
                 made = Path(scratch) / "library.so"
                 (Path(scratch) / "generated.h").write_text(generated)
                 _output_of([*compiler, *flags, f"-I{scratch}", "-o", str(made), str(sources / file)])
+                made.chmod(0o700)
+                checksum = _checksum_file(made)
+                checksum.write_text(sha256(made.read_bytes()).hexdigest())
+                _checksum_file(library).unlink(missing_ok=True)  # never that of an older library beside a new one
                 made.replace(library)
+                checksum.replace(_checksum_file(library))
             _loaded(library)
     except OSError as error:
-        raise CompilationError(f"{library} cannot be made or loaded: {error}") from error
+        raise CompilationError(f"the kernel cache, or a library in it, cannot be made or loaded: {error}") from error
     return Library(library, dtype), is_new
 
 

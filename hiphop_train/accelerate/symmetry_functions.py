@@ -43,8 +43,50 @@ class PrepareTriples:
         return graph.extras[TRIPLES] if TRIPLES in graph.extras else triples_within(graph, self.cutoff)
 
 
-class ANITwin(Representation):
-    """Environment vectors by `plain`'s formulas and, where not differentiated twice, by slopes that are written out.
+class SymmetryFunctions(Representation):
+    """The formulas of ANI or Behler-Parrinello over prepared triples, in blocks where not differentiated twice.
+
+    Parameters
+    ----------
+    plain : the model
+    angular_cutoff : Angstrom
+    """
+
+    def __init__(self, plain: ANI | BehlerParrinello, angular_cutoff: float) -> None:
+        super().__init__(plain.elements, plain.cutoff, plain.feature_sizes, plain.standardised_functions)
+        adopt(self, plain)
+        self.formulas = [plain]  # in a list, so that it is not a submodule
+        self.slopes = ANISlopes(plain) if isinstance(plain, ANI) else None
+        self.prepare = PrepareTriples(angular_cutoff)
+
+    def forward(self, graph: Graph) -> List[Tensor]:
+        """Return all functions (n_atoms, n_features): radial ones by species, then angular ones by pair of species."""
+        plain = self.formulas[0]
+        n_atoms = graph.species.shape[0]
+        distance = torch.linalg.norm(graph.pair_vectors, dim=1)
+        sender = graph.species[graph.pair_j]
+        radial = plain.radial(distance) if self.training or self.slopes is None else self.slopes.radial(distance)
+        channel = graph.pair_i * plain.n_types + sender
+        radial = segment_sum(radial, channel, n_atoms * plain.n_types).reshape(n_atoms, -1)
+        triples = self.prepare.triples_of(graph)
+        given = (
+            plain.angular,
+            plain.pair_terms(graph.pair_vectors, distance),
+            triples,
+            plain.triple_channel(graph.pair_i, sender, triples[0], triples[1]),
+            n_atoms * plain.n_pair_types,
+        )
+        if self.training:
+            angular = plain_sums(*given)
+        else:
+            angular = sums_in_blocks(*given, None if self.slopes is None else self.slopes.angular)
+        if isinstance(plain, BehlerParrinello):
+            angular = angular.index_select(0, plain.angular_order)
+        return [torch.cat([radial, angular.t().reshape(n_atoms, -1)], dim=1)]
+
+
+class ANISlopes:
+    """Derivatives of ANI's terms, written out.
 
     Parameters
     ----------
@@ -52,49 +94,25 @@ class ANITwin(Representation):
     """
 
     def __init__(self, plain: ANI) -> None:
-        super().__init__(plain.elements, plain.cutoff, plain.feature_sizes, plain.standardised_functions)
-        adopt(self, plain)
-        self.formulas = [plain]  # in a list, so that it is not a submodule
-        self.prepare = PrepareTriples(plain.angular_cutoff)
-
-    def forward(self, graph: Graph) -> List[Tensor]:
-        """Return the AEVs (n_atoms, n_features): radial channels by species, then angular ones by pair of species."""
-        plain = self.formulas[0]
-        n_atoms = graph.species.shape[0]
-        distance = torch.linalg.norm(graph.pair_vectors, dim=1)
-        sender = graph.species[graph.pair_j]
-        channel = graph.pair_i * plain.n_types + sender
-        radial = segment_sum(self.radial(distance), channel, n_atoms * plain.n_types).reshape(n_atoms, -1)
-        triples = self.prepare.triples_of(graph)
-        pairs = plain.pair_terms(graph.pair_vectors, distance)
-        channel = plain.triple_channel(graph.pair_i, sender, triples[0], triples[1])
-        n_channels = n_atoms * plain.n_pair_types
-        if self.training:
-            angular = plain_sums(plain.angular, pairs, triples, channel, n_channels)
-        else:
-            angular = sums_in_blocks(plain.angular, pairs, triples, channel, n_channels, self.angular_slopes)
-        return [torch.cat([radial, angular.t().reshape(n_atoms, -1)], dim=1)]
+        self.formulas = plain
 
     def radial(self, distance: Tensor) -> Tensor:
-        """Return the radial terms (n_pairs, n_shifts)."""
-        plain = self.formulas[0]
-        if self.training:
-            return plain.radial(distance)
-        widths = [len(plain.radial_shift)]
-        return functions_with_slopes(lambda r: [plain.radial(r)], self.write_radial, distance, widths)[0]
+        """Return the radial terms (n_pairs, n_shifts), with their slopes for the derivative."""
+        widths = [len(self.formulas.radial_shift)]
+        return functions_with_slopes(lambda r: [self.formulas.radial(r)], self.write_radial, distance, widths)[0]
 
     def write_radial(self, distance: Tensor, terms: Sequence[Tensor], slopes: Sequence[Tensor]) -> None:
         """Write the radial terms and their slopes, without derivatives."""
-        plain, r = self.formulas[0], distance[:, None]
+        plain, r = self.formulas, distance[:, None]
         offset = r - plain.radial_shift
         radial = gaussian(plain.radial_eta * offset.square())
         torch.mul(radial, 0.25 * cosine_cutoff(r, plain.cutoff), out=terms[0])
         torch.mul(terms[0], offset, out=slopes[0]).mul_(-2.0 * plain.radial_eta)
         slopes[0].addcmul_(radial, 0.25 * cosine_cutoff_slope(r, plain.cutoff))
 
-    def angular_slopes(self, pair_j: Tensor, pair_k: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def angular(self, pair_j: Tensor, pair_k: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Return gradients with respect to the values of both pairs, (5, n_triples) each, from that of the terms."""
-        plain = self.formulas[0]
+        plain = self.formulas
         unit_j, unit_k = pair_j[:3], pair_k[:3]
         cosine = 0.95 * (unit_j * unit_k).sum(0)
         sine = torch.sqrt(1.0 - cosine.square())
@@ -117,37 +135,6 @@ class ANITwin(Representation):
         )
 
 
-class BehlerParrinelloTwin(Representation):
-    """Symmetry functions by `plain`'s formulas, in blocks of triples where not differentiated twice.
-
-    Parameters
-    ----------
-    plain : the model
-    """
-
-    def __init__(self, plain: BehlerParrinello) -> None:
-        super().__init__(plain.elements, plain.cutoff, plain.feature_sizes, plain.standardised_functions)
-        adopt(self, plain)
-        self.formulas = [plain]  # in a list, so that it is not a submodule
-        self.prepare = PrepareTriples(plain.cutoff)
-
-    def forward(self, graph: Graph) -> List[Tensor]:
-        """Return all functions (n_atoms, n_features): G1 to G3 by species, then G4 and G5 by pair of species."""
-        plain = self.formulas[0]
-        n_atoms = graph.species.shape[0]
-        distance = torch.linalg.norm(graph.pair_vectors, dim=1)
-        sender = graph.species[graph.pair_j]
-        channel = graph.pair_i * plain.n_types + sender
-        radial = segment_sum(plain.radial(distance), channel, n_atoms * plain.n_types).reshape(n_atoms, -1)
-        triples = self.prepare.triples_of(graph)
-        pairs = plain.pair_terms(graph.pair_vectors, distance)
-        channel = plain.triple_channel(graph.pair_i, sender, triples[0], triples[1])
-        sums = plain_sums if self.training else sums_in_blocks
-        angular = sums(plain.angular, pairs, triples, channel, n_atoms * plain.n_pair_types)
-        angular = angular.index_select(0, plain.angular_order).t().reshape(n_atoms, -1)
-        return [torch.cat([radial, angular], dim=1)]
-
-
 def _not_in_export(plain: Representation, setting: Setting) -> str:
     return NOT_FOR_THIS if setting.purpose == "export" else ""
 
@@ -162,7 +149,7 @@ TWINS = [
         "listed in the loader, in blocks with slopes where not differentiated twice",
         ANI,
         _not_in_export,
-        lambda plain, setting: ANITwin(plain),
+        lambda plain, setting: SymmetryFunctions(plain, plain.angular_cutoff),
         lambda plain: PrepareTriples(plain.angular_cutoff),
     ),
     Twin(
@@ -170,7 +157,7 @@ TWINS = [
         "listed in the loader, in blocks where not differentiated twice",
         BehlerParrinello,
         _no_triples,
-        lambda plain, setting: BehlerParrinelloTwin(plain),
+        lambda plain, setting: SymmetryFunctions(plain, plain.cutoff),
         lambda plain: PrepareTriples(plain.cutoff),
     ),
 ]
