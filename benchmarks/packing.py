@@ -47,11 +47,9 @@ print("seconds", time.perf_counter() - started)
 """
 CHECK = """
 import sys
-from hiphop_train.cli_data import main
-try:
-    main()
-except SystemExit as end:
-    sys.exit(0 if end.code in (None, 0, 3) else end.code)  # 3: random labels contradict everything
+from hiphop_train.cli import run
+code = run("data", sys.argv[1:])
+sys.exit(0 if code == 3 else code)  # 3: random labels contradict everything
 """
 
 

@@ -18,8 +18,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from hiphop_train.cli import guarded
-from hiphop_train.cli_data import run as run_data
+from hiphop_train import cli
 from hiphop_train.data.formats.recognise import recognise
 from hiphop_train.errors import DataError
 
@@ -44,7 +43,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> R
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()
-        code = guarded(lambda: run_data([str(argument) for argument in arguments]))
+        code = cli.run("data", [str(argument) for argument in arguments])
         captured = capfd.readouterr()
         return code, captured.out, captured.err
 
@@ -212,7 +211,7 @@ def test_mistakes_are_reported(run: Run, ani1x: Path, tmp_path: Path) -> None:
     code, _, err = run("check", tmp_path / "none.h5")
     assert (code, "none.h5 does not exist" in err, "hiphop-data download" in err) == (3, True, True)
     code, _, err = run("check", ani1x, "data=ani3x")
-    assert (code, "there is no 'ani3x' for data" in err) == (2, True)
+    assert (code, "'ani3x' is not one of the files of data" in err) == (2, True)
     code, _, err = run("check", ani1x, "model=hipnn")
     assert (code, "'model=hipnn': settings are data=NAME and data.KEY=VALUE" in err) == (2, True)
     code, _, err = run("check", ani1x, "strange")
@@ -312,7 +311,7 @@ def test_recognised_layouts(tmp_path: Path) -> None:
 
 def test_help_answers_at_once() -> None:
     begin = time.perf_counter()
-    command = [sys.executable, "-c", "from hiphop_train.cli_data import main; main()"]
+    command = [sys.executable, "-c", "from hiphop_train.cli import data_main; data_main()"]
     done = subprocess.run([*command, "check", "--help"], capture_output=True, text=True, check=True)
     assert time.perf_counter() - begin < 1.0
     assert "--elements" in done.stdout
