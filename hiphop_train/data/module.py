@@ -215,10 +215,6 @@ class DataModule(LightningDataModule):
         """Batches of the validation split."""
         return self._loader(BatchSampler(self.splits["val"], self.eval_batch_size, None, *self._rank()))
 
-    def eval_dataloader(self, split: str) -> BatchLoader:
-        """Batches of any split, in order, on one process."""
-        return self._loader(BatchSampler(self.splits[split], self.eval_batch_size, None, *self._rank()))
-
     def sample_dataloader(self, split: str, at_most: int = 20_000) -> BatchLoader:
         """Batches of structures that are spread evenly over a split, in order; the same on every process."""
         index = self.splits[split]

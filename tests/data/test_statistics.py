@@ -1,98 +1,77 @@
-"""E0 of several levels, named and given ones; how a model's levels of theory are found again in data."""
-
-from typing import Any
+"""Statistics find E0 and the scale of energies."""
 
 import numpy as np
 import pytest
-import torch
 
-from hiphop_train.build import make_data, make_potential
-from hiphop_train.config import load_config
 from hiphop_train.data.formats.collector import Collector
-from hiphop_train.data.statistics import GSAE, fit_statistics
+from hiphop_train.data.statistics import fit_statistics
 from hiphop_train.data.structures import Structures
-from hiphop_train.errors import ConfigError
-from hiphop_train.units import HARTREE
+from hiphop_train.errors import DataError
 
-ATOMS = {"low": {1: -13.0, 8: -2040.0}, "high": {1: -13.6, 8: -2050.0}}  # eV
+ATOMS = {1: -13.587222780835477, 6: -1029.4889999855063, 8: -2041.9816003861047}
+FORMULAS = [{6: 1, 1: 4}, {8: 1, 1: 2}, {6: 1, 8: 2}, {6: 2, 1: 6, 8: 1}]
 
 
-def two_levels(levels: tuple[str, ...] = ("low", "high")) -> Structures:
-    """Waters and hydrogen molecules whose energies are exactly those of their atoms."""
+def labelled(formulas: list[dict[int, int]], energy_of: dict[int, float], noise: float = 0.0) -> Structures:
     rng = np.random.default_rng(0)
     found = Collector("set.h5")
-    for level in levels:
-        for numbers in ([8, 1, 1], [1, 1]):
-            energy = np.full(6, sum(ATOMS[level][number] for number in numbers))
-            found.add(
-                str(numbers), np.array(numbers), rng.normal(size=(6, len(numbers), 3)), {"energy": energy}, theory=level
-            )
-    return found.finish("all")
+    for k, formula in enumerate(formulas):
+        numbers = np.repeat(list(formula), list(formula.values()))
+        energy = sum(energy_of[z] * count for z, count in formula.items()) + noise * rng.normal()
+        found.add(str(k), numbers, rng.normal(size=(1, len(numbers), 3)), {"energy": np.array([energy])})
+    return found.finish("train")
 
 
-def test_each_level_has_an_e0_of_its_own() -> None:
-    statistics = fit_statistics(two_levels(), [1, 8])
-    expected = [[ATOMS[level][number] for number in (1, 8)] for level in ("low", "high")]
-    np.testing.assert_allclose(statistics.e0, expected, rtol=1e-12)
+def test_e0_is_recovered_exactly() -> None:
+    statistics = fit_statistics(labelled(FORMULAS, ATOMS), [1, 6, 8])
+    np.testing.assert_allclose(statistics.e0[0], list(ATOMS.values()), rtol=1e-12)
+    assert statistics.rank == 3
     assert statistics.residual < 1e-9
-    assert statistics.rank == 2
 
 
-def test_only_the_training_split_counts() -> None:
-    structures = two_levels(("low",))
-    structures.energy[3] += 100.0
-    index = np.array([0, 1, 2, 4, 5, 6, 7, 8])
-    np.testing.assert_allclose(fit_statistics(structures, [1, 8], index).e0[0], [-13.0, -2040.0], rtol=1e-12)
-    assert abs(fit_statistics(structures, [1, 8]).e0[0, 1] + 2040.0) > 1.0
+def test_e0_of_an_element_that_does_not_occur_is_zero() -> None:
+    statistics = fit_statistics(labelled(FORMULAS, ATOMS), [6, 7, 1, 8])
+    np.testing.assert_allclose(statistics.e0[0], [ATOMS[6], 0.0, ATOMS[1], ATOMS[8]], rtol=1e-12, atol=1e-9)
+    assert statistics.rank == 3
 
 
-@pytest.mark.parametrize(("name", "theory"), [("gsae", "gsae"), ("gsae_tz", "gsae_tz")])
-def test_named_e0(name: Any, theory: str) -> None:
-    statistics = fit_statistics(two_levels(("low",)), [1, 8], e0=name)
-    np.testing.assert_allclose(statistics.e0[0], [GSAE[theory]["H"] * HARTREE, GSAE[theory]["O"] * HARTREE], rtol=1e-14)
-    assert not statistics.fitted
+def test_one_formula_only_gives_the_smallest_fit() -> None:
+    """The composition matrix has rank one: energies are matched, and E0 is spread as least squares does."""
+    statistics = fit_statistics(labelled([{6: 1, 1: 4}] * 5, ATOMS), [1, 6, 8])
+    assert statistics.rank == 1
+    total = ATOMS[6] + 4 * ATOMS[1]
+    np.testing.assert_allclose(statistics.e0[0], total * np.array([4, 1, 0]) / 17, rtol=1e-12, atol=1e-9)
+    assert statistics.residual < 1e-9
+    assert statistics.scale > 0
 
 
-def test_given_e0() -> None:
-    statistics = fit_statistics(two_levels(("low",)), [8, 1], e0={"H": -13.0, "O": -2039.0, "N": 0.0})
-    np.testing.assert_allclose(statistics.e0[0], [-2039.0, -13.0])
-    assert statistics.residual == pytest.approx(0.5, rel=1e-9)  # waters are 1 eV off, hydrogen molecules are right
+def test_scale_is_that_of_the_forces_or_else_of_the_residual(structures: Structures) -> None:
+    statistics = fit_statistics(structures, [1, 6, 7, 8])
+    known = np.isfinite(structures.forces).all(axis=1)
+    assert not known.all()
+    assert statistics.scale == pytest.approx(float(np.sqrt((structures.forces[known] ** 2).mean())), rel=1e-12)
+
+    noisy = labelled(FORMULAS * 20, ATOMS, noise=0.3)
+    fitted = fit_statistics(noisy, [1, 6, 8])
+    counts = np.array([[formula.get(z, 0) for z in (1, 6, 8)] for formula in FORMULAS * 20], float)
+    left = noisy.energy - counts @ np.linalg.solve(counts.T @ counts, counts.T @ noisy.energy)
+    assert 0.1 < left.std() < 0.5
+    assert fitted.residual == pytest.approx(left.std(), rel=1e-6)
+    assert fitted.scale == pytest.approx(float(np.sqrt((left**2 / noisy.sizes).mean())), rel=1e-6)
 
 
-def test_e0_that_does_not_serve_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"has no energy of O; it has H.*data\.e0=fit"):
-        fit_statistics(two_levels(("low",)), [1, 8], e0={"H": -13.0})
-    with pytest.raises(ConfigError, match=r"several levels of theory \(low, high\) E0 must be fitted"):
-        fit_statistics(two_levels(), [1, 8], e0="gsae")
+def test_missing_energies_do_not_enter(structures: Structures) -> None:
+    known = structures.has_energy
+    assert not known.all()
+    without = structures.take(np.flatnonzero(known))
+    np.testing.assert_array_equal(fit_statistics(structures, [1, 6, 7, 8]).e0, fit_statistics(without, [1, 6, 7, 8]).e0)
 
 
-@pytest.fixture
-def data() -> Any:
-    """The embedded set, as a module, with the structures above in the place of its own."""
-    config = load_config("train", ["data=tiny", "data.check=false"])
-    module = make_data(config.data, make_potential(config.model, torch.float32), torch.float32, 0)
-    module._structures = two_levels()
-    return module
-
-
-def test_levels_are_those_of_the_model(data: Any) -> None:
-    before = data.structures.theory.copy()
-    data.use_theories(["high", "low"])
-    np.testing.assert_array_equal(data.structures.theory, 1 - before)
-    assert data.structures.theory_names == ("high", "low")
-
-
-def test_a_model_of_one_level_takes_all_for_it(data: Any) -> None:
-    data.use_theories(["other"])
-    assert not np.asarray(data.structures.theory).any()
-
-
-def test_levels_that_the_model_does_not_know_must_be_told(data: Any) -> None:
-    with pytest.raises(ConfigError, match=r"levels of theory low, third, but set\.h5 has 'high'.*level_of_theory=low"):
-        data.use_theories(["low", "third"])
-    data.level_of_theory = "thrid"
-    with pytest.raises(ConfigError, match="'thrid' is not one of the model's levels of theory; did you mean 'third'"):
-        data.use_theories(["low", "third"])
-    data.level_of_theory = "third"
-    data.use_theories(["low", "third"])
-    assert (np.asarray(data.structures.theory) == 1).all()
+def test_forces_alone_are_enough_and_nothing_is_not(structures: Structures) -> None:
+    forces_only = structures.with_labels(energy=np.full(len(structures), np.nan))
+    statistics = fit_statistics(forces_only, [1, 6, 7, 8])
+    assert not statistics.e0.any()
+    assert statistics.scale > 0
+    nothing = forces_only.with_labels(forces=np.full(structures.forces.shape, np.nan))
+    with pytest.raises(DataError, match=r"set\.xyz.*neither energies nor forces"):
+        fit_statistics(nothing, [1, 6, 7, 8])

@@ -36,7 +36,7 @@ def raw(fitted: Parts) -> tuple[np.ndarray, np.ndarray]:
     potential, data = fitted
     features, species = [], []
     with torch.no_grad():
-        for batch in data.eval_dataloader("train"):
+        for batch in data.sample_dataloader("train"):
             features.append(potential.terms[0].representation(batch.graph)[0].numpy())
             species.append(batch.graph.species.numpy())
     return np.concatenate(features), np.concatenate(species)
@@ -94,7 +94,7 @@ def test_standardised_features_are_centred_and_bounded(fitted: Parts, raw: tuple
 def test_network_reads_standardised_features(fitted: Parts) -> None:
     potential, data = fitted
     network = potential.terms[0]
-    graph = next(iter(data.eval_dataloader("val"))).graph
+    graph = next(iter(data.sample_dataloader("val"))).graph
     features = network.standardisations[0](network.representation(graph)[0], graph.species)
     torch.testing.assert_close(network(graph), network.readout([features], graph.species) * network.scale)
 
