@@ -19,7 +19,6 @@ from hiphop_train.commands.targets import check_targets
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
-from hiphop_train.potential import Potential
 from hiphop_train.training import callbacks
 from hiphop_train.training.module import PotentialModule
 from hiphop_train.training.standardisation import fit_standardisation
@@ -87,7 +86,7 @@ def train(config: DictConfig) -> TrainResult:
     if trainer.is_global_zero:
         run_directory.make(run, config)
         store_splits(run.path / "splits.npz", data.splits, data.checksum)
-        _introduce(config, run, potential, data, statistics, fast)
+        _introduce(config, run, module, data, statistics, fast)
     start_from = None if run.start_from is None else str(run.start_from)
     try:
         with matmul_precision(config.trainer.get("matmul_precision", "highest")):
@@ -129,13 +128,14 @@ def _make_trainer(
 def _introduce(
     config: DictConfig,
     run: run_directory.RunDirectory,
-    potential: Potential,
+    module: PotentialModule,
     data: DataModule,
     statistics: Statistics | None,
     fast: Acceleration,
 ) -> None:
     """Say what is about to happen."""
     parts = ", ".join(f"{name} {len(index):,}" for name, index in data.splits.items())
+    potential = module.potential
     n_parameters = sum(parameter.numel() for parameter in potential.parameters())
     structures = data.structures
     n_forces = int(structures.has_forces.sum())
@@ -161,6 +161,8 @@ def _introduce(
                 "values; the smallest ones that fit were taken, so energies hold for compositions like these only"
             )
     print(f"accelerate {fast}")
+    for key in set(potential.targets) - {"energy", "forces", "stress", *module.loss.parts}:
+        print(f"untrained  {key}: loss.{key} has no weight, so the model's {key} will be meaningless")
     if run.start_from is not None:
         print(f"goes on    from {run.start_from}")
     print(f"output     {run.path}", flush=True)
