@@ -19,7 +19,6 @@ from hiphop_train.commands.targets import check_targets
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
-from hiphop_train.potential import Potential
 from hiphop_train.training import callbacks
 from hiphop_train.training.module import PotentialModule
 from hiphop_train.training.standardisation import fit_standardisation
@@ -77,7 +76,7 @@ def train(config: DictConfig) -> TrainResult:
     if trainer.is_global_zero:
         run_directory.make(run, config)
         store_splits(run.path / "splits.npz", data.splits, data.checksum)
-        _print_start(config, run, potential, data, statistics, fast)
+        _print_start(config, run, module, data, statistics, fast)
     start_from = None if run.start_from is None else str(run.start_from)
     try:
         with matmul_precision(config.trainer.get("matmul_precision", "highest")):
@@ -140,13 +139,14 @@ def _make_trainer(
 def _print_start(
     config: DictConfig,
     run: run_directory.RunDirectory,
-    potential: Potential,
+    module: PotentialModule,
     data: DataModule,
     statistics: Statistics | None,
     fast: Acceleration,
 ) -> None:
     """Print what is trained on what, and where it goes."""
     parts = ", ".join(f"{name} {len(index):,}" for name, index in data.splits.items())
+    potential = module.potential
     n_parameters = sum(parameter.numel() for parameter in potential.parameters())
     structures = data.structures
     n_forces = int(structures.has_forces.sum())
@@ -173,6 +173,8 @@ def _print_start(
                 "values; the solution of least norm is used, so energies are valid for such compositions only"
             )
     print(f"accelerate {fast}")
+    for key in set(potential.targets) - {"energy", "forces", "stress", *module.loss.parts}:
+        print(f"untrained  {key}: loss.{key} has no weight, so the model's {key} will be meaningless")
     if run.start_from is not None:
         print(f"resumes    from {run.start_from}")
     print(f"output     {run.path}", flush=True)
