@@ -14,9 +14,7 @@ COMPILED, IN_BLOCKS = TWINS
 @pytest.mark.parametrize("twin", TWINS, ids=[twin.chosen for twin in TWINS])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n_sensitivities", [1, 7, 20])
-def test_values_and_derivative(
-    twin: Twin, dtype: torch.dtype, n_sensitivities: int, make_setting: MakeSetting
-) -> None:
+def test_values_and_derivative(twin: Twin, dtype: torch.dtype, n_sensitivities: int, make_setting: MakeSetting) -> None:
     """Beyond the cutoff, at it and just before it too."""
     plain = InverseGaussianSensitivity(n_sensitivities, 0.75, 5.5, 6.5).to(dtype)
     frozen = twin.make(plain, make_setting(dtype))
