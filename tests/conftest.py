@@ -26,7 +26,7 @@ MODEL_FILES = sorted((ROOT / "conf" / "model").glob("*.yaml"))
 SMALL = {
     "elements": ["H", "C", "N", "O"],
     "cutoff": 4.0,
-    "n_features": 8,
+    "n_features": 16,
     "n_sensitivities": 6,
     "n_atom_layers": 2,
     "soft_min": 0.8,

@@ -85,7 +85,7 @@ def test_equals_plain_interaction(
     frozen: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Values, derivatives with respect to pair vectors and weights, and those of the former as in training on forces."""
+    """Values, derivatives with respect to pair vectors and weights, and second ones as in training on forces."""
     monkeypatch.setattr(table_convolution, "LARGE", 0 if large else 2**24)
     monkeypatch.setattr(table_convolution, "FEATURES_AT_A_TIME", 4)
     features = one_hot(graph.species, N_TYPES).double() if are_species else random(40, 4, seed=3)
