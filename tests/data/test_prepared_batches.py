@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hiphop_train.nn.pairs import with_layout
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from hiphop_train.data.batching.dataset import BatchDataset
@@ -15,7 +16,6 @@ from hiphop_train.data.batching.sampler import BatchSampler
 from hiphop_train.data.batching.sharing import Packer, unpack
 from hiphop_train.data.structures import Structures
 from hiphop_train.graph.triples import with_triples
-from hiphop_train.nn.pairs import with_layout
 
 ELEMENTS = ["H", "O", "C", "N"]
 
