@@ -19,6 +19,7 @@ from hiphop_train.commands.targets import check_targets
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
+from hiphop_train.potential import Potential
 from hiphop_train.training import callbacks
 from hiphop_train.training.module import PotentialModule
 from hiphop_train.training.standardisation import fit_standardisation
