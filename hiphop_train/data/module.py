@@ -20,7 +20,7 @@ from hiphop_train.data.statistics import AtomEnergies, Statistics, fit_statistic
 from hiphop_train.data.store.open_data import Packing, Progress, load, no_progress
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, did_you_mean
-from hiphop_train.types import Batch, Prepare
+from hiphop_train.types import ON_HOST, Batch, Prepare
 
 
 class DataModule(LightningDataModule):
@@ -172,11 +172,15 @@ class DataModule(LightningDataModule):
         return digest.hexdigest()[:16]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch; where it is there already, as on the CPU, Lightning's walk through it is saved."""
+        """Move a batch, but for what the host reads of it; on the CPU, Lightning's walk through it is saved."""
         if batch.graph.positions.device == device:
             return batch
-        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved
+        extras = batch.graph.extras
+        of_host = {key: value for key, value in extras.items() if key.startswith(ON_HOST)}
+        others = {key: value for key, value in extras.items() if key not in of_host}
+        given = batch._replace(graph=batch.graph._replace(extras=others))
+        moved: Batch = super().transfer_batch_to_device(given, device, dataloader_idx)
+        return moved._replace(graph=moved.graph._replace(extras={**moved.graph.extras, **of_host}))
 
     def train_dataloader(self) -> BatchLoader:
         """Batches of the training split, in an order given by seed and epoch."""
