@@ -42,7 +42,7 @@ class FrozenSensitivity(nn.Module):
     def evaluate(self, distance: Tensor) -> Tensor:
         """Evaluate as `InverseGaussianSensitivity` does.
 
-        Near the cutoff, cos^2 keeps the digits that 1 + cos loses, by which the derivative's tangent would be multiplied.
+        Near the cutoff, cos^2 keeps the digits that 1 + cos loses and the derivative's tangent would multiply.
         """
         offset = (1.0 / distance[:, None] - 1.0 / self.centre) * self.inverse_width
         wave = torch.cos(0.5 * math.pi / self.cutoff * distance) * (distance < self.cutoff)
