@@ -20,7 +20,6 @@ from hiphop_train.nn.cutoffs import cosine_cutoff
 from hiphop_train.nn.gaussians import gaussian
 from hiphop_train.types import Graph
 
-TRIPLES = "triples"
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,18 @@ class PrepareTriples:
 
     cutoff: float
 
+    @property
+    def key(self) -> str:
+        """Key of the triples among the extras of a graph."""
+        return f"triples.{self.cutoff}"
+
     def __call__(self, graph: Graph) -> Graph:
         """Return the graph with its triples among the extras."""
-        return graph._replace(extras={**graph.extras, TRIPLES: triples_within(graph, self.cutoff)})
+        return graph._replace(extras={**graph.extras, self.key: triples_within(graph, self.cutoff)})
 
     def triples_of(self, graph: Graph) -> Tensor:
         """Return the triples (2, n_triples) that a graph carries, or list them."""
-        return graph.extras[TRIPLES] if TRIPLES in graph.extras else triples_within(graph, self.cutoff)
+        return graph.extras[self.key] if self.key in graph.extras else triples_within(graph, self.cutoff)
 
 
 class SymmetryFunctions(Representation):

@@ -7,6 +7,7 @@ which species an atom is, when there are many neighbours. No array of pairs x se
 way, and for large systems none of pairs x features.
 """
 
+from functools import cache
 from typing import Any, Tuple
 
 import torch
@@ -25,7 +26,7 @@ from hiphop_train.accelerate.tables import (
     sums_of_products,
 )
 from hiphop_train.models.backbone import HIPInteraction
-from hiphop_train.nn.tensors import irreducible_tensors
+from hiphop_train.nn.tensors import contract_products, irreducible_tensors, raising_matrix
 from hiphop_train.types import Graph
 
 LARGE = 2**24
@@ -98,11 +99,28 @@ def _tensors_in_table(unit: Tensor, table: Table, l_max: int) -> Tensor:
     """Fill a table with the irreducible tensors (n_entries, (l_max + 1)^2) of unit vectors (n_pairs, 3)."""
 
     def tensors(unit: Tensor, is_filled: Tensor) -> Tensor:
-        return irreducible_tensors(unit, l_max) * is_filled
+        return tensors_on_device(unit, l_max) * is_filled
 
     is_filled = fill(torch.ones_like(unit[:, :1]), table)
     with full_precision(unit):
         return in_blocks(tensors, [fill(unit, table), is_filled], PAIRS)
+
+
+def tensors_on_device(unit: Tensor, l_max: int) -> Tensor:
+    """Return `nn.tensors.irreducible_tensors` by matrices that are made, and sent to a device, once."""
+    lowest = irreducible_tensors(unit, min(l_max, 3))
+    if l_max <= 3:
+        return lowest
+    tensors = [lowest.T]
+    for rank in range(4, l_max + 1):
+        matrix = _raising_matrix(rank, unit.dtype, unit.device)
+        tensors.append(contract_products(matrix, tensors[-1][1 - 2 * rank :], unit))
+    return torch.cat(tensors).T.contiguous()
+
+
+@cache
+def _raising_matrix(rank: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return raising_matrix(rank).to(device, dtype) / (rank * (2 * rank - 1))
 
 
 def exchange(rows: Tensor, there: Tensor, back: Tensor) -> Tensor:

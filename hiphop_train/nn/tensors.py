@@ -68,8 +68,12 @@ def next_tensor(lower: Tensor, unit: Tensor, rank: int) -> Tensor:
     -------
     components : (2 rank + 1, n_pairs)
     """
-    products = (lower[:, None, :] * unit.T.contiguous()).flatten(0, 1)
-    return raising_matrix(rank).to(unit) / (rank * (2 * rank - 1)) @ products
+    return contract_products(raising_matrix(rank).to(unit) / (rank * (2 * rank - 1)), lower, unit)
+
+
+def contract_products(matrix: Tensor, lower: Tensor, unit: Tensor) -> Tensor:
+    """Multiply the matrix of `next_tensor` by all products of a component and one of the unit vector."""
+    return matrix @ (lower[:, None, :] * unit.T.contiguous()).flatten(0, 1)
 
 
 def raising_matrix(rank: int) -> Tensor:

@@ -1,9 +1,10 @@
-"""Irreducible tensors by a compiled program are those of the recurrence, and so are their derivatives."""
+"""Irreducible tensors by a compiled program, and by kept matrices, are those of the recurrence; so are derivatives."""
 
 import pytest
 import torch
 
 from hiphop_train.accelerate.compiled_tensors import CompiledTensors
+from hiphop_train.accelerate.table_convolution import tensors_on_device
 from hiphop_train.nn.tensors import irreducible_tensors
 from tests.accelerate.conftest import MakeSetting
 
@@ -25,3 +26,9 @@ def test_compiled_tensors_and_their_derivatives(l_max: int, make_setting: MakeSe
         results.append((tensors, gradient))
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("l_max", range(6))
+def test_kept_matrices_change_nothing(l_max: int) -> None:
+    unit = torch.nn.functional.normalize(torch.randn(9, 3, dtype=torch.float64), dim=1)
+    assert torch.equal(tensors_on_device(unit, l_max), irreducible_tensors(unit, l_max))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hatchling.builders.wheel import WheelBuilder
 from torch import Tensor
 
 from hiphop_train.accelerate.compiler import (
@@ -22,6 +23,7 @@ from hiphop_train.accelerate.compiler import (
 from hiphop_train.accelerate.contraction_programs import contraction_program
 from hiphop_train.accelerate.polynomial_source import header
 from hiphop_train.nn.contractions import parse
+from tests.conftest import ROOT
 
 CUBES = """
 #include "common.h"
@@ -153,10 +155,11 @@ def test_errors(fresh_cache: Path, sources: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_sources_are_files_of_the_package() -> None:
-    """Beside the code, in a folder that hatch packs whole: `only-include` names the package."""
-    assert {file.suffix for file in SOURCES.iterdir()} == {".c", ".h"}
-    assert SOURCES.parent.name == "accelerate"
-    assert SOURCES.parents[1].name == "hiphop_train"
+    """Beside the code, and in the wheel."""
+    names = {file.name for file in SOURCES.iterdir()}
+    assert {Path(name).suffix for name in names} == {".c", ".h"}
+    packed = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    assert {f"hiphop_train/accelerate/kernels/{name}" for name in names} <= packed
 
 
 @pytest.mark.parametrize("vectors", VECTORS.values(), ids=VECTORS.keys())
