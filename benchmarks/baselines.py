@@ -1,9 +1,9 @@
 """Errors of two published methods on the sets that hiphop-train reports: GFN2-xTB and the ANI-1x network.
 
-- GFN2-xTB (tblite) is the method that made the geometries of the tiny set; another level of theory, so that only
-  relative energies and forces compare.
+- GFN2-xTB (tblite) is the method that the geometries of the tiny set were made with; it is another level of theory, so
+  only relative energies and forces can be compared.
 - ANI-1x is one published network (NeuroChem format, read with torchani, evaluated in float64), trained on the ANI-1x
-  set at the same level of theory as the labels here, so that total energies compare too.
+  set at the same level of theory as the labels here, so total energies can be compared too.
 
 Sets: `test` and `test_unseen` of the embedded tiny set, and S66x8 of COMP6v1. Relative energies are taken over all
 pairs i < j of conformations of one molecule (tiny: `molecule` of split.json; S66x8: one dimer) and pooled; forces over
@@ -151,7 +151,7 @@ def evaluate(method: Method, molecules: Sequence[Conformers], total_energy: bool
     molecules
         Conformers of one molecule each.
     total_energy
-        Whether the method has the level of theory of the labels, so that total energies compare.
+        Whether the method has the level of theory of the labels, so that total energies can be compared.
     """
     energy_errors: list[Array] = []
     force_errors: list[Array] = []
@@ -166,7 +166,7 @@ def evaluate(method: Method, molecules: Sequence[Conformers], total_energy: bool
 
 
 def check_known(result: dict[str, dict[str, float]]) -> None:
-    """Stop if the network does not have its known errors on S66x8."""
+    """Exit if the network does not have its known errors on S66x8."""
     for quantity, known in KNOWN_ANI_S66X8.items():
         found = (result[quantity]["mae"], result[quantity]["rmse"])
         if not np.allclose(found, known, rtol=0, atol=1e-4):
@@ -177,7 +177,7 @@ def check_known(result: dict[str, dict[str, float]]) -> None:
 
 
 def table(results: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
-    """Lay out all results as a Markdown table, MAE/RMSE in kcal/mol and kcal/mol/Angstrom."""
+    """Return all results as a Markdown table, MAE/RMSE in kcal/mol and kcal/mol/Angstrom."""
     lines = ["| set | method | relative energy | force component | total energy |", "|---|---|---|---|---|"]
     for name, methods in results.items():
         for method, result in methods.items():
@@ -209,7 +209,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Evaluate both methods on all sets, check what is known, print the table and write the JSON file."""
+    """Evaluate both methods on all sets, check known errors, print the table and write the JSON file."""
     arguments = parse_arguments()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when tblite is loaded
     sets = {

@@ -1,4 +1,4 @@
-"""Damage many files in every layout, read each in a process of its own under limits, and record what came of it.
+"""Damage many files in every format, read each in a process of its own under limits, and record the outcomes.
 
 Usage: python benchmarks/fuzz_readers.py --count 5000
 """
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "fuzz.json")
     options = parser.parse_args(arguments)
-    sys.path.insert(0, str(ROOT))  # the damage is the tests'
+    sys.path.insert(0, str(ROOT))  # the tests' damage is used
     from tests.data.formats.fuzz import campaign
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,9 @@
 """The architectures side by side: each trained for the same wall time on one core, with several seeds.
 
 How many epochs fit into the time is measured first, for each model, under the same load (as many processes at once,
-on otherwise quiet cores); then the learning rate falls over just these epochs. A finished run is not repeated, so the
-command may be stopped and started again. `cpu_seconds` are those of the whole process, start and evaluation included:
-where they are near the budget but `training_seconds` are not, the machine was busy with other things.
+on otherwise quiet cores); the learning rate then decays over exactly these epochs. A finished run is not repeated, so
+the command can be interrupted and restarted. `cpu_seconds` are those of the whole process, start and evaluation
+included: if they are near the budget but `training_seconds` are not, the machine was busy with other work.
 
     python benchmarks/ladder.py tiny runs/ladder-tiny                  # all models on the embedded data
     python benchmarks/ladder.py methane runs/ladder-methane --minutes 7 data.path=data/methane.h5
@@ -44,7 +44,7 @@ CALIBRATION_EPOCHS = 10
 
 
 def train(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
-    """Run hiphop-train on one core, unless it has run; returns what metrics.json says."""
+    """Run hiphop-train on one core, unless it has run; returns the content of metrics.json."""
     cpu_file = run_dir / "cpu_seconds.json"
     if not cpu_file.is_file():
         command = [sys.executable, "-m", "hiphop_train.cli", f"run_dir={run_dir}", *overrides]
@@ -61,19 +61,19 @@ def train(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def file_name(case: str) -> str:
-    """Name of a case as part of a path."""
+    """Return the name of a case as part of a path."""
     return case.replace(" ", "-").replace("=", "").replace(",", "")
 
 
 def checkpoint_parameters(run: Path) -> int:
-    """Number of learned parameters."""
+    """Return the number of learned parameters."""
     from hiphop_train.checkpoint import load
 
     return sum(parameter.numel() for parameter in load(str(run)).potential.parameters())
 
 
 def summarise(folder: Path, cases: dict[str, list[str]], seeds: int) -> dict[str, Any]:
-    """Mean and range over seeds of the errors of all finished runs."""
+    """Return mean and range over seeds of the errors of all finished runs."""
     found: dict[str, Any] = {}
     for case in cases:
         runs = [folder / f"{file_name(case)}-seed{seed}" for seed in range(seeds)]
@@ -101,7 +101,7 @@ def summarise(folder: Path, cases: dict[str, list[str]], seeds: int) -> dict[str
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print a Markdown table of each test split: mean (lowest to highest)."""
+    """Print a Markdown table for each test split: mean (lowest to highest)."""
     columns = sorted({key for row in found.values() for key in row if key.endswith(("mae", "rmse", "median"))})
     for split in dict.fromkeys(key.split()[0] for key in columns):
         kinds = [f"{split} {kind} {m}" for kind in ("energy", "forces") for m in ("mae", "rmse", "median")]

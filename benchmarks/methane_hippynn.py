@@ -1,14 +1,12 @@
 """Random methane by hippynn itself: same file, split, settings, loss and time as `ladder.py methane`, on one core.
 
-The network is hippynn's, with its numba kernels where numba is installed; the loop around it is the plain one of its
-training scripts: Adam with a rate of 2.5e-3 that falls along a cosine, batches of 64, RMSE + MAE of energies and of
-forces and the mean of R. How many epochs fit into the time is measured first, unless they are given.
+The network is hippynn's, with its numba kernels if numba is installed; the loop around it is the plain one of its
+training scripts: Adam with a learning rate of 2.5e-3 and cosine decay, batches of 64, RMSE + MAE of energies and of
+forces and the mean of the non-hierarchicality R. How many epochs fit into the time is measured first, unless given.
 
     python benchmarks/methane_hippynn.py data/methane.h5 --minutes 7
     python benchmarks/methane_hippynn.py data/methane.h5 --cases "HIP-HOP l=3 n=4" --epochs 23
 """
-
-# mypy: allow-untyped-calls
 
 import argparse
 import json
@@ -76,7 +74,7 @@ def rmse_and_mae(error: Tensor) -> Tensor:
 
 
 class Study:
-    """The data, and training on them."""
+    """The data, and training on it."""
 
     def __init__(self, path: str) -> None:
         structures = ANI1xReader(path, LEVELS, "gfn2_xtb", "hartree", "angstrom", "force").read()
@@ -90,7 +88,7 @@ class Study:
         self.forces = torch.from_numpy(structures.forces.reshape(-1, 5, 3) / KCAL_PER_MOL).float()
 
     def errors(self, model: Model, index: Tensor, training: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Errors of energies and force components, and R."""
+        """Return errors of energies and force components, and R."""
         positions = self.positions[index].requires_grad_(True)
         energy, hierarchicality = model(positions)
         (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=training)
@@ -109,7 +107,7 @@ class Study:
                 schedule.step()
 
     def test(self, model: Model) -> dict[str, dict[str, float]]:
-        """Errors on the test split, kcal/mol(/Angstrom)."""
+        """Return errors on the test split, kcal/mol(/Angstrom)."""
         parts = [self.errors(model, index, training=False) for index in self.index["test"].split(500)]
         found = {}
         for kind, errors in zip(("energy", "forces"), list(zip(*parts, strict=True))[:2], strict=True):
@@ -119,7 +117,7 @@ class Study:
         return found
 
     def epochs_in(self, seconds: float, network_class: type, energy_class: type) -> int:
-        """How many epochs fit into a time."""
+        """Return how many epochs fit into a time."""
         trial = Model(network_class, energy_class)
         optimizer = torch.optim.Adam(trial.parameters(), lr=2.5e-3)
         self.epoch(trial, optimizer, None)  # compiles
@@ -147,7 +145,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="file of scripts/generate_methane.py")
     parser.add_argument("--minutes", type=float, default=7.0, help="training time of each (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, help="of each, instead of what fits into the time")
+    parser.add_argument("--epochs", type=int, help="of each, instead of as many as fit into the time")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--kernels", choices=("auto", "numba", "pytorch"), default="auto", help="of hippynn")
     parser.add_argument("--output", type=Path, help="JSON file; results of other cases in it are kept")

@@ -1,8 +1,9 @@
 """Energy conservation: molecular dynamics at constant energy, by an exported file or a run.
 
-The structure is relaxed, brought to the temperature with Langevin dynamics, and then left to itself (velocity Verlet).
-A potential whose forces are the derivative of a smooth energy keeps the total energy: its drift (slope of a straight
-line) should be far below 1 meV/atom/ps, and its fluctuation about that line shrinks with the square of the step.
+The structure is relaxed, equilibrated at the temperature with Langevin dynamics, and then propagated at constant energy
+(velocity Verlet). A potential whose forces are the derivative of a smooth energy conserves the total energy: its drift
+(slope of a straight line) should be far below 1 meV/atom/ps, and its fluctuation about that line decreases with the
+square of the step.
 
 usage: python benchmarks/nve.py MODEL [--structure FILE | --molecule NAME] [--step FS] [--time PS] [--output FILE]
 """
@@ -35,13 +36,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="exported file, or run directory or checkpoint")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--structure", type=Path, help="structure in a file that ASE reads (the last, if many)")
+    what.add_argument("--structure", type=Path, help="file that ASE reads (the last structure, if there are several)")
     what.add_argument("--molecule", default="CH3CH2OH", help="name in ase.build.molecule (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=300.0, help="kelvin (default: %(default)s)")
     parser.add_argument("--step", type=float, default=0.5, help="fs (default: %(default)s)")
     parser.add_argument("--time", type=float, default=1.0, help="ps at constant energy (default: %(default)s)")
     parser.add_argument("--equilibration", type=float, default=0.25, help="ps with thermostat (default: %(default)s)")
-    parser.add_argument("--no-relaxation", action="store_true", help="start from the structure as it is given")
+    parser.add_argument("--no-relaxation", action="store_true", help="start from the given structure")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
@@ -50,7 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def prepare(atoms: Atoms, options: argparse.Namespace) -> None:
-    """Relax, and bring to the temperature."""
+    """Relax and equilibrate."""
     if not options.no_relaxation:
         BFGS(atoms, logfile=None).run(fmax=0.05, steps=500)
     generator = np.random.default_rng(options.seed)
@@ -71,7 +72,7 @@ def prepare(atoms: Atoms, options: argparse.Namespace) -> None:
 
 
 def run(atoms: Atoms, step: float, n_steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return total energies (n_steps + 1,), eV, and temperatures, kelvin, with a line of progress now and then."""
+    """Return total energies (n_steps + 1,), eV, and temperatures, kelvin; progress is printed ten times."""
     dynamics = VelocityVerlet(atoms, step * units.fs)
     energies, temperatures = [atoms.get_total_energy()], [atoms.get_temperature()]
     for done in range(1, n_steps + 1):

@@ -3,9 +3,9 @@
     python benchmarks/packing.py FOLDER --output benchmarks/results/packing.json      # 8 GB of disk, some minutes
 
 The file has the release's tree and counts (3,114 groups, 4,956,005 conformations, about 76 million atoms) with random
-labels: coordinates, wb97x_dz and wb97x_tz energies and forces, coupled-cluster energies for a tenth, and what a reader
-passes over. Memory is the highest RssAnon + RssShmem of the process, looked at every 10 ms: mapped pages of files do
-not count, since the system takes them back when it needs them.
+labels: coordinates, wb97x_dz and wb97x_tz energies and forces, coupled-cluster energies for a tenth, and arrays that
+the reader skips. Memory is the highest RssAnon + RssShmem of the process, sampled every 10 ms: mapped pages of files do
+not count, since the system reclaims them when it needs them.
 """
 
 import argparse
@@ -47,11 +47,9 @@ print("seconds", time.perf_counter() - started)
 """
 CHECK = """
 import sys
-from hiphop_train.cli_data import main
-try:
-    main()
-except SystemExit as end:
-    sys.exit(0 if end.code in (None, 0, 3) else end.code)  # 3: random labels contradict everything
+from hiphop_train.cli import run
+code = run("data", sys.argv[1:])
+sys.exit(0 if code == 3 else code)  # 3: random labels contradict everything
 """
 
 
@@ -71,13 +69,13 @@ def make(file: Path, n_conformations: int) -> None:
             positions = np.tile(grid.astype("f4"), (n, 1, 1))
             positions += 0.1 * rng.standard_normal(positions.shape, dtype=np.float32)
             group["coordinates"] = positions
-            for level in ("wb97x_dz", "wb97x_tz"):
+            for theory in ("wb97x_dz", "wb97x_tz"):
                 energy = -10.0 * numbers.sum() + 0.02 * rng.standard_normal(n)
                 forces = 0.05 * rng.standard_normal(positions.shape, dtype=np.float32)
-                if level == "wb97x_tz":
+                if theory == "wb97x_tz":
                     missing = rng.random(n) < 0.1
                     energy[missing], forces[missing] = np.nan, np.nan
-                group[f"{level}.energy"], group[f"{level}.forces"] = energy, forces
+                group[f"{theory}.energy"], group[f"{theory}.forces"] = energy, forces
             group["ccsd(t)_cbs.energy"] = np.where(rng.random(n) < 0.9, np.nan, -10.0 * numbers.sum())
             group["wb97x_dz.dipole"] = np.zeros((n, 3), "f4")
             if k % 300 == 0:
@@ -85,7 +83,7 @@ def make(file: Path, n_conformations: int) -> None:
 
 
 def memory(process: int) -> int:
-    """RssAnon + RssShmem of a process, bytes."""
+    """Return RssAnon + RssShmem of a process, bytes."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
@@ -118,7 +116,7 @@ def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "folder", type=Path, help="for the file and the packed set; the file is made when it is not there"
+        "folder", type=Path, help="for the file and the packed set; the file is made if it does not exist"
     )
     parser.add_argument("--conformations", type=int, default=N_CONFORMATIONS, help="default: %(default)s")
     parser.add_argument("--only-make", action="store_true", help="only make the file")
@@ -136,7 +134,7 @@ def main() -> int:
     shutil.rmtree(packed, ignore_errors=True)
     output, highest, _ = watched([sys.executable, "-c", PACK, str(file), str(packed)])
     seconds, n_structures, n_atoms = output.split("seconds ")[1].split()
-    wanted = size - _passed_over(file)
+    wanted = size - _skipped(file)
     result |= {
         "structures": int(n_structures),
         "atoms": int(n_atoms),
@@ -167,8 +165,8 @@ def main() -> int:
     return 0
 
 
-def _passed_over(file: Path) -> int:
-    """Bytes of the arrays that are not asked for."""
+def _skipped(file: Path) -> int:
+    """Return the bytes of the arrays that are not read."""
     with h5py.File(file) as handle:
         names = ("wb97x_tz.energy", "wb97x_tz.forces", "ccsd(t)_cbs.energy", "wb97x_dz.dipole")
         return sum(group[name].id.get_storage_size() for group in handle.values() for name in names)

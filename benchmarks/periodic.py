@@ -82,7 +82,7 @@ def relaxed(crystal: Atoms) -> Atoms:
     atoms.pbc = True
     atoms.calc = EMT()
     volumes, energies, cell = [], [], atoms.cell.array.copy()
-    for scale in np.linspace(0.94, 1.06, 13):
+    for scale in np.linspace(0.97, 1.03, 7):
         atoms.set_cell(scale * cell, scale_atoms=True)
         volumes.append(atoms.get_volume())
         energies.append(atoms.get_potential_energy())

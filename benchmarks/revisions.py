@@ -123,7 +123,9 @@ def answer(kept: dict[tuple[str, ...], Callable[[], Outputs]], request: dict[str
         kept.clear()
         kept[key] = make(*key)
     call = kept[key]
-    outputs: Outputs = call() if request["warm_up"] else {}
+    outputs: Outputs = {}
+    if request["warm_up"] and not request["file"]:  # a training step changes what is compared
+        call()
     started = time.perf_counter()
     for _ in range(request["count"]):
         outputs = call()
@@ -166,6 +168,8 @@ def serve(root: str, threads: int) -> None:
 
 def write_work(folder: Path, structures: Sequence[Path], water: Sequence[int]) -> list[Path]:
     """Write the structures of all work, which both revisions read; returns the files."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
     from hiphop_train.benchmark import systems
 
     work = {file.stem: systems.work_of(systems.from_file(file), None) for file in structures}

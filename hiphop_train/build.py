@@ -41,12 +41,12 @@ DATA_VARIABLES = (
     "exclude",
     "charged",
 )
-"""Keys of the data section that only serve to be set on the command line and read by others of its keys."""
+"""Keys of the data section that only exist to be set on the command line; other keys of the section refer to them."""
 
 OWN_KEYS: dict[str, dict[str, Any]] = {
     "trainer": {"compile": Choice, "precision": Precision, "matmul_precision": MatmulPrecision}
 }
-"""Keys of sections whose class is not ours that we read ourselves, with their types."""
+"""Keys that we read ourselves, in sections whose class is not ours, with their types."""
 
 HANDED_OVER: dict[str, tuple[str, ...]] = {
     "model.readout": ("feature_sizes", "elements"),
@@ -104,7 +104,7 @@ def make_data(data: Mapping[str, Any] | DictConfig, potential: Potential, dtype:
 
 
 def make_reader(section: DictConfig) -> Reader:
-    """Build the reader of a data section alone, where no model says elements and cutoff."""
+    """Build the reader of a data section alone, without a model."""
     resolved = section.copy()
     OmegaConf.resolve(resolved)
     reader: Reader = _instantiate(resolved.reader, "data.reader")

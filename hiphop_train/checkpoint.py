@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
@@ -138,6 +139,8 @@ def find_checkpoint(path: str, key: str = "checkpoint") -> tuple[Path, Path]:
 
 def read(file: Path) -> dict[str, Any]:
     """Read a checkpoint file, upgraded to the present version."""
+    if is_zipfile(file) and any(name.endswith("/constants.pkl") for name in ZipFile(file).namelist()):
+        raise CheckpointError(f"{file} is an exported potential; give the run directory or checkpoint it came from")
     try:
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:

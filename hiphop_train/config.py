@@ -1,109 +1,33 @@
 """Compose a configuration and check it, before any data is read.
 
-Hydra composes; every section with a ``_target_`` is then checked against that target's own typed signature, and the
-root against a small schema. A mistake is an error that names the file and line or the override it comes from.
+Hydra parses the overrides and composes. An override of a key that does not exist is refused before, by comparison with
+what is composed without it; the result is checked by `hiphop_train.schema`.
 """
 
-import inspect
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
 
 from hiphop_train import checkpoint
-from hiphop_train.accelerate import Choice
-from hiphop_train.build import DATA_VARIABLES, HANDED_OVER, OWN_KEYS
+from hiphop_train.config_files import config_directory, defaults, is_global, options
 from hiphop_train.errors import ConfigError, did_you_mean
+from hiphop_train.schema import ROOT, ConfigName, Source, check, completed, dotted, parameters_of, unknown_key
 
-Command = Literal["train", "eval", "export", "bench", "data"]
-
-_SECTION = dict[str, Any]
-ROOT: dict[Command, dict[str, Any]] = {
-    "train": {
-        **dict.fromkeys(["data", "model", "loss", "optimizer", "scheduler", "trainer"], _SECTION),
-        **dict.fromkeys(["callbacks", "logger"], _SECTION | None),
-        "seed": int,
-        "dtype": Literal["float32", "float64"],
-        "run_dir": str | None,
-        "resume": str,
-        "init_weights": str | None,
-    },
-    "eval": {
-        "data": _SECTION | None,
-        "checkpoint": str,
-        "splits": list[str] | None,
-        "output_dir": str | None,
-        "device": Literal["auto", "cpu", "cuda"],
-    },
-    "export": {"checkpoint": str, "output": str | None},
-    "bench": {
-        **dict.fromkeys(["model", "loss", "optimizer", "peers"], _SECTION),
-        "data": _SECTION | None,
-        "checkpoint": str | None,
-        **dict.fromkeys(["structures", "against"], list[str]),
-        "water": list[int],
-        "measure": list[Literal["md", "training", "breakdown"]],
-        "batch_size": PositiveInt,
-        "rounds": PositiveInt,
-        "threads": PositiveInt | None,
-        "dtype": Literal["float32", "float64"],
-        "device": Literal["auto", "cpu", "cuda"],
-        "compile": Choice,
-        "memory_limit": PositiveFloat | PositiveInt | None,
-        "output": str | None,
-        "seed": NonNegativeInt,
-    },
-    "data": {"data": _SECTION | None},
-}
-"""Keys at the top of each command's configuration, with their types."""
+FROM_CHECKPOINT = ("model", "dtype", "loss", "optimizer", "scheduler", "trainer")
+"""Sections of a training that no later command sets."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where values come from, to be named in messages.
-
-    Attributes
-    ----------
-    overrides : as given on the command line
-    files : configuration files that were composed, strongest first, each with the dotted path of its contents
-    """
-
-    overrides: list[str] = field(default_factory=list)
-    files: list[tuple[Path, str]] = field(default_factory=list)
-
-    def of(self, path: str) -> str:
-        """Name the override, or file and line, that set a dotted path; empty when neither is found."""
-        for override in reversed(self.overrides):
-            if override.lstrip("+~").split("=", 1)[0].replace("/", ".") == path:
-                return f"override '{override}'"
-        for file, package in self.files:
-            line = _line_of(file, path.removeprefix(f"{package}.") if package else path)
-            if line is not None:
-                return f"{file}:{line}"
-        return ""
-
-
-def config_directory() -> Path:
-    """Return the folder of configuration files: inside of an installed package, beside it in a checkout."""
-    package = Path(__file__).parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise ConfigError(f"no configuration files beside {package}: the installation is damaged; install it again")
-
-
-def load_config(command: Command, overrides: list[str]) -> DictConfig:
+def load_config(command: ConfigName, overrides: Iterable[str]) -> DictConfig:
     """Compose and check the configuration of a command.
 
     Parameters
@@ -114,208 +38,45 @@ def load_config(command: Command, overrides: list[str]) -> DictConfig:
     Returns
     -------
     config : without Hydra's own section
+
+    Raises
+    ------
+    ConfigError
+        at the first mistake, which names where it was made, what is allowed and what is near
     """
-    composed = _compose(command, overrides)
-    choices: Mapping[str, str | None] = composed.hydra.runtime.choices
-    source = Source(overrides, _files(command, choices))
+    parsed = parse_overrides(overrides)
+    for override in parsed:
+        if override.is_sweep_override():
+            key, value = override.get_key_element(), override.get_value_string()
+            raise ConfigError(
+                f"override '{override.input_line}' has several values: a sweep needs --multirun, a single value with "
+                f"commas needs quotes inside quotes: '{quoted(key, value)}'"
+            )
+    composed = _compose_checked(command, parsed)
     config = without_hydra(composed)
-    take_model(config, overrides)
-    check(config, command, source)
+    take_model(config, parsed)
+    check(config, command, Source(parsed, _files(command, composed.hydra.runtime.choices)))
     return config
 
 
-def model_section(name: str) -> DictConfig:
-    """Return the section that ``model=NAME`` chooses, its defaults list composed."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_directory()), version_base="1.3"):
-        section = OmegaConf.to_container(compose(f"model/{name}").model)
-    assert isinstance(section, dict)
-    return OmegaConf.create(section)
+def parse_overrides(overrides: Iterable[str], loader: ConfigLoader | None = None) -> list[Override]:
+    """Parse overrides; `loader` lists the files of a group for ``glob(...)``.
 
-
-def without_hydra(config: DictConfig) -> DictConfig:
-    """Return a configuration without Hydra's own section."""
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-
-
-def take_model(config: DictConfig, overrides: list[str]) -> None:
-    """Put the model of `init_weights`, where it is set, into its section; one that was asked for must be the same.
-
-    That of a `checkpoint`, where there is a choice of models beside it, cannot be another.
+    Raises
+    ------
+    ConfigError
+        for one that Hydra cannot read
     """
-    if config.get("checkpoint") is not None and "model" in config:
-        asking = [o for o in overrides if re.match(r"[+~]*(model|dtype)\b", o)]
-        if asking:
-            raise ConfigError(
-                f"override '{asking[0]}': model and dtype come from the checkpoint, {config.checkpoint}; leave out "
-                f"{', '.join(asking)}, or checkpoint"
-            )
-    if config.get("init_weights") is None:
-        return
-    file, _ = checkpoint.find_checkpoint(str(config.init_weights), "init_weights")
-    stored = checkpoint.read(file)["hiphop_train"]["config"]["model"]
-    keys = [override.lstrip("+~").split("=", 1)[0].replace("/", ".") for override in overrides]
-    asking = [key for key in keys if key.split(".")[0] in ("model", "experiment")]
-    if asking:
-        theirs, ours = completed(stored), completed(OmegaConf.to_container(config.model, resolve=True))
-        different = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
-        if different:
-            lines = [f"  model.{key}: {theirs.get(key)!r} there, {ours.get(key)!r} asked for" for key in different]
-            raise ConfigError(
-                f"init_weights={config.init_weights} holds another model:\n" + "\n".join(lines) + "\n"
-                f"leave out {', '.join(asking)}: the model is that of the weights; or choose other weights"
-            )
-    with open_dict(config):
-        config.model = stored
-
-
-def completed(model: Any) -> dict[str, Any]:
-    """Return a plain model section with the defaults of its target."""
-    parameters = _parameters(get_object(model["_target_"]), "model").values()
-    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-    return {**defaults, **model}
-
-
-def check(config: DictConfig, command: Command, source: Source) -> None:
-    """Raise `ConfigError` at the first key or value that the root or a target does not know."""
-    missing = _missing_keys(config)
-    if missing:
-        raise ConfigError(f"{missing[0]} must be given: {missing[0]}=VALUE")
     try:
-        plain = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    assert isinstance(plain, dict)
-    schema = ROOT[command]
-    for key, value in plain.items():
-        if key not in schema:
-            raise _unknown(str(key), schema, source)
-        _check_value(str(key), value, schema[str(key)], source, strict=True)
-        if isinstance(value, dict) and key != "hydra":
-            _check_section(str(key), value, source)
-    if plain.get("dtype") == "float64" and plain.get("trainer", {}).get("precision") == "bf16-mixed":
-        raise _at("trainer.precision", source, "bf16-mixed leaves nothing of dtype=float64; leave out one of them")
-
-
-def _missing_keys(section: DictConfig, parent: str = "") -> list[str]:
-    """Dotted paths of the values that are to be given by the user."""
-    missing = []
-    for key in map(str, section):
-        if OmegaConf.is_missing(section, key):
-            missing.append(f"{parent}{key}")
-        elif not OmegaConf.is_interpolation(section, key) and isinstance(section[key], DictConfig):
-            missing += _missing_keys(section[key], f"{parent}{key}.")
-    return missing
-
-
-def _parameters(built: Any, path: str) -> dict[str, inspect.Parameter]:
-    """What a section may set of its target's parameters."""
-    parent = path.rpartition(".")[0]
-    handed_over = HANDED_OVER.get(path, ()) + (HANDED_OVER[parent] if parent == "logger" else ())
-    parameters = {n: p for n, p in inspect.signature(built).parameters.items() if n not in handed_over}
-    for name in OWN_KEYS.get(path, {}):
-        parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-    if path == "model":
-        parameters["readout"] = inspect.Parameter("readout", inspect.Parameter.KEYWORD_ONLY)
-    return parameters
-
-
-def _check_section(path: str, section: dict[str, Any], source: Source) -> None:
-    if "_target_" not in section:
-        if path not in ("callbacks", "logger", "peers"):
-            raise ConfigError(f"{path} has no _target_: it names no class to build ({source.of(path) or 'config'})")
-        for name, part in section.items():
-            if part is not None:
-                _check_section(f"{path}.{name}", part, source)
-        return
-    target = section["_target_"]
-    try:
-        built = get_object(target)
-    except Exception as error:  # whatever an import may raise
-        raise _at(f"{path}._target_", source, f"'{target}' cannot be imported: {error}") from error
-    parameters = _parameters(built, path)
-    hints = get_type_hints(built.__init__ if inspect.isclass(built) else built, include_extras=True)
-    own = OWN_KEYS.get(path, {})
-    ours = target.startswith("hiphop_train.")
-    variables = DATA_VARIABLES if path == "data" else ()
-    for key, value in section.items():
-        if key == "_target_" or key in variables:
-            continue
-        if key not in parameters:
-            raise _unknown(f"{path}.{key}", parameters, source)
-        if isinstance(value, dict) and "_target_" in value:
-            _check_section(f"{path}.{key}", value, source)
-        elif key in own:
-            _check_value(f"{path}.{key}", value, own[key], source, strict=True)
-        elif key in hints:
-            _check_value(f"{path}.{key}", value, hints[key], source, strict=ours)
-    for name, parameter in parameters.items():
-        if parameter.default is inspect.Parameter.empty and name not in section:
-            raise ConfigError(f"{path}.{name} is not set, and {target} needs it: {path}.{name}=VALUE")
-
-
-def _check_value(path: str, value: Any, hint: Any, source: Source, strict: bool) -> None:
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:
-        adapter = TypeAdapter(hint)  # the type has a configuration of its own
-    try:
-        adapter.validate_python(value, strict=strict)
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"].replace("Input should be", "it must be")
-        raise _at(path, source, f"got {value!r}; {problem}") from error
-
-
-def _unknown(path: str, allowed: Mapping[str, Any], source: Source) -> ConfigError:
-    parent, _, key = path.rpartition(".")
-    origin = source.of(path)
-    return ConfigError(f"{origin + ': ' if origin else ''}{_unknown_key(parent, key, allowed)}")
-
-
-def _unknown_key(parent: str, key: str, allowed: Mapping[str, Any]) -> str:
-    names = sorted(name for name in allowed if name != "_target_")
-    where = f"{parent}.{key}: unknown key '{key}' in '{parent}'" if parent else f"unknown key '{key}'"
-    return f"{where}{did_you_mean(key, names)}\n  allowed: {', '.join(names) or 'none'}"
-
-
-def _at(path: str, source: Source, problem: str) -> ConfigError:
-    origin = source.of(path)
-    return ConfigError(f"{origin + ': ' if origin else ''}{path}: {problem}")
-
-
-def _compose(command: Command, overrides: list[str]) -> DictConfig:
-    folder = config_directory()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(folder), version_base="1.3"):
-            return compose(command, overrides, return_hydra_config=True)
+        return OverridesParser.create(loader).parse_overrides(list(overrides))
     except OverrideParseException as error:
-        raise unreadable(error) from error
-    except MissingConfigException as error:
-        raise _missing_choice(str(error), overrides, folder) from error
-    except HydraException as error:
-        return _refused_override(str(error), command, overrides)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"a configuration file is not valid YAML: {error}") from error
-    except ValueError as error:  # Hydra's answer to GROUP=null
-        given = next((o for o in overrides if o.endswith("=null") and (folder / o[:-5]).is_dir()), None)
-        if given is None:
-            raise
-        options = sorted(file.stem for file in (folder / given[:-5]).glob("*.yaml"))
+        key, equals, value = error.override.partition("=")
+        if not equals:
+            raise ConfigError(f"'{key}' is not a setting; settings are given as KEY=VALUE") from error
         raise ConfigError(
-            f"override '{given}': a group takes the name of one of its files\n  allowed: {', '.join(options)}"
+            f"override '{error.override}' cannot be read. Values with blanks, parentheses, '=', '#', ',' or '~' need "
+            f"quotes inside quotes, for instance: '{quoted(key, value)}'"
         ) from error
-
-
-def unreadable(error: OverrideParseException) -> ConfigError:
-    """Return what to say of an override that Hydra cannot read."""
-    key, _, value = (error.override or "key=value").partition("=")
-    return ConfigError(
-        f"override '{error.override}' cannot be read. Values with blanks, parentheses, '=', '#', ',' or '~' need "
-        f"quotes inside quotes, for instance: '{quoted(key, value)}'"
-    )
 
 
 def quoted(key: str, value: str) -> str:
@@ -324,58 +85,159 @@ def quoted(key: str, value: str) -> str:
     return f'{key}="{escaped}"'
 
 
-def _missing_choice(message: str, overrides: list[str], folder: Path) -> ConfigError:
-    found = re.search(r"Could not find '([^']+)'", message)
-    if not found:
-        return ConfigError(message.splitlines()[0])
-    group, _, choice = found.group(1).rpartition("/")
-    options = sorted(file.stem for file in (folder / group).glob("*.yaml"))
-    given = next((o for o in overrides if o.startswith(f"{group}=")), f"{group}={choice}")
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Return a configuration without Hydra's own section."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def take_model(config: DictConfig, overrides: list[Override]) -> None:
+    """Put the model of `init_weights`, where it is set, into its section; a model that was requested must be the same.
+
+    Beside a `checkpoint`, which holds its own model, none may be requested.
+    """
+    paths = {str(override.input_line): dotted(override) for override in overrides}
+    if config.get("checkpoint") is not None and "model" in config:
+        requested = [line for line, path in paths.items() if path.split(".")[0] in ("model", "dtype")]
+        if requested:
+            raise ConfigError(
+                f"override '{requested[0]}': model and dtype come from the checkpoint, {config.checkpoint}; leave out "
+                f"{', '.join(requested)}, or checkpoint"
+            )
+    if config.get("init_weights") is None:
+        return
+    file, _ = checkpoint.find_checkpoint(str(config.init_weights), "init_weights")
+    stored = checkpoint.read(file)["hiphop_train"]["config"]["model"]
+    requested = [path for path in paths.values() if path.split(".")[0] in ("model", "experiment")]
+    if requested:
+        section = OmegaConf.to_container(config.model, resolve=True)
+        assert isinstance(section, dict)
+        theirs, ours = completed(stored), completed({str(key): value for key, value in section.items()})
+        different = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
+        if different:
+            lines = [f"  model.{key}: stored {theirs.get(key)!r}, requested {ours.get(key)!r}" for key in different]
+            raise ConfigError(
+                f"init_weights={config.init_weights} contains another model:\n" + "\n".join(lines) + "\n"
+                f"leave out {', '.join(requested)}: the model is that of the weights; or choose other weights"
+            )
+    with open_dict(config):
+        config.model = stored
+
+
+def _compose_checked(command: ConfigName, overrides: list[Override]) -> DictConfig:
+    """Compose, after checking overrides that change keys against what is composed without them."""
+    for override in filter(_is_group, overrides):
+        _check_group(command, override)
+    changes = [o for o in overrides if o.type is OverrideType.CHANGE and not _is_group(o) and not o.is_hydra_override()]
+    composed = _compose(command, overrides, [str(o.input_line) for o in overrides if o not in changes])
+    if not changes:
+        return composed
+    plain = OmegaConf.to_container(composed, resolve=False)
+    lines = [_placed(command, o, plain) if o in changes else str(o.input_line) for o in overrides]
+    return _compose(command, overrides, lines)
+
+
+def _is_group(override: Override) -> bool:
+    """Whether an override chooses a file, as Hydra decides it."""
+    return (config_directory() / str(override.key_or_group)).is_dir() and not isinstance(override.value(), dict)
+
+
+def _check_group(command: ConfigName, override: Override) -> None:
+    """Raise `ConfigError` where a command has no such group, or the choice is not a name."""
+    group = str(override.key_or_group)
+    if group.split("/")[0] not in defaults(command):
+        raise _not_here(command, override)
+    if not override.is_delete() and not isinstance(override.value(), str | list):
+        raise ConfigError(
+            f"override '{override.input_line}': a group takes the name of one of its files\n"
+            f"  allowed: {', '.join(options(group))}"
+        )
+
+
+def _placed(command: ConfigName, override: Override, composed: Any) -> str:
+    """Return an override as Hydra accepts it: a key that the files leave at its target's default is added.
+
+    Raises
+    ------
+    ConfigError
+        when neither the files nor the section's target know the key
+    """
+    line = str(override.input_line)
+    for path in _paths(dotted(override), override.value()):
+        found = _first_unknown(composed, path)
+        if found is None:
+            continue
+        parent, section, key = found
+        if not parent:
+            raise _not_here(command, override)
+        allowed = set(section) if isinstance(section, dict) else set()
+        if "_target_" in allowed:
+            allowed |= parameters_of(parent, section["_target_"], Source()).keys()
+        if key not in allowed:
+            raise ConfigError(f"override '{line}': {parent}.{key}: {unknown_key(parent, key, allowed)}")
+        line = f"++{override.input_line}"
+    return line
+
+
+def _paths(path: str, value: Any) -> list[str]:
+    """Return the dotted paths that a value sets: its own, or those of the entries of a dictionary."""
+    if not isinstance(value, dict):
+        return [path]
+    return [inner for key, entry in value.items() for inner in _paths(f"{path}.{key}", entry)]
+
+
+def _first_unknown(composed: Any, path: str) -> tuple[str, Any, str] | None:
+    """Return the first key of a dotted path that does not exist: path of its section, the section, the key."""
+    node, keys = composed, path.split(".")
+    for depth, key in enumerate(keys):
+        if isinstance(node, list) or (isinstance(node, str) and node.startswith("${")):
+            return None  # an entry of a list, or of what is interpolated, is left to Hydra
+        if not isinstance(node, dict) or key not in node:
+            return ".".join(keys[:depth]), node, key
+        node = node[key]
+    return None
+
+
+def _not_here(command: ConfigName, override: Override) -> ConfigError:
+    """Return the error of an override whose first key is missing from the command's configuration."""
+    key = dotted(override).split(".")[0]
+    if command not in ("train", "bench") and key in FROM_CHECKPOINT:
+        return ConfigError(f"'{dotted(override)}' cannot be set here: model and training come from the checkpoint")
+    problem = f"{key}: {unknown_key('', key, ROOT[command])}"
+    if key in ROOT[command]:
+        problem = f"nothing is chosen for {key}; choose it too: {key}=NAME\n  allowed: {', '.join(options(key))}"
+    return ConfigError(f"override '{override.input_line}': {problem}")
+
+
+def _compose(command: ConfigName, overrides: list[Override], lines: list[str]) -> DictConfig:
+    """Compose with Hydra; what it refuses is one message."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_directory()), version_base="1.3"):
+            return compose(command, lines, return_hydra_config=True)
+    except MissingConfigException as error:
+        raise _missing_file(error, overrides) from error
+    except HydraException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"a configuration file is not valid YAML: {error}") from error
+
+
+def _missing_file(error: MissingConfigException, overrides: list[Override]) -> ConfigError:
+    """Return the error of a choice that has no file, made by an override or by another file."""
+    group, _, choice = str(error.missing_cfg_file).rpartition("/")
+    allowed = list(error.options or ())
+    given = next((o for o in reversed(overrides) if o.key_or_group == group), None)
+    origin = f"a configuration file chooses {group}={choice}" if given is None else f"override '{given.input_line}'"
     return ConfigError(
-        f"override '{given}': there is no '{choice}' for {group}{did_you_mean(choice, options)}\n"
-        f"  allowed: {', '.join(options)}"
+        f"{origin}: '{choice}' is not one of the files of {group}{did_you_mean(choice, allowed)}\n"
+        f"  allowed: {', '.join(allowed)}"
     )
 
 
-def _refused_override(message: str, command: Command, overrides: list[str]) -> DictConfig:
-    """Compose again with a key that a file leaves at its default; raise when the section's target has no such key."""
-    found = re.search(r"Could not (?:override|append|delete|merge)[^']*'([^']+)'", message)
-    if not found:
-        raise ConfigError(message.splitlines()[0])
-    path = found.group(1).split("@")[0].replace("/", ".")
-    if command not in ("train", "bench") and path.split(".")[0] in (
-        "model",
-        "dtype",
-        "loss",
-        "optimizer",
-        "scheduler",
-        "trainer",
-    ):
-        raise ConfigError(f"'{path}' cannot be set here: model and training come from the checkpoint")
-    refused = [o for o in overrides if o.lstrip("+~").split("=", 1)[0].replace("/", ".") == path]
-    if not refused:
-        raise ConfigError(message.splitlines()[0])
-    others = [o for o in overrides if o not in refused]
-    node: Any = _compose(command, others)
-    parent: list[str] = []
-    for key in path.split("."):
-        known = isinstance(node, DictConfig) and key in node
-        if not known:
-            section = ".".join(parent)
-            allowed: dict[str, Any] = dict.fromkeys(map(str, node if isinstance(node, DictConfig) else ()))
-            allowed.pop("hydra", None)
-            if "_target_" in allowed:
-                allowed |= _parameters(get_object(node["_target_"]), section)
-                if key in allowed and not refused[0].startswith("+"):
-                    return _compose(command, [*others, f"+{refused[0]}"])
-            raise ConfigError(f"override '{refused[0]}': {_unknown_key(section, key, allowed)}")
-        node = node[key]
-        parent.append(key)
-    raise ConfigError(message.splitlines()[0])
-
-
-def _files(command: Command, choices: Mapping[str, str | None]) -> list[tuple[Path, str]]:
-    """Configuration files that were composed, strongest first, with the package of each."""
+def _files(command: ConfigName, choices: Mapping[str, str | None]) -> list[tuple[Path, str]]:
+    """Return the configuration files that were composed, strongest first, each with the dotted path of its contents."""
     folder = config_directory()
     groups = [(group, choice) for group, choice in choices.items() if choice and not group.startswith("hydra")]
     groups.sort(key=lambda pair: pair[0] not in ("debug", "experiment"))
@@ -384,22 +246,5 @@ def _files(command: Command, choices: Mapping[str, str | None]) -> list[tuple[Pa
         name, _, package = group.partition("@")
         file = folder / name / f"{choice}.yaml"
         if file.is_file():
-            is_global = "@package _global_" in file.read_text()
-            files.append((file, "" if is_global else package or name.replace("/", ".")))
+            files.append((file, "" if is_global(file) else package or name.replace("/", ".")))
     return [*files, (folder / f"{command}.yaml", "")]
-
-
-def _line_of(file: Path, path: str) -> int | None:
-    """Line of a dotted path in a YAML file."""
-    node = yaml.compose(file.read_text())
-    line = None
-    for key in path.split("."):
-        if not isinstance(node, yaml.MappingNode):
-            return None
-        for key_node, value_node in node.value:
-            if key_node.value == key:
-                line, node = key_node.start_mark.line + 1, value_node
-                break
-        else:
-            return None
-    return line

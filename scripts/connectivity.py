@@ -41,7 +41,7 @@ class Fragment(NamedTuple):
 
 
 def bond_matrix(numbers: ArrayLike, positions: ArrayLike, factor: float = BOND_FACTOR) -> NDArray[np.bool_]:
-    """Tell which atoms of one open (not periodic) structure are bonded.
+    """Return which atoms of one open (not periodic) structure are bonded.
 
     Parameters
     ----------

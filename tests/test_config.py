@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from hiphop_train import config as configuration
+from hiphop_train import config, config_files
 from hiphop_train.commands.run_directory import run_name
-from hiphop_train.config import config_directory, load_config
+from hiphop_train.config import load_config
+from hiphop_train.config_files import config_directory, options
 from hiphop_train.errors import ConfigError
+from hiphop_train.schema import ConfigName
+from tests.conftest import model_section
 
 CONF = config_directory()
-
-
-def options(group: str) -> list[str]:
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -52,16 +51,16 @@ def test_every_data_set_composes(name: str) -> None:
         (["trainer.max_epoch=3"], ["did you mean 'max_epochs'"]),
         (["sed=3"], ["unknown key 'sed'", "did you mean 'seed'"]),
         (["a.b.c=1"], ["override 'a.b.c=1'", "unknown key 'a'"]),
-        (["model=hiphopp"], ["there is no 'hiphopp' for model", "did you mean 'hiphop'", "hipnn"]),
+        (["model=hiphopp"], ["'hiphopp' is not one of the files of model", "did you mean 'hiphop'", "hipnn"]),
         (["model=hipnn", "model.l_max=2"], ["'l_max' in 'model'", "allowed: cutoff"]),
         (["model.n_features=wide"], ["model.n_features: got 'wide'", "valid integer"]),
         (["model.n_features=0"], ["greater than 0"]),
-        (["model.l_max=7"], ["it must be 0, 1, 2, 3, 4 or 5"]),
+        (["model.l_max=7"], ["must be 0, 1, 2, 3, 4 or 5"]),
         (
             ["data/split=random", "data.split.by=atom"],
-            ["it must be 'structure', 'group', 'formula', 'molecule' or 'subset'"],
+            ["must be 'structure', 'group', 'formula', 'molecule' or 'subset'"],
         ),
-        (["dtype=float16"], ["it must be 'float32' or 'float64'"]),
+        (["dtype=float16"], ["must be 'float32' or 'float64'"]),
         (["data.batch_size=-1"], ["data.batch_size: got -1", "greater than 0"]),
         (["data=extxyz"], ["data.path must be given: data.path=VALUE"]),
         (["model.elements=H"], ["model.elements: got 'H'", "valid list"]),
@@ -70,6 +69,17 @@ def test_every_data_set_composes(name: str) -> None:
         (["optimizer.params=[1]"], ["'params' in 'optimizer'"]),
         (["data.elements=[H]"], ["'elements' in 'data'"]),
         (["logger=null"], ["override 'logger=null'", "allowed: csv, tensorboard, wandb"]),
+        (["data=3"], ["override 'data=3'", "the name of one of its files", "extxyz"]),
+        (["data/split=randm"], ["'randm' is not one of the files of data/split; did you mean 'random'?"]),
+        (["data/split=random", "data.split.by.deeper=1"], ["'deeper' in 'data.split.by'"]),
+        (["model={cuttoff: 5}"], ["override 'model={cuttoff: 5}': model.cuttoff: unknown key", "'cutoff'"]),
+        (["+model.cutoff=5"], ["already at 'model.cutoff'"]),
+        (["~model.cuttoff"], ["'model.cuttoff' does not exist"]),
+        (["evaluation.x=1"], ["override 'evaluation.x=1': evaluation: unknown key 'evaluation'", "allowed: callbacks"]),
+        (["evaluation=1"], ["override 'evaluation=1'", "unknown key"]),
+        (["3"], ["'3' is not a setting; settings are given as KEY=VALUE"]),
+        (["seed=0,1"], ["--multirun"]),
+        (["callbacks.mine.x=1"], ["unknown key 'mine' in 'callbacks'"]),
     ],
 )
 def test_mistake_is_explained(overrides: list[str], parts: list[str]) -> None:
@@ -87,8 +97,9 @@ def test_mistake_in_a_file_names_file_and_line(tmp_path: Path, monkeypatch: pyte
     file.write_text("# @package _global_\nmodel:\n  n_features: 32\n  cuttoff: 5.0\n")
     hidden = tmp_path / "conf" / "model" / "other.yaml"
     hidden.write_text((CONF / "model" / "hipnn.yaml").read_text() + "extra: 1\n")
-    monkeypatch.setattr(configuration, "config_directory", lambda: tmp_path / "conf")
-    with pytest.raises(ConfigError, match=r"mine\.yaml.*cuttoff.*did you mean 'cutoff'|cuttoff"):
+    for module in (config, config_files):
+        monkeypatch.setattr(module, "config_directory", lambda: tmp_path / "conf")
+    with pytest.raises(ConfigError, match=r"mine\.yaml:4: model\.cuttoff: unknown key.*did you mean 'cutoff'"):
         load_config("train", ["experiment=mine"])
     with pytest.raises(ConfigError, match=r"other\.yaml:\d+: model\.extra: unknown key 'extra' in 'model'"):
         load_config("train", ["model=other"])
@@ -96,6 +107,12 @@ def test_mistake_in_a_file_names_file_and_line(tmp_path: Path, monkeypatch: pyte
     value.write_text("# @package _global_\nmodel:\n  n_features: wide\n")
     with pytest.raises(ConfigError, match=r"value\.yaml:3: model\.n_features: got 'wide'"):
         load_config("train", ["experiment=value"])
+    file.write_text("# @package _global_\ndefaults:\n  - override /model: hipn\n")
+    with pytest.raises(ConfigError, match=r"file chooses model=hipn: 'hipn' is not one of.*did you mean 'hipnn'"):
+        load_config("train", ["experiment=mine"])
+    file.write_text("# @package _global_\nmodel: [\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config("train", ["experiment=mine"])
 
 
 def test_a_target_s_default_can_be_set_without_a_plus() -> None:
@@ -105,11 +122,44 @@ def test_a_target_s_default_can_be_set_without_a_plus() -> None:
 
 
 def test_last_of_two_overrides_wins() -> None:
-    assert load_config("train", ["seed=1", "seed=2"]).seed == 2
+    config = load_config("train", ["seed=1", "loss.energy.huber=0.5", "seed=2", "loss.energy.huber=0.6"])
+    assert (config.seed, config.loss.energy.huber) == (2, 0.6)
+
+
+def test_all_forms_of_overrides() -> None:
+    overrides = ["model.elements.0=N", "~callbacks.ema", "+callbacks.mine._target_=hiphop_train.training.callbacks.ema"]
+    config = load_config("train", [*overrides, "callbacks.mine.decay=0.5", "logger=[csv,wandb]", "hydra.run.dir=x"])
+    assert config.model.elements[0] == "N"
+    assert "ema" not in config.callbacks
+    assert config.callbacks.mine.decay == 0.5
+    assert "wandb" in config.logger
+    config = load_config("train", ["loss.energy={huber: 0.5, mae: 2.0}"])
+    assert (config.loss.energy.huber, config.loss.energy.mae) == (0.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("command", "overrides", "parts"),
+    [
+        ("eval", ["checkpoint=x", "data.root=y"], ["nothing is chosen for data; choose it too: data=NAME", "comp6"]),
+        ("eval", ["checkpoint=x", "model=hipnn"], ["'model' cannot be set here: model and training come from"]),
+        ("eval", ["checkpoint=x", "dtype=float64"], ["'dtype' cannot be set here"]),
+        ("eval", ["checkpont=x"], ["override 'checkpont=x'", "did you mean 'checkpoint'?"]),
+        ("export", ["checkpoint=x", "data=tiny"], ["unknown key 'data'", "allowed: checkpoint, output"]),
+        ("bench", ["trainer.devices=2"], ["override 'trainer.devices=2'", "unknown key 'trainer'"]),
+        ("bench", ["checkpoint=x", "model=hipnn", "dtype=float64"], ["leave out model=hipnn, dtype=float64, or"]),
+        ("bench", ["rounds=0"], ["rounds: got 0", "greater than 0"]),
+        ("data", ["data=tiny", "data.levl=x"], ["unknown key 'levl' in 'data'"]),
+    ],
+)
+def test_mistakes_of_other_commands(command: ConfigName, overrides: list[str], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(command, overrides)
+    for part in parts:
+        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize("command", ["eval", "export"])
-def test_model_cannot_be_set_after_training(command: configuration.Command) -> None:
+def test_model_cannot_be_set_after_training(command: ConfigName) -> None:
     with pytest.raises(ConfigError, match=r"'model.cutoff' cannot be set here: model and training come from"):
         load_config(command, ["checkpoint=x", "model.cutoff=3"])
     with pytest.raises(ConfigError, match="checkpoint must be given"):
@@ -132,3 +182,17 @@ def test_further_targets_are_weighted_like_energies_and_name_a_run_only_then() -
     assert run_name(plain) == run_name(without) != run_name(with_stress)
     with pytest.raises(ConfigError, match=r"loss\.stress\.rmsd: unknown key 'rmsd'.* did you mean 'rmse'"):
         load_config("train", ["loss.stress.rmsd=1"])
+
+
+def test_model_section_is_composed() -> None:
+    """A file may build on another one."""
+    flexible, published = model_section("hiphop_flexible"), model_section("hiphop")
+    assert flexible == {**published, "invariants": "flexible"}
+
+
+@pytest.mark.parametrize("name", ["hipnn", "hipnn_ts", "hiphop"])
+def test_experiments_build_on_each_other(name: str) -> None:
+    config = load_config("train", [f"experiment=ani1x_{name}_256", "data.root=nowhere"])
+    own = {**model_section(name), "n_features": 256, "cutoff": 6.5, "n_sensitivities": 20, "soft_max": 5.5}
+    assert config.model == own | ({"group_norm": True} if name == "hiphop" else {})
+    assert config.scheduler.max_batch_size == 2048

@@ -64,11 +64,12 @@ def network_of(model: Mapping[str, Any]) -> tuple[str, dict[str, Any], bool]:
     model : complete, with the defaults of its target; if hippynn has no such network, it is the published HIP-HOP-NN
     """
     kind = model["_target_"].removeprefix("hiphop_train.models.")
-    if kind == "hiphop.HIPHOP" and model["invariants"] == "published":
+    has_energy_alone = model["readout"]["_target_"].endswith(".HierarchicalEnergy")
+    if has_energy_alone and kind == "hiphop.HIPHOP" and model["invariants"] == "published":
         name, more = "hiphop.HipHopNNModule", {key: model[key] for key in INVARIANTS}
-    elif kind == "hipnn.HIPNN":
+    elif has_energy_alone and kind == "hipnn.HIPNN":
         name, more = "hipnn.Hipnn", {}
-    elif kind == "hipnn_ts.HIPNNTS":
+    elif has_energy_alone and kind == "hipnn_ts.HIPNNTS":
         name, more = {1: "hipnn.HipnnVec", 2: "hipnn.HipnnQuad"}[model["l_max"]], {"cusp_reg": model["cusp"]}
     else:
         return "hiphop.HipHopNNModule", {**PUBLISHED, **INVARIANTS}, False

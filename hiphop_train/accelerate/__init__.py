@@ -111,8 +111,6 @@ def accelerate(
     if purpose == "inference":
         potential.eval().requires_grad_(False)
     setting = Setting(dtype, device, purpose, choice, precision, _missing_compiler(choice, key))
-    if choice is True and (reason := setting.why_no_kernels()) and purpose != "export":
-        raise _refusal(key, reason)
     started = time.perf_counter()
     parts: dict[Part, None] = {}
     hooks: dict[Prepare, None] = {}
@@ -164,6 +162,8 @@ def _replace(
             potential.set_submodule(path, made)
             hook = None if twin.prepare is None else twin.prepare(module)
             return Part(part, twin.chosen, "; ".join(reasons)), hook
+        if setting.choice is True and setting.purpose != "export" and reason == setting.why_no_kernels():
+            raise _refusal(key, reason)
         if reason != NOT_FOR_THIS:
             reasons[reason] = None
     return (Part(part, "plain", "; ".join(reasons)) if part and reasons else None), None

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hiphop_train.types import Graph
+
 Precision = Literal["full", "bf16-mixed"]
 MatmulPrecision = Literal["highest", "high", "medium"]
 
@@ -32,11 +34,10 @@ class MixedPrecision:
             module.register_forward_hook(self.leave, always_call=True),
         ]
 
-    def enter(self, module: nn.Module, inputs: Any) -> None:
-        """Begin autocast on the device of the module's parameters."""
+    def enter(self, module: nn.Module, inputs: tuple[Graph]) -> None:
+        """Begin autocast on the device of the graph: there are representations without parameters."""
         if module.training:
-            device = next(module.parameters()).device.type
-            self.context = torch.autocast(device, torch.bfloat16)
+            self.context = torch.autocast(inputs[0].pair_vectors.device.type, torch.bfloat16)
             self.context.__enter__()  # type: ignore[no-untyped-call]
 
     def leave(self, module: nn.Module, inputs: Any, outputs: Any) -> None:

@@ -14,6 +14,9 @@ PEERS = HERE.parents[1] / "benchmarks" / "peers"
 """Programs of others; they are in a checkout only."""
 
 
+Needs = Literal["weights", "exported", None]
+
+
 @dataclass(frozen=True)
 class Peer:
     """A program.
@@ -30,7 +33,7 @@ class Peer:
     """What pip installs."""
     elements: ClassVar[tuple[str, ...] | None] = None
     """All elements that it knows; None: those of our model."""
-    needs: ClassVar[Literal["weights", "exported", None]] = None
+    needs: ClassVar[Needs] = None
     """In which form it gets our potential."""
 
     def settings(self) -> dict[str, Any]:
@@ -44,7 +47,7 @@ class Exported(Peer):
 
     file: ClassVar[Path] = HERE / "exported.py"
     package: ClassVar[str] = "hiphop-train"
-    needs: ClassVar[Literal["weights", "exported", None]] = "exported"
+    needs: ClassVar[Needs] = "exported"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class ASE(Peer):
     arguments: dict[str, Any] | None = None
     file: ClassVar[Path] = HERE / "ase_calculator.py"
     package: ClassVar[str] = "ase"
-    needs: ClassVar[Literal["weights", "exported", None]] = "exported"
+    needs: ClassVar[Needs] = "exported"
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Hippynn(Peer):
     kernels: Literal["numba", "pytorch", "triton", "cupy"] = "numba"
     file: ClassVar[Path] = PEERS / "hippynn.py"
     package: ClassVar[str] = "hippynn==0.1.3"
-    needs: ClassVar[Literal["weights", "exported", None]] = "weights"
+    needs: ClassVar[Needs] = "weights"
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from hiphop_train import build
 from hiphop_train.benchmark import measure, picture, plan, report, systems
 from hiphop_train.benchmark.settings import Peer
 from hiphop_train.commands.progress import progress
-from hiphop_train.config import completed
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError
 from hiphop_train.evaluation.report import write_json
 from hiphop_train.evaluation.timing import processor
 from hiphop_train.memory import ENVIRONMENT
+from hiphop_train.schema import completed
 
 RELEVANT = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "MKL_", "KMP_", "GOMP_", "NUMBA_", "THP_", "TORCH_")
 """Prefixes of environment variables that times depend on."""

@@ -1,4 +1,4 @@
-"""hiphop-compare: finished runs side by side, errors against what they cost."""
+"""hiphop-compare: finished runs side by side, errors against costs."""
 
 import json
 from dataclasses import dataclass
@@ -59,16 +59,16 @@ def compare(paths: list[Path], output: Path, mix_data: bool = False) -> list[Row
     ----------
     paths : run directories
     output : folder
-    mix_data : whether runs of different data may stand side by side
+    mix_data : whether runs of different data are compared
     """
     runs: list[Run] = []
     for path in dict.fromkeys(paths):
         try:
             runs.append(collect(path))
         except HipHopError as error:
-            print(f"left out   {path}: {error}", flush=True)
+            print(f"skipped    {path}: {error}", flush=True)
     if not runs:
-        raise CheckpointError("none of these runs can be compared; each line above says why")
+        raise CheckpointError("none of these runs can be compared; the lines above say why")
     _refuse_mixture(runs, mix_data)
     groups = _groups(runs)
     rows = _rows(groups)
@@ -93,13 +93,11 @@ def compare(paths: list[Path], output: Path, mix_data: bool = False) -> list[Row
 def collect(path: Path) -> Run:
     """Read a run directory; raises `CheckpointError` where it is unfinished or damaged."""
     if not path.is_dir():
-        raise CheckpointError("is no folder; give run directories of hiphop-train")
+        raise CheckpointError("is not a folder; give run directories of hiphop-train")
     if not (path / "config.yaml").is_file():
-        raise CheckpointError("holds no config.yaml: it is no run directory of hiphop-train")
+        raise CheckpointError("contains no config.yaml: it is not a run directory of hiphop-train")
     if not (path / "metrics.json").is_file():
-        raise CheckpointError(
-            "has not ended, for there is no metrics.json; the same hiphop-train command goes on with it"
-        )
+        raise CheckpointError("is unfinished, it contains no metrics.json; the same hiphop-train command resumes it")
     try:
         config = yaml.safe_load((path / "config.yaml").read_text())
         metrics = json.loads((path / "metrics.json").read_text())
@@ -115,7 +113,7 @@ def collect(path: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise CheckpointError(f"is damaged: config.yaml or metrics.json cannot be read ({error!r})") from error
     if status != "completed" and not limited:
-        raise CheckpointError(f"was stopped after epoch {epochs}; the same hiphop-train command goes on with it")
+        raise CheckpointError(f"was stopped after epoch {epochs}; the same hiphop-train command resumes it")
     return Run(path, config, metrics, checkpoint.load(str(path)))
 
 
@@ -124,13 +122,13 @@ def _refuse_mixture(runs: list[Run], mix_data: bool) -> None:
         return
     lines = [f"  {run.fingerprint}  {run.config['data']['name']:10s} {run.path}" for run in runs]
     raise ConfigError(
-        "these runs have different data or splits, so their errors do not compare:\n" + "\n".join(lines) + "\n"
-        "give runs of the same data, or --mix-data to put them side by side all the same"
+        "these runs have different data or splits, so their errors cannot be compared:\n" + "\n".join(lines) + "\n"
+        "give runs of the same data, or --mix-data to compare them all the same"
     )
 
 
 def _groups(runs: list[Run]) -> list[list[Run]]:
-    """Put runs together that differ only in seed, in the order given."""
+    """Group runs that differ only in seed, in the order given."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         key = json.dumps([run.fingerprint, run.settings], sort_keys=True)
@@ -158,7 +156,7 @@ def _rows(groups: list[list[Run]]) -> list[Row]:
 
 
 def _time(groups: list[list[Run]], rows: list[Row]) -> dict[str, Any]:
-    """Time a potential of each row (weights do not change the time) and say how."""
+    """Time one potential of each row, as weights do not change the time; return how it was done."""
     chosen: dict[str, Structures] = {}
     for group in groups:
         if group[0].fingerprint not in chosen:
@@ -182,7 +180,7 @@ def _time(groups: list[list[Run]], rows: list[Row]) -> dict[str, Any]:
 
 
 def _structures(runs: list[Run]) -> Structures:
-    """Evenly spaced structures of the first test split, from the data of the first run that still has them."""
+    """Evenly spaced structures of the first test split, from the data of the first run whose data still exist."""
     problem = ""
     for run in runs:
         try:
@@ -190,25 +188,26 @@ def _structures(runs: list[Run]) -> Structures:
             potential = run.loaded.potential
             data = build.make_data(section, potential, build.DTYPES[run.config["dtype"]], run.config["seed"])
             if data.fingerprint() != run.fingerprint:
-                raise DataError(f"the data at {data.structures.source} are not those that it was trained on")
+                raise DataError(f"the data at {data.structures.source} are not those of the training")
             data.use_theories(run.loaded.record["levels"])
             test = data.splits[(data.test_names or ["val"])[0]]
             return data.structures.take(test[np.linspace(0, len(test) - 1, min(len(test), N_STRUCTURES)).astype(int)])
         except HipHopError as error:
             problem = problem or f"{run.path}: {error}"
     raise DataError(
-        f"nothing can be timed without the data of these runs. {problem}\n"
-        "  paths in a run's config.yaml are from where it was started: start hiphop-compare there too"
+        f"timing needs the data of one of these runs. {problem}\n"
+        "  relative paths in a run's config.yaml are from where it was started: start hiphop-compare there too"
     )
 
 
 def _captions(rows: list[Row], timing: dict[str, Any]) -> list[str]:
-    """Return what must be said below each table."""
+    """Return the caption of each table."""
     batches = "; ".join(f"{batch['structures']} structures, {batch['atoms']} atoms" for batch in timing["batches"])
     seeds = any(len(row.runs) > 1 for row in rows)
     cost = (
-        f"µs/atom: energy and forces, pairs given, one batch of {batches}, {timing['threads']} thread, fastest of "
-        f"{timing['rounds']} rounds in turns, {timing['processor']}. Training times are those of each run's machine."
+        f"µs/atom: energy and forces, neighbour search excluded, one batch of {batches}, {timing['threads']} thread, "
+        f"fastest of {timing['rounds']} interleaved rounds, {timing['processor']}. Training times are those of each "
+        "run's machine."
     )
     errors = "MAE / RMSE in kcal/mol and kcal/mol/Å" + (", mean over seeds; below: smallest - largest" if seeds else "")
     return [cost, *[errors] * len({split for row in rows for split in row.errors})]

@@ -8,7 +8,8 @@ import yaml
 from omegaconf import OmegaConf, open_dict
 
 from hiphop_train import build
-from hiphop_train.config import config_directory, load_config, quoted
+from hiphop_train.config import load_config, quoted
+from hiphop_train.config_files import config_directory
 from hiphop_train.data.checks.scan import Source
 from hiphop_train.data.formats.recognise import recognise
 from hiphop_train.errors import ConfigError, DataError

@@ -20,15 +20,15 @@ from hiphop_train.evaluation.references import POOLED
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Evaluate a checkpoint; returns set -> table of errors, which errors.json in the output folder holds too."""
+    """Evaluate a checkpoint; return set -> table of errors, as written to errors.json in the output folder."""
     loaded = checkpoint.load(config.checkpoint)
     trained_on = OmegaConf.create(loaded.record["config"])
     dtype = build.DTYPES[trained_on.dtype]
     own = config.get("data") is None
     if own and "data" not in trained_on:
         raise ConfigError(
-            f"{loaded.file} holds imported weights ({loaded.record['origin']}) and has no data of its own; say what to "
-            "evaluate on: data=comp6 data.root=FOLDER, data=extxyz data.path=FILE, data=tiny ..."
+            f"{loaded.file} contains imported weights ({loaded.record['origin']}) and has no data of its own; choose "
+            "what to evaluate on: data=comp6 data.root=FOLDER, data=extxyz data.path=FILE, data=tiny ..."
         )
     section = trained_on.data if own else config.data
     data = build.make_data(section, loaded.potential, dtype, trained_on.get("seed", 0))
@@ -37,12 +37,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if own and data.fingerprint() != loaded.record["data_fingerprint"]:
         raise CheckpointError(
             f"the data at {data.structures.source} are not those that {loaded.file} was trained on, so its test split "
-            "may hold training structures; bring the original file back, or evaluate as other data: data=NAME"
+            "may contain training structures; restore the original file, or evaluate as other data: data=NAME"
         )
     sets = _sets(config, data, own)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: no CUDA device is to be seen; use device=cpu or device=auto")
+        raise ConfigError("device=cuda: no CUDA device is available; use device=cpu or device=auto")
 
     fast = accelerate(loaded.potential, dtype, torch.device(device), "inference")
     index = np.concatenate(list(sets.values()))
@@ -73,16 +73,17 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 
 def _sets(config: DictConfig, data: DataModule, own: bool) -> dict[str, Any]:
-    """Indices of the sets to evaluate: test splits of the training's data, subsets of others."""
+    """Return the indices of each set to evaluate: test splits of the training's data, subsets of others."""
     if own or config.splits:
         names = list(config.splits or data.test_names)
         for name in names:
             if name not in data.splits:
                 raise ConfigError(
-                    f"splits: there is no '{name}'{did_you_mean(name, data.splits)} allowed: {', '.join(data.splits)}"
+                    f"splits: unknown split '{name}'{did_you_mean(name, data.splits)}\n"
+                    f"  allowed: {', '.join(data.splits)}"
                 )
         if not names:
-            raise ConfigError("the training's data have no test split; name one: splits=[val]")
+            raise ConfigError("the training's data have no test split; choose another: splits=[val]")
         return {name: data.splits[name] for name in names}
     subset = data.structures.subset
     names_of = data.structures.subset_names

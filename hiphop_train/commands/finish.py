@@ -24,8 +24,8 @@ def finish(run_dir: Path, data: DataModule, summary: dict[str, Any], device: str
     ----------
     run_dir : with checkpoints/
     data : of the training
-    summary : what metrics.json says beside the errors
-    device : that the training ran on
+    summary : what metrics.json contains beside the errors
+    device : of the training
     choice : whether C is compiled, see `accelerate`
 
     Returns
@@ -50,7 +50,7 @@ def finish(run_dir: Path, data: DataModule, summary: dict[str, Any], device: str
     elements = [atomic_numbers[symbol] for symbol in loaded.potential.elements]
     e0 = loaded.potential.e0[0].cpu().numpy()
     plots.parity(run_dir / "parity.png", evaluated, e0, elements)
-    if (metrics := run_dir / "metrics.csv").is_file():  # not there when the first epoch was cut short
+    if (metrics := run_dir / "metrics.csv").is_file():  # missing when the first epoch was cut short
         plots.learning_curves(run_dir / "learning_curves.png", metrics)
     if loaded.potential.is_hierarchical:
         plots.error_by_hierarchicality(run_dir / "error_by_hierarchicality.png", evaluated)
@@ -60,6 +60,6 @@ def finish(run_dir: Path, data: DataModule, summary: dict[str, Any], device: str
     report.write_json(run_dir / "metrics.json", content)
     print(
         f"evaluate   hiphop-eval checkpoint={run_dir}\n"
-        f"use in ASE from hiphop_train.interfaces.ase import HipHopCalculator; atoms.calc = HipHopCalculator('{model}')"
+        f"use in ASE from hiphop_train import HipHopCalculator; atoms.calc = HipHopCalculator('{model}')"
     )
     return errors

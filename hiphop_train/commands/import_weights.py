@@ -15,14 +15,14 @@ from hiphop_train.importing.base import Imported
 
 @dataclass(frozen=True)
 class Request:
-    """What to import, and what its files do not say.
+    """What to import, and what its files do not contain.
 
     Attributes
     ----------
     source_format : name of a module in `hiphop_train.importing`
     source : file or folder
-    output : checkpoint to write; of several networks, each gets its number before the suffix
-    dtype : of the network, float32 or float64; None takes that of the weights
+    output : checkpoint to write; of an ensemble, each network's number is put before the suffix
+    dtype : of the network, float32 or float64; None: that of the weights
     force : whether existing files are overwritten
     options : further arguments of the module's ``read``
     """
@@ -50,7 +50,7 @@ def import_weights(request: Request) -> list[Path]:
 
 
 def store(found: list[Imported], request: Request) -> list[Path]:
-    """Write what was read; returns the files."""
+    """Write a checkpoint of each network that was read; return the files."""
     files = [request.output]
     if len(found) > 1:
         stem, suffix = request.output.stem, request.output.suffix
@@ -63,7 +63,7 @@ def store(found: list[Imported], request: Request) -> list[Path]:
     contents = [_content(imported, request) for imported in found]
     _write(contents, files)
     for file, content in zip(files, contents, strict=True):
-        _introduce(file, content)
+        _print_imported(file, content)
     return files
 
 
@@ -73,7 +73,7 @@ def _content(imported: Imported, request: Request) -> dict[str, Any]:
     try:
         return checkpoint.of_weights(imported.model, request.dtype or own, imported.weights, imported.origin)
     except RuntimeError as error:
-        raise DataError(f"{imported.origin}: the weights do not fit the model that they belong to: {error}") from error
+        raise DataError(f"{imported.origin}: the weights do not fit their model: {error}") from error
 
 
 def _write(contents: list[dict[str, Any]], files: list[Path]) -> None:
@@ -94,7 +94,7 @@ def _write(contents: list[dict[str, Any]], files: list[Path]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _introduce(file: Path, content: dict[str, Any]) -> None:
+def _print_imported(file: Path, content: dict[str, Any]) -> None:
     record = content["hiphop_train"]
     model, dtype = record["config"]["model"], record["config"]["dtype"]
     e0 = zip(model["elements"], record["statistics"]["e0"], strict=True)

@@ -1,6 +1,7 @@
 """The run directory: its name is a function of what defines the run, so that a requeued job finds its checkpoint."""
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ INCIDENTAL = {
     "trainer.log_every_n_steps",
     "trainer.enable_model_summary",
 }
-"""What may differ between two starts of one run: where it runs and how it is watched."""
+"""What may differ between two starts of one run: where it runs and how it is logged."""
 
 ADDED: dict[str, Any] = {
     "init_weights": None,
@@ -40,17 +41,17 @@ ADDED: dict[str, Any] = {
     "trainer.precision": "full",
     "trainer.matmul_precision": "highest",
 }
-"""What defines a run only where it differs from this, so that runs from before there was such a key are found again."""
+"""What defines a run only where it differs from this, so that runs from before the key existed are found again."""
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where a run goes.
+    """The directory of a run, and what it already contains.
 
     Attributes
     ----------
     path : the directory
-    start_from : checkpoint from which training goes on, or None
+    start_from : checkpoint from which training resumes, or None
     finished : whether the run has been completed before
     """
 
@@ -100,7 +101,7 @@ def run_directory(config: DictConfig) -> Path:
 
 
 def find(config: DictConfig) -> RunDirectory:
-    """Look at the run directory and decide where training starts, without writing anything."""
+    """Inspect the run directory and decide where training starts, without writing anything."""
     path = run_directory(config)
     if path.exists() and not path.is_dir():
         raise ConfigError(f"run_dir={path} is a file; give a folder")
@@ -108,15 +109,15 @@ def find(config: DictConfig) -> RunDirectory:
     if config.resume not in ("auto", "never"):
         if config.init_weights is not None:
             raise ConfigError(
-                "resume=PATH and init_weights=PATH are two starts: give resume to go on with a training as it was, "
-                "init_weights to begin one from given weights"
+                "resume=PATH and init_weights=PATH exclude each other: resume continues a training as it was, "
+                "init_weights starts a new one from given weights; leave out one of them"
             )
         start_from, _ = checkpoint.find_checkpoint(config.resume, "resume")
         if Path(config.resume).is_dir() and (Path(config.resume) / "checkpoints" / "last.ckpt").is_file():
-            start_from = Path(config.resume) / "checkpoints" / "last.ckpt"  # go on from the last state, not the best
+            start_from = Path(config.resume) / "checkpoints" / "last.ckpt"  # resume from the last state, not the best
         if "optimizer_states" not in checkpoint.read(start_from):
             raise CheckpointError(
-                f"{start_from} holds weights only, so there is no training to go on with; begin one from its weights: "
+                f"{start_from} contains weights only, so no training can resume from it; start one from its weights: "
                 f"init_weights={config.resume}"
             )
     stored = path / "config.yaml"
@@ -131,33 +132,32 @@ def find(config: DictConfig) -> RunDirectory:
 
 
 def check_continuity(run: RunDirectory, config: DictConfig, fingerprint: str) -> None:
-    """Raise `CheckpointError` when training would go on from another model or, in one run directory, other data."""
+    """Raise `CheckpointError` when training would resume with another model or, in one run directory, other data."""
     if run.start_from is None:
         return
     record = checkpoint.read(run.start_from)["hiphop_train"]
     before, now = ({"model": plain["model"], "dtype": plain["dtype"]} for plain in (record["config"], resolved(config)))
     if before != now:
         raise CheckpointError(
-            f"{run.start_from} holds another model:\n{_difference(definition(before), definition(now))}\n"
+            f"{run.start_from} contains another model:\n{_difference(definition(before), definition(now))}\n"
             "give the same model settings, or another checkpoint: resume=PATH"
         )
     if config.resume == "auto" and record["data_fingerprint"] != fingerprint:
         raise CheckpointError(
-            f"the data are not those that {run.start_from} was trained on (fingerprint {fingerprint}, there "
-            f"{record['data_fingerprint']}); bring the original file back, or choose another run_dir"
+            f"the data are not those that {run.start_from} was trained on (fingerprint: stored "
+            f"{record['data_fingerprint']}, found {fingerprint}); restore the original file, or choose another run_dir"
         )
 
 
 def make(run: RunDirectory, config: DictConfig) -> None:
     """Make the run directory and store the resolved configuration in it.
 
-    With resume=never, a directory that is there already is kept under another name.
+    With resume=never, an existing directory is kept under another name.
     """
     try:
         if config.resume == "never" and run.path.exists() and any(run.path.iterdir()):
-            number = 1
-            while (aside := run.path.with_name(f"{run.path.name}.{number}")).exists():
-                number += 1
+            names = (run.path.with_name(f"{run.path.name}.{number}") for number in itertools.count(1))
+            aside = next(name for name in names if not name.exists())
             run.path.rename(aside)
             print(f"kept the earlier run as {aside}")
         run.path.mkdir(parents=True, exist_ok=True)
@@ -176,14 +176,14 @@ def _refuse_other(stored: Path, config: DictConfig) -> None:
     now = definition(resolved(config))
     if before != now:
         raise ConfigError(
-            f"{stored.parent} holds a run of another configuration:\n{_difference(before, now)}\n"
-            "choose another run_dir, or start anew with resume=never (the earlier run is kept under another name)"
+            f"{stored.parent} contains a run of another configuration:\n{_difference(before, now)}\n"
+            "choose another run_dir, or start over with resume=never (the earlier run is kept under another name)"
         )
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    return "\n".join(f"  {key}: {before.get(key)!r} there, {now.get(key)!r} asked for" for key in changed[:20])
+    return "\n".join(f"  {key}: stored {before.get(key)!r}, requested {now.get(key)!r}" for key in changed[:20])
 
 
 def _is_finished(path: Path) -> bool:

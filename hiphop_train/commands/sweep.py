@@ -1,6 +1,6 @@
 """hiphop-train --multirun: every combination of the values given, each in a process of its own, one after another.
 
-A job that fails, however it does, does not end the others; it is named at the end.
+A job that fails, however it does, does not stop the others; it is reported at the end.
 """
 
 import itertools
@@ -18,11 +18,10 @@ from typing import Any, TextIO
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
 
 from hiphop_train.commands.run_directory import run_directory, run_name
-from hiphop_train.config import config_directory, load_config, quoted, unreadable
+from hiphop_train.config import load_config, parse_overrides, quoted
+from hiphop_train.config_files import config_directory
 from hiphop_train.errors import ConfigError, HipHopError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -34,9 +33,9 @@ class Job:
 
     Attributes
     ----------
-    name : the values that set it apart from the other jobs
+    name : the values that distinguish it from the other jobs
     overrides : all of its settings
-    run_dir : where it goes; None where its configuration is wrong
+    run_dir : its run directory; None if its configuration is wrong
     refusal : what is wrong with its configuration
     exit_code : None before it has ended
     problem : what went wrong
@@ -52,12 +51,12 @@ class Job:
 
 @dataclass
 class Running:
-    """What the signal handlers must know.
+    """What the signal handlers need.
 
     Attributes
     ----------
-    process : of the present job
-    received : number of the first signal that came, or None
+    process : of the current job
+    received : number of the first signal, or None
     """
 
     process: subprocess.Popen[bytes] | None = None
@@ -70,23 +69,23 @@ def sweep(overrides: list[str], flags: list[str]) -> int:
     Parameters
     ----------
     overrides : in Hydra's form, of which some give several values: ``model=hipnn,hiphop``, ``seed=range(3)``
-    flags : options that each job gets, ``--cfg job`` for instance
+    flags : options passed to each job, ``--cfg job`` for instance
     """
     jobs = [_check(job) for job in expand(overrides)]
     if jobs[0].refusal is not None and all(job.refusal for job in jobs):
         raise jobs[0].refusal
-    said_to = sys.stderr if flags else sys.stdout  # what a flag prints may be read by a program
+    report_to = sys.stderr if flags else sys.stdout  # what a flag prints may be read by a program
     with _forwarded() as running:
         for number, job in enumerate(jobs, start=1):
             if running.received is not None:
                 break
-            print(f"\njob {number} of {len(jobs)}: {job.name}", file=said_to, flush=True)
+            print(f"\njob {number} of {len(jobs)}: {job.name}", file=report_to, flush=True)
             if job.refusal is not None:
                 job.exit_code, job.problem = job.refusal.exit_code, str(job.refusal)
                 print(f"error: {job.problem}", file=sys.stderr, flush=True)
             else:
                 _run(job, flags, running)
-    return _report(jobs, running.received, said_to)
+    return _report(jobs, running.received, report_to)
 
 
 def expand(overrides: list[str]) -> list[Job]:
@@ -95,34 +94,27 @@ def expand(overrides: list[str]) -> list[Job]:
     Raises
     ------
     ConfigError
-        when an override cannot be read or gives values that cannot be counted
+        when an override cannot be read or gives values that cannot be enumerated
     """
     GlobalHydra.instance().clear()
     lists: list[list[str]] = []
-    swept: list[bool] = []
-    try:
-        with initialize_config_dir(str(config_directory()), version_base="1.3"):
-            hydra = GlobalHydra.instance().hydra
-            assert hydra is not None
-            for override in OverridesParser.create(config_loader=hydra.config_loader).parse_overrides(overrides):
-                swept.append(override.is_sweep_override())
-                if not override.is_sweep_override():
-                    lists.append([str(override.input_line)])
-                elif override.is_discrete_sweep():
-                    key = override.get_key_element()
-                    lists.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-                else:
-                    raise ConfigError(f"override '{override.input_line}': give values one by one, KEY=A,B,C")
-    except OverrideParseException as error:
-        raise unreadable(error) from error
-    except HydraException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        parsed = parse_overrides(overrides, hydra.config_loader)
+        for override in parsed:
+            if not override.is_sweep_override():
+                lists.append([str(override.input_line)])
+            elif override.is_discrete_sweep():
+                lists.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
+            else:
+                raise ConfigError(f"override '{override.input_line}': a sweep needs discrete values, KEY=A,B,C")
     for values, given in zip(lists, overrides, strict=True):
         if not values:
-            raise ConfigError(f"override '{given}' stands for no value at all")
+            raise ConfigError(f"override '{given}' gives no values")
     jobs = []
     for combination in itertools.product(*lists):
-        name = " ".join(value for value, is_swept in zip(combination, swept, strict=True) if is_swept)
+        name = " ".join(value for value, o in zip(combination, parsed, strict=True) if o.is_sweep_override())
         jobs.append(Job(name or " ".join(combination) or "the defaults", list(combination)))
     return jobs
 
@@ -142,15 +134,15 @@ def _check(job: Job) -> Job:
 
 
 def _run(job: Job, flags: list[str], running: Running) -> None:
-    """Run a job in a process of its own, and keep the last that it said of an error."""
+    """Run a job in a process of its own, and keep its last error message."""
     command = [sys.executable, "-m", "hiphop_train.cli", *flags, *job.overrides]
-    # In a process group of its own a job gets Ctrl-C once, from here, and not from the terminal too.
+    # In a process group of its own, a job receives Ctrl-C once, from here, and not from the terminal too.
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0)
     running.process = process
-    if running.received is not None:  # it came while the process was being made
+    if running.received is not None:  # a signal came while the process was being started
         process.send_signal(running.received)
-    said: list[str] = []
-    relay = threading.Thread(target=_relay, args=(process, said), daemon=True)
+    last_lines: list[str] = []
+    relay = threading.Thread(target=_relay, args=(process, last_lines), daemon=True)
     relay.start()
     code = process.wait()
     running.process = None
@@ -159,11 +151,11 @@ def _run(job: Job, flags: list[str], running: Running) -> None:
     if code < 0:
         job.problem = f"killed by {signal.Signals(-code).name}"
     elif code > 0:
-        job.problem = "\n".join(said[-5:]) or f"ended with exit code {code}"
+        job.problem = "\n".join(last_lines[-5:]) or f"ended with exit code {code}"
 
 
-def _relay(process: subprocess.Popen[bytes], said: list[str]) -> None:
-    """Pass on what a job writes to standard error; `said` holds its last error message, or else its last line."""
+def _relay(process: subprocess.Popen[bytes], last_lines: list[str]) -> None:
+    """Pass on a job's standard error; `last_lines` becomes its last error message, or else its last line."""
     assert process.stderr is not None
     for line in process.stderr:
         text = line.decode(errors="replace")
@@ -171,13 +163,13 @@ def _relay(process: subprocess.Popen[bytes], said: list[str]) -> None:
         sys.stderr.flush()
         if not text.strip():
             continue
-        goes_on = said and said[0].startswith("error: ") and text.startswith("  ")
-        said[:] = [*said, text.rstrip()] if goes_on else [text.rstrip()]
+        continues = last_lines and last_lines[0].startswith("error: ") and text.startswith("  ")
+        last_lines[:] = [*last_lines, text.rstrip()] if continues else [text.rstrip()]
 
 
 @contextmanager
 def _forwarded() -> Iterator[Running]:
-    """Hand signals on to the present job; after the first no other job begins."""
+    """Forward signals to the current job; after the first, no other job starts."""
     running = Running()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -193,20 +185,20 @@ def _forwarded() -> Iterator[Running]:
             signal.signal(number, handler)
 
 
-def _report(jobs: list[Job], received: int | None, said_to: TextIO) -> int:
-    """Say how the sweep ended; returns its exit code."""
+def _report(jobs: list[Job], received: int | None, report_to: TextIO) -> int:
+    """Print how the sweep ended; return its exit code."""
     failed = [job for job in jobs if job.problem]
     done = [job for job in jobs if job.exit_code == 0]
-    print(f"\n{len(done)} of {len(jobs)} jobs done", file=said_to, flush=True)
+    print(f"\n{len(done)} of {len(jobs)} jobs done", file=report_to, flush=True)
     for job in failed:
         problem = job.problem.removeprefix("error: ")
         print(f"failed     {job.name} (exit code {job.exit_code}): {problem}", file=sys.stderr, flush=True)
     for job in jobs:
         if job.exit_code is None:
-            print(f"not begun  {job.name}", file=sys.stderr, flush=True)
+            print(f"not started {job.name}", file=sys.stderr, flush=True)
     if len(done) > 1:
         runs = " ".join(shlex.quote(str(job.run_dir)) for job in done)
-        print(f"compare    hiphop-compare {runs}", file=said_to, flush=True)
+        print(f"compare    hiphop-compare {runs}", file=report_to, flush=True)
     if received is not None:
         return 128 + received
     return next((job.exit_code or 1 for job in failed), 0)

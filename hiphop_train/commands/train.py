@@ -27,12 +27,12 @@ from hiphop_train.training.standardisation import fit_standardisation
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a training ended.
+    """Result of a training.
 
     Attributes
     ----------
-    run_dir : where everything lies
-    errors : split -> table of errors; empty on ranks that do not evaluate
+    run_dir : directory of checkpoints, exported file, metrics and pictures
+    errors : split -> table of errors; empty on ranks that do not evaluate, and for a run that was completed before
     exit_code : 0, or 128 + signal where a signal stopped the training
     """
 
@@ -48,7 +48,7 @@ def train(config: DictConfig) -> TrainResult:
     """
     run = run_directory.find(config)
     if run.finished:
-        print("this run was completed before; resume=never starts it anew")
+        print("this run was completed before; resume=never starts it over")
         print(f"run directory: {run.path.resolve()}", flush=True)
         return TrainResult(run.path, {}, 0)
     dtype = build.DTYPES[config.dtype]
@@ -58,20 +58,10 @@ def train(config: DictConfig) -> TrainResult:
     data.progress = progress
     loss = build.make_part(config.loss, "loss")
     check_targets(loss, potential, data, config.data)
-    statistics = data.statistics() if config.init_weights is None else None
     run_directory.check_continuity(run, config, data.fingerprint())
-    if statistics is not None:
-        potential.set_statistics(statistics.e0, statistics.scale)
-        levels = list(data.structures.theory_names)
-        fit_standardisation(potential, data)
-    else:
-        given = checkpoint.load(config.init_weights)
-        levels = given.record["levels"]
-        data.use_theories(levels)
-        potential.set_statistics(given.potential.e0.numpy(), 1.0)
-        potential.load_state_dict(given.potential.state_dict())
+    statistics, theories = _initialise(config, potential, data)
     fitted = {"init_weights": config.init_weights} if statistics is None else statistics.plain()
-    record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), fitted, levels)
+    record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), fitted, theories)
     module = PotentialModule(
         potential,
         loss,
@@ -87,7 +77,7 @@ def train(config: DictConfig) -> TrainResult:
     if trainer.is_global_zero:
         run_directory.make(run, config)
         store_splits(run.path / "splits.npz", data.splits, data.checksum)
-        _introduce(config, run, potential, data, statistics, fast)
+        _print_start(config, run, module, data, statistics, fast)
     start_from = None if run.start_from is None else str(run.start_from)
     try:
         with matmul_precision(config.trainer.get("matmul_precision", "highest")):
@@ -105,8 +95,29 @@ def train(config: DictConfig) -> TrainResult:
         stop.release()
 
 
+def _initialise(config: DictConfig, potential: Potential, data: DataModule) -> tuple[Statistics | None, list[str]]:
+    """Fit E0, scale and standardisation to the training labels, or take everything from given weights.
+
+    Returns
+    -------
+    statistics : of the training labels; None with given weights
+    theories : names of the levels of theory, in the order of E0
+    """
+    if config.init_weights is None:
+        statistics = data.statistics()
+        potential.set_statistics(statistics.e0, statistics.scale)
+        fit_standardisation(potential, data)
+        return statistics, list(data.structures.theory_names)
+    given = checkpoint.load(config.init_weights)
+    theories: list[str] = given.record["levels"]
+    data.use_theories(theories)
+    potential.set_statistics(given.potential.e0.numpy(), 1.0)  # of as many levels of theory
+    potential.load_state_dict(given.potential.state_dict())
+    return None, theories
+
+
 def _choice(config: DictConfig) -> Choice:
-    """Whether to compile."""
+    """Whether C may be compiled."""
     choice: Choice = config.trainer.get("compile", "auto")
     return choice
 
@@ -126,23 +137,24 @@ def _make_trainer(
     return build.make_trainer(config.trainer, watchers, loggers, run.path)
 
 
-def _introduce(
+def _print_start(
     config: DictConfig,
     run: run_directory.RunDirectory,
-    potential: Potential,
+    module: PotentialModule,
     data: DataModule,
     statistics: Statistics | None,
     fast: Acceleration,
 ) -> None:
-    """Say what is about to happen."""
+    """Print what is trained on what, and where it goes."""
     parts = ", ".join(f"{name} {len(index):,}" for name, index in data.splits.items())
+    potential = module.potential
     n_parameters = sum(parameter.numel() for parameter in potential.parameters())
     structures = data.structures
     n_forces = int(structures.has_forces.sum())
     print(f"data       {structures.source}: {parts} structures")
     if n_forces < len(structures):
-        print(f"           forces of {n_forces:,} of {len(structures):,}; the others train on energies alone")
-    for key in structures.labels.keys() - {"energy", "forces"}:
+        print(f"           forces of {n_forces:,} of {len(structures):,}; the others train on energies only")
+    for key in sorted(structures.labels.keys() - {"energy", "forces"}):
         print(f"           {key} of {int(structures.has(key).sum()):,} of {len(structures):,}")
     mixed = ", bf16-mixed" if config.trainer.get("precision") == "bf16-mixed" else ""
     print(f"model      {config.model['_target_'].split('.')[-1]}, {n_parameters:,} parameters, {config.dtype}{mixed}")
@@ -153,14 +165,17 @@ def _introduce(
         print(f"weights    {config.init_weights}, with its E0")
     else:
         print(
-            f"           {'fitted' if statistics.fitted else 'given'}; leaves a spread of {statistics.residual:.3f} eV"
+            f"           {'fitted' if statistics.fitted else 'given'}; residual standard deviation "
+            f"{statistics.residual:.3f} eV"
         )
         if statistics.fitted and statistics.rank < len(potential.elements):
             print(
                 f"           the training compositions determine only {statistics.rank} of {len(potential.elements)} "
-                "values; the smallest ones that fit were taken, so energies hold for compositions like these only"
+                "values; the solution of least norm is used, so energies are valid for such compositions only"
             )
     print(f"accelerate {fast}")
+    for key in set(potential.targets) - {"energy", "forces", "stress", *module.loss.parts}:
+        print(f"untrained  {key}: loss.{key} has no weight, so the model's {key} will be meaningless")
     if run.start_from is not None:
-        print(f"goes on    from {run.start_from}")
+        print(f"resumes    from {run.start_from}")
     print(f"output     {run.path}", flush=True)

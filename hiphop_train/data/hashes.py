@@ -1,4 +1,4 @@
-"""Numbers that tell geometries apart."""
+"""Hashes that distinguish geometries."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ def index_within(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def geometry_hashes(numbers: NDArray[np.uint8], positions: NDArray[np.float64], offsets: NDArray[np.int64]) -> Hashes:
-    """Return numbers that are equal for equal lists of atoms at equal positions (to `GRID`, up to rounding).
+    """Return hashes that are equal for equal lists of atoms at equal positions (to `GRID`, up to rounding).
 
     Parameters
     ----------

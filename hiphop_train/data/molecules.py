@@ -37,7 +37,7 @@ BLOCK_ATOMS = 200_000
 
 
 def molecule_hashes(structures: Structures, advance: Callable[[int], None] = lambda n: None) -> Hashes:
-    """Return numbers that are equal for conformers of the same molecule or molecules.
+    """Return hashes that are equal for conformers of the same molecule or molecules.
 
     Parameters
     ----------

@@ -1,5 +1,6 @@
 """The compiler: a library in the cache, errors that say what to do; the sources compile without warnings."""
 
+import platform
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ SIZES = {
 }
 """Values of all macros that the sources expect."""
 
-VECTORS = {"of this processor": "-march=native", "without AVX-512": "-mno-avx512f", "without AVX": "-mno-avx"}
+VECTORS = {"of this processor": "-march=native"}
+if platform.machine() == "x86_64":
+    VECTORS |= {"without AVX-512": "-mno-avx512f", "without AVX": "-mno-avx"}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Large systems go through the layers in pieces; the numbers are those of the whole."""
+"""Large systems go through the layers in blocks; the numbers are those of the whole."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hiphop_train.models import hiphop
-from hiphop_train.nn import messages, pairs, sensitivity
+from hiphop_train.accelerate import accelerate, compiled_tensors, hip, sensitivity, table_convolution
+from hiphop_train.accelerate.twin import Choice
 from hiphop_train.types import Graph
 from tests.conftest import GraphOf, MakeAtoms, PotentialOf
 
@@ -21,29 +21,35 @@ def graph(make_molecule: MakeAtoms, make_box: MakeAtoms, graph_of: GraphOf) -> G
     )
 
 
-def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "LARGE", 0)
-    monkeypatch.setattr(messages, "FEATURES_AT_A_TIME", 5)
-    monkeypatch.setattr(pairs, "PAIRS", 16)
-    monkeypatch.setattr(sensitivity, "PAIRS", 16)
-    monkeypatch.setattr(hiphop, "ATOMS_AT_A_TIME", 4)
+def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_convolution, "LARGE", 0)
+    monkeypatch.setattr(table_convolution, "FEATURES_AT_A_TIME", 5)
+    for module in (table_convolution, compiled_tensors, sensitivity):
+        monkeypatch.setattr(module, "PAIRS", 16)
+    monkeypatch.setattr(hip, "ATOMS_AT_A_TIME", 4)
 
 
+@pytest.mark.parametrize("choice", [True, False], ids=["C", "no C"])
 @pytest.mark.parametrize("name", HIP)
-def test_energy_and_forces(name: str, graph: Graph, potential_of: PotentialOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    potential = potential_of(name).eval().requires_grad_(False)
+def test_energy_and_forces(
+    name: str, choice: Choice, graph: Graph, potential_of: PotentialOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    potential = potential_of(name)
+    accelerate(potential, torch.float64, torch.device("cpu"), "inference", choice)
     whole = potential(graph, virial=True)
-    in_pieces(monkeypatch)
-    pieces = potential(graph, virial=True)
+    in_blocks(monkeypatch)
+    found = potential(graph, virial=True)
     for key in ("energy", "forces", "virial"):
-        torch.testing.assert_close(pieces[key], whole[key], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(found[key], whole[key], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("choice", [True, False], ids=["C", "no C"])
 @pytest.mark.parametrize("name", HIP)
 def test_derivatives_of_a_loss(
-    name: str, graph: Graph, potential_of: PotentialOf, monkeypatch: pytest.MonkeyPatch
+    name: str, choice: Choice, graph: Graph, potential_of: PotentialOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     potential = potential_of(name).train()
+    accelerate(potential, torch.float64, torch.device("cpu"), "training", choice)
 
     def gradients() -> list[Tensor]:
         outputs = potential(graph)
@@ -51,7 +57,7 @@ def test_derivatives_of_a_loss(
         return list(torch.autograd.grad(loss, [p for p in potential.parameters() if p.requires_grad]))
 
     whole = gradients()
-    in_pieces(monkeypatch)
-    for piece, expected in zip(gradients(), whole, strict=True):
+    in_blocks(monkeypatch)
+    for found, expected in zip(gradients(), whole, strict=True):
         scale = max(1.0, float(expected.abs().max()))
-        assert float((piece - expected).abs().max()) <= 1e-9 * scale
+        assert float((found - expected).abs().max()) <= 1e-9 * scale

@@ -1,22 +1,24 @@
 """bf16-mixed rounds wide products and nothing else; precisions are set by configuration, and set back."""
 
+import copy
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from hiphop_train.graph.tables import lay_out, sums_of_products
-from hiphop_train.nn.pairs import lay_out_pairs
 from torch import Tensor
 
 from hiphop_train import build, checkpoint, cli
+from hiphop_train.accelerate import Precision, accelerate, restore, table_convolution
+from hiphop_train.accelerate.hip import HIPTwin
+from hiphop_train.accelerate.hip_layout import PrepareLayout
+from hiphop_train.accelerate.table_convolution import TableConvolution
+from hiphop_train.accelerate.tables import make_table, sums_of_products
 from hiphop_train.config import load_config
 from hiphop_train.errors import ConfigError
-from hiphop_train.nn import messages
-from hiphop_train.potential import Network
 from hiphop_train.training.module import PotentialModule
 from hiphop_train.training.standardisation import fit_standardisation
-from hiphop_train.types import Batch
+from hiphop_train.types import Batch, Graph
+from tests.accelerate.conftest import CPU
 
 MODELS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
 HIP = [name for name in MODELS if name.startswith("hip")]
@@ -24,10 +26,6 @@ HIP = [name for name in MODELS if name.startswith("hip")]
 
 UNCHANGED = ("ani", "bp")
 """Models whose wide products are the readout's, which stays float32."""
-
-
-def mixed(enabled: bool = True) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
 
 
 def make(name: str, *settings: str) -> tuple[PotentialModule, list[Batch]]:
@@ -44,17 +42,16 @@ def make(name: str, *settings: str) -> tuple[PotentialModule, list[Batch]]:
     return module, list(data.train_dataloader())
 
 
-def evaluate(module: PotentialModule, batch: Batch, in_mixed: bool) -> dict[str, Tensor]:
+def evaluate(module: PotentialModule, batch: Batch, precision: Precision) -> dict[str, Tensor]:
     """Energy of the network, forces, and gradient of the loss."""
+    accelerate(module.potential, torch.float32, CPU, "training", "auto", precision)
     parameters = list(module.potential.parameters())
-    with mixed(in_mixed):
-        outputs = module.potential.train()(batch.graph)
-        loss = module._loss(batch)
-    gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)])
+    outputs = module.potential.train()(batch.graph)
+    gradients = torch.autograd.grad(module._loss(batch), parameters)
     return {
         "energy": outputs["level_energies"][:, 1:].detach(),
         "forces": outputs["forces"].detach(),
-        "gradient": gradient,
+        "gradient": torch.cat([part.flatten() for part in gradients]),
     }
 
 
@@ -64,9 +61,9 @@ def evaluate(module: PotentialModule, batch: Batch, in_mixed: bool) -> dict[str,
 def test_energies_forces_and_gradients_are_near(model_name: str, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured with random weights, relative: energies 0.3 to 0.6 %, forces 0.4 to 1.2 %, gradients 0.3 to 1.8 %."""
     if large:
-        monkeypatch.setattr(messages, "LARGE", 0)
+        monkeypatch.setattr(table_convolution, "LARGE", 0)
     module, batches = make(model_name)
-    found, expected = (evaluate(module, batches[0], in_mixed) for in_mixed in (True, False))
+    found, expected = (evaluate(module, batches[0], precision) for precision in ("bf16-mixed", "full"))
     assert found["energy"].dtype == torch.float64
     assert found["forces"].dtype == found["gradient"].dtype == torch.float32
     for key, value in expected.items():
@@ -77,51 +74,64 @@ def test_energies_forces_and_gradients_are_near(model_name: str, large: bool, mo
 
 def test_geometry_and_sums_over_neighbours_are_not_rounded() -> None:
     _, batches = make("hiphop")
-    graph = batches[0].graph._replace(layout=None)
-    plain = lay_out_pairs(graph, 4, 5, 20)
-    with mixed():
-        found = lay_out_pairs(graph, 4, 5, 20)
-    for name in ("sent_distance", "received_tensors", "species_distance", "species_tensors"):
-        assert torch.equal(getattr(found, name), getattr(plain, name)), name
+    names = ["distance", "tensors", "species_distance", "species_tensors"]
+    for prepare, n_names in ((PrepareLayout(4, 5, 20), 2), (PrepareLayout(4, 1, 2), 4)):
+        plain = TableConvolution(batches[0].graph, prepare)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = TableConvolution(batches[0].graph, prepare)
+        for name in names[:n_names]:
+            assert torch.equal(getattr(found, name), getattr(plain, name)), name
     left, right = torch.randn(60, 4, requires_grad=True), torch.randn(60, 8, requires_grad=True)
-    table = lay_out(torch.arange(60) // 6, 10, places=12)
+    table = make_table(torch.arange(60) // 6, 10, entries=12)
 
     def sums() -> list[Tensor]:
         made = sums_of_products(left, right, table.blocks)
         return [made, *torch.autograd.grad(made.square().sum(), [left, right])]
 
     expected = sums()
-    with mixed():
+    with torch.autocast("cpu", torch.bfloat16):
         for value, other in zip(sums(), expected, strict=True):
             assert torch.equal(value, other)
 
 
-def test_what_layers_hand_on_is_float32(model_name: str) -> None:
+def watch(module: torch.nn.Module, seen: list[bool]) -> None:
+    """Note whether autocast is on when a module is evaluated."""
+    module.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+
+
+def test_representations_alone_are_rounded_in_training_alone(model_name: str) -> None:
+    """What they return is float32; readouts, evaluation and restored potentials are as ever."""
     module, batches = make(model_name)
-    with mixed():
-        levels = module.potential.terms[0].representation(batches[0].graph)
+    potential = module.potential.train()
+    accelerate(potential, torch.float32, CPU, "training", "auto", "bf16-mixed")
+    network, inside, outside = potential.terms[0], [], []
+    watch(network.representation, inside)
+    watch(network.readout, outside)
+    levels: list[Tensor] = []
+    network.representation.register_forward_hook(lambda *arguments: levels.extend(arguments[2]))
+    potential(batches[0].graph)
+    potential.eval()(batches[0].graph)
+    assert inside == [True, False]
+    assert outside == [False, False]
     assert {level.dtype for level in levels} == {torch.float32}
-
-
-def test_readout_is_not_rounded(model_name: str) -> None:
-    module, batches = make(model_name)
-    network, graph = module.potential.terms[0], batches[0].graph
-    levels = network.representation(graph)
-    expected = network.readout(levels, graph.species)
-    with mixed():
-        assert torch.equal(network.read_out(levels, graph.species, graph.n_of_type), expected)
+    copied = copy.deepcopy(potential).train()
+    for some in (copied, potential.train()):
+        restore(some)
+        again: list[bool] = []
+        watch(some.terms[0].representation, again)
+        some(batches[0].graph)
+        assert again == [False]
 
 
 @pytest.mark.parametrize("name", ["hipnn", "hiphop"])
 def test_steps_lower_the_loss(name: str) -> None:
     module, (unseen, *batches) = make(name)
     module.train()
+    accelerate(module.potential, torch.float32, CPU, "training", "auto", "bf16-mixed")
     before = float(module._loss(unseen).detach())
     for batch in batches[:20]:
         module.optimizer.zero_grad()
-        with mixed():
-            loss = module._loss(batch)
-        loss.backward()
+        module._loss(batch).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 10.0)
         module.optimizer.step()
     assert float(module._loss(unseen).detach()) < 0.95 * before
@@ -130,13 +140,13 @@ def test_steps_lower_the_loss(name: str) -> None:
 def test_a_training_as_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are in bfloat16; what validates, evaluates and is saved is not, and TF32 ends with the training."""
     seen: set[tuple[bool, bool, str]] = set()
-    plain = Network.read_out
+    plain = HIPTwin.forward
 
-    def watched(network: Network, *arguments: Any) -> Tensor:
-        seen.add((network.training, torch.is_autocast_enabled("cpu"), torch.get_float32_matmul_precision()))
-        return plain(network, *arguments)
+    def watched(twin: HIPTwin, graph: Graph) -> list[Tensor]:
+        seen.add((twin.training, torch.is_autocast_enabled("cpu"), torch.get_float32_matmul_precision()))
+        return plain(twin, graph)
 
-    monkeypatch.setattr(Network, "read_out", watched)
+    monkeypatch.setattr(HIPTwin, "forward", watched)
     settings = ["debug=fast", "trainer.accelerator=cpu", "model=hipnn", f"run_dir={tmp_path / 'run'}"]
     assert cli.run("train", [*settings, "trainer.precision=bf16-mixed", "trainer.matmul_precision=high"]) == 0
     of_steps, of_validation, of_evaluation = (True, True, "high"), (False, False, "high"), (False, False, "highest")

@@ -3,12 +3,14 @@
 import pytest
 import torch
 from ase import Atoms
+from torch import Tensor
 
+from hiphop_train.accelerate import accelerate, blocks, schnet
+from hiphop_train.accelerate.slopes import cosine_cutoff_slope, gaussian_expansion_with_slope
 from hiphop_train.graph.assemble import with_pair_vectors
-from hiphop_train.models import schnet
-from hiphop_train.nn import blocks
-from hiphop_train.nn.cutoffs import cosine_cutoff, cosine_cutoff_slope
-from hiphop_train.nn.gaussians import gaussian_expansion, gaussian_expansion_with_slope
+from hiphop_train.nn.cutoffs import cosine_cutoff
+from hiphop_train.nn.gaussians import gaussian_expansion
+from hiphop_train.potential import Potential
 from tests.conftest import GraphOf, PotentialOf
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -27,32 +29,33 @@ def test_slopes() -> None:
 def test_frozen_weights(
     mixed_structures: list[Atoms], potential_of: PotentialOf, graph_of: GraphOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First derivatives in blocks, and second ones."""
+    """First derivatives in blocks; second ones, which a half neighbour list divides in its own way, as in training."""
     monkeypatch.setattr(blocks, "ROWS", 16)
-    potential, graph = potential_of("schnet"), graph_of(mixed_structures)
-    expected = potential(graph, virial=True)
-    found = potential.requires_grad_(False)(graph, virial=True)
+    plain, frozen, graph = potential_of("schnet"), potential_of("schnet"), graph_of(mixed_structures)
+    accelerate(frozen, torch.float64, torch.device("cpu"), "inference")
+    expected, found = plain(graph, virial=True), frozen(graph, virial=True)
     for key in ("energy", "forces", "virial"):
         torch.testing.assert_close(found[key], expected[key], **EXACT)
 
     direction = torch.randn(graph.pair_vectors.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
-    def curvature(frozen: bool) -> torch.Tensor:
-        potential.requires_grad_(not frozen)
+    def curvature(potential: Potential) -> Tensor:
         vectors = graph.pair_vectors.clone().requires_grad_()
         energy = potential(with_pair_vectors(graph, vectors), forces=False)["energy"].sum()
         (slope,) = torch.autograd.grad(energy, vectors, create_graph=True)
         return torch.autograd.grad((slope * direction).sum(), vectors)[0]
 
-    torch.testing.assert_close(curvature(frozen=True), curvature(frozen=False), **EXACT)
+    accelerate(plain, torch.float64, torch.device("cpu"), "training")
+    torch.testing.assert_close(curvature(frozen), curvature(plain), **EXACT)
 
 
 def test_one_direction_is_both(
     mixed_structures: list[Atoms], potential_of: PotentialOf, graph_of: GraphOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     potential, graph = potential_of("schnet"), graph_of(mixed_structures)
+    accelerate(potential, torch.float64, torch.device("cpu"), "training")
     found = potential(graph, virial=True)
-    monkeypatch.setattr(schnet, "half_of_pairs", lambda graph: None)
+    monkeypatch.setattr(schnet, "half_list", lambda graph: None)
     expected = potential(graph, virial=True)
     for key in ("energy", "forces", "virial"):
         torch.testing.assert_close(found[key], expected[key], **EXACT)

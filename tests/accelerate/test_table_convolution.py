@@ -1,20 +1,28 @@
-"""The interaction equals its definition, whatever the order of summation, and so do its derivatives."""
+"""The convolution over tables is that of the plain interaction, and so are its derivatives."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
-from hiphop_train.nn.messages import convolve, distances, in_order_of_atoms
-from hiphop_train.nn.pairs import Pairs, lay_out_pairs
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from hiphop_train.accelerate import table_convolution
+from hiphop_train.accelerate.hip_layout import PrepareLayout
+from hiphop_train.accelerate.table_convolution import TableConvolution
 from hiphop_train.graph.assemble import make_graph, with_pair_vectors
 from hiphop_train.graph.neighbours import neighbours
-from hiphop_train.nn import messages
+from hiphop_train.models.backbone import HIPInteraction, neighbours_of
+from hiphop_train.models.hiphop import Interaction
+from hiphop_train.nn.invariants import Invariants
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
-from hiphop_train.nn.tensors import irreducible_tensors
 from hiphop_train.types import Graph
+
+MakeInteraction = Callable[[int, int], HIPInteraction]
 
 CUTOFF = 4.0
 N_TYPES = 4
+PREPARE = PrepareLayout(N_TYPES, 2, 5)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -37,24 +45,24 @@ def graph() -> Graph:
 
 
 @pytest.fixture
-def sensitivity() -> InverseGaussianSensitivity:
-    return InverseGaussianSensitivity(5, 0.8, 3.5, CUTOFF).double()
+def make_interaction() -> MakeInteraction:
+    """Make an interaction of 5 sensitivities and tensors up to rank 2."""
+
+    def make(n_in: int, n_out: int) -> HIPInteraction:
+        sensitivity = InverseGaussianSensitivity(5, 0.8, 3.5, CUTOFF)
+        return Interaction(n_in, n_out, sensitivity, Invariants("published", 2, 1), False).double()
+
+    return make
 
 
-def defined(graph: Graph, sensitivity: InverseGaussianSensitivity, features: Tensor, weight: Tensor) -> Tensor:
-    distance = torch.linalg.norm(graph.pair_vectors, dim=1)
-    tensors = irreducible_tensors(graph.pair_vectors / distance[:, None], 2)
-    heard = torch.einsum("pn,pb,bna->pa", sensitivity.evaluate(distance), features[graph.pair_j], weight)
-    terms = tensors[:, :, None] * heard[:, None, :]
-    return torch.zeros(len(features), 9, weight.shape[2], dtype=terms.dtype).index_add(0, graph.pair_i, terms)
+def by_tables(graph: Graph, interaction: HIPInteraction, features: Tensor, are_species: bool) -> Tensor:
+    convolution = TableConvolution(graph, PREPARE)
+    environment = convolution.environment(interaction, features, are_species)
+    return convolution.in_order_of_atoms(environment.flatten(1)).reshape(environment.shape)
 
 
-def found(
-    graph: Graph, sensitivity: InverseGaussianSensitivity, features: Tensor, weight: Tensor, first: bool
-) -> tuple[Tensor, Pairs]:
-    pairs = lay_out_pairs(graph, N_TYPES, 2, 5)
-    environment = convolve(sensitivity(distances(pairs, first)), features, weight, pairs, first)
-    return in_order_of_atoms(environment.flatten(1), pairs).reshape(environment.shape), pairs
+def plain(graph: Graph, interaction: HIPInteraction, features: Tensor, are_species: bool) -> Tensor:
+    return interaction.environment(features, neighbours_of(graph, 2))
 
 
 def few(graph: Graph) -> Graph:
@@ -66,55 +74,56 @@ def few(graph: Graph) -> Graph:
     return Graph(**changed)
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["of species", "of features"])
+@pytest.mark.parametrize("are_species", [True, False], ids=["of species", "of features"])
 @pytest.mark.parametrize("large", [True, False], ids=["large", "small"])
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
-def test_equals_its_definition(
+def test_equals_plain_interaction(
     graph: Graph,
-    sensitivity: InverseGaussianSensitivity,
-    first: bool,
+    make_interaction: MakeInteraction,
+    are_species: bool,
     large: bool,
     frozen: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Values, derivatives by pair vectors and weights, and derivatives of the former as in training on forces."""
-    monkeypatch.setattr(messages, "LARGE", 0 if large else 2**24)
-    monkeypatch.setattr(messages, "FEATURES_AT_A_TIME", 4)
-    sensitivity.requires_grad_(not frozen)
-    features = torch.nn.functional.one_hot(graph.species, N_TYPES).double() if first else random(40, 4, seed=3)
-    weight = random(features.shape[1], 5, 6, seed=4).requires_grad_(not frozen)
-    outcomes = []
-    for call in (lambda *given: found(*given, first)[0], defined):
+    """Values, derivatives with respect to pair vectors and weights, and second ones as in training on forces."""
+    monkeypatch.setattr(table_convolution, "LARGE", 0 if large else 2**24)
+    monkeypatch.setattr(table_convolution, "FEATURES_AT_A_TIME", 4)
+    features = one_hot(graph.species, N_TYPES).double() if are_species else random(40, 4, seed=3)
+    interaction = make_interaction(4, 6).requires_grad_(not frozen)
+    results = []
+    for environment_of in (by_tables, plain):
         vectors = graph.pair_vectors.clone().requires_grad_()
-        environment = call(with_pair_vectors(graph, vectors), sensitivity, features, weight)
-        seeds = random(*environment.shape, seed=5)
-        wanted = [vectors] if frozen else [vectors, weight, *sensitivity.parameters()]
-        once = torch.autograd.grad(environment, wanted, seeds, retain_graph=True)
-        pull = torch.autograd.grad(environment, vectors, seeds, create_graph=True)[0]
-        twice = torch.autograd.grad(pull.square().sum() + environment.square().sum(), wanted)
-        outcomes.append([environment.detach(), *once, *twice])
-    for ours, theirs in zip(*outcomes, strict=True):
-        assert float((ours - theirs).abs().max()) <= 1e-11 * max(1.0, float(theirs.abs().max()))
+        environment = environment_of(with_pair_vectors(graph, vectors), interaction, features, are_species)
+        grad_output = random(*environment.shape, seed=5)
+        wanted = [vectors] if frozen else [vectors, interaction.weight, *interaction.sensitivity.parameters()]
+        once = torch.autograd.grad(environment, wanted, grad_output, retain_graph=True)
+        gradient = torch.autograd.grad(environment, vectors, grad_output, create_graph=True)[0]
+        twice = torch.autograd.grad(gradient.square().sum() + environment.square().sum(), wanted)
+        results.append([environment.detach(), *once, *twice])
+    for found, expected in zip(*results, strict=True):
+        assert float((found - expected).abs().max()) <= 1e-11 * max(1.0, float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("is_prepared", [True, False], ids=["prepared", "not prepared"])
 def test_order_of_summation_follows_the_number_of_neighbours(
-    graph: Graph, sensitivity: InverseGaussianSensitivity
+    graph: Graph, make_interaction: MakeInteraction, is_prepared: bool
 ) -> None:
-    features = torch.nn.functional.one_hot(graph.species, N_TYPES).double()
-    weight = random(N_TYPES, 5, 6, seed=4)
+    features = one_hot(graph.species, N_TYPES).double()
+    interaction = make_interaction(4, 6)
     for some, environment_first in ((graph, True), (few(graph), False)):
-        environment, pairs = found(some, sensitivity, features, weight, True)
-        assert (pairs.by_species is not None) == environment_first
-        torch.testing.assert_close(environment, defined(some, sensitivity, features, weight), rtol=1e-11, atol=1e-11)
+        given = PREPARE(some) if is_prepared else some
+        assert (PREPARE.layout_of(given).by_species is not None) == environment_first
+        found = by_tables(given, interaction, features, True)
+        torch.testing.assert_close(found, plain(some, interaction, features, True), rtol=1e-11, atol=1e-11)
 
 
 def test_large_systems_take_no_memory_for_pairs_times_features(
-    graph: Graph, sensitivity: InverseGaussianSensitivity, monkeypatch: pytest.MonkeyPatch
+    graph: Graph, make_interaction: MakeInteraction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither what is kept for the derivative nor what is made is that large."""
-    monkeypatch.setattr(messages, "LARGE", 0)
-    monkeypatch.setattr(messages, "FEATURES_AT_A_TIME", 4)
-    sensitivity.requires_grad_(False)
+    monkeypatch.setattr(table_convolution, "LARGE", 0)
+    monkeypatch.setattr(table_convolution, "FEATURES_AT_A_TIME", 4)
+    interaction = make_interaction(4, 64).requires_grad_(False)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -127,8 +136,5 @@ def test_large_systems_take_no_memory_for_pairs_times_features(
 
     vectors = graph.pair_vectors.clone().requires_grad_()
     with Watch():
-        environment, _ = found(
-            with_pair_vectors(graph, vectors), sensitivity, random(40, 4), random(4, 5, 64, seed=4), False
-        )
-        environment.sum().backward()
+        by_tables(with_pair_vectors(graph, vectors), interaction, random(40, 4), False).sum().backward()
     assert 4 <= largest <= 9  # components of the tensors; there are 64 features

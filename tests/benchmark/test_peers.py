@@ -1,5 +1,8 @@
 """Programs of others, from the checkout's benchmarks/peers: pairs, periodic images, batches, our weights."""
 
+import subprocess
+import sysconfig
+import venv
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
@@ -10,15 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from hiphop_train.benchmark import systems
 from hiphop_train.benchmark.process import WorkerProcess
 from hiphop_train.benchmark.settings import Hippynn, Peer, SchNetPack, TorchANI
 from hiphop_train.benchmark.worker import Workload
-from hiphop_train.config import model_section
 from hiphop_train.importing.hippynn import convert
-from tests.conftest import SMALL, PotentialOf
+from tests.conftest import SMALL, PotentialOf, model_section
 from tests.hippynn_reference import hippynn_in_float64
 
 PEERS: dict[str, Peer] = {
@@ -31,9 +32,7 @@ NUMBERS = [1, 6, 7, 8]
 
 def section(name: str, **changes: Any) -> dict[str, Any]:
     """Return a model section, made small as `potential_of` does."""
-    model = OmegaConf.to_container(model_section(name))
-    assert isinstance(model, dict)
-    return {str(key): {**SMALL, **changes}.get(str(key), value) for key, value in model.items()}
+    return {key: {**SMALL, **changes}.get(key, value) for key, value in model_section(name).items()}
 
 
 @pytest.fixture(scope="module", params=sorted(PEERS))
@@ -119,6 +118,22 @@ def test_steps_train(process: WorkerProcess, tmp_path: Path) -> None:
     assert np.abs(after - before).max() > 0  # the optimiser moved the weights
 
 
+def test_program_in_an_environment_of_its_own(tmp_path: Path) -> None:
+    """Its interpreter has torchani, but not this package, nor our PYTHONPATH."""
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    (site_packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    ours = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    (site_packages / "torchani.pth").write_text("\n".join(ours) + "\n")  # editable installs in there are not followed
+    alone = subprocess.run([python, "-P", "-c", "import hiphop_train"], env={}, cwd=tmp_path, capture_output=True)
+    assert b"No module named 'hiphop_train'" in alone.stderr
+    told = {**PEERS["torchani"].settings(), "atomic_numbers": NUMBERS}
+    start = {"settings": told, "dtype": "float32", "device": "cpu", "threads": 1, "seed": 0, "memory": None}
+    made = WorkerProcess("torchani", PEERS["torchani"].file, str(python), start, tmp_path)
+    assert made.open()["version"].startswith("torchani")
+    made.close()
+
+
 def test_others_give_memory_back(process: WorkerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If less is free than a program may take; later outputs are right, and timed after a warm-up."""
     water = systems.work_of(systems.water(24, seed=0), process.description["cutoff"])
@@ -184,4 +199,5 @@ def test_other_models_are_compared_with_the_published_network(hippynn_peer: Modu
     network, arguments, same = hippynn_peer.network_of(section("schnet"))
     assert (network, same) == ("hiphop.HipHopNNModule", False)
     assert arguments["n_features"] == 128
-    assert hippynn_peer.network_of(section("hiphop_flexible"))[2] is False
+    for other in ("hiphop_flexible", "hiphop_dipole"):
+        assert hippynn_peer.network_of(section(other))[2] is False

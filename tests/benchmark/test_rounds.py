@@ -160,8 +160,9 @@ def test_fits_are_over_water_where_there_is_some() -> None:
     assert measure.fits(rows[:2], ["ours"])["ours"]["excluded"]["over"] == "all structures"
 
 
-def test_labels_move_apart() -> None:
-    moved = picture.apart([0.0, 0.1, 5.0], 1.0)
-    assert moved == pytest.approx([-0.45, 0.55, 5.0])
-    assert picture.apart([0.0, 0.0, 1.2, 1.2], 1.0) == pytest.approx([-0.9, 0.1, 1.1, 2.1])
-    assert picture.apart([3.0], 1.0) == [3.0]
+def test_picture_leaves_out_what_did_not_fit(tmp_path: Path) -> None:
+    programs = fake_programs(tmp_path, 1.0)
+    rows = [measure.dynamics(programs, systems.water(6, 0), 1, set(), lambda n: None)]
+    rows += [measure.dynamics(programs, systems.water(24, 0), 1, {"peer"}, lambda n: None)]
+    picture.draw(tmp_path / "speed.png", rows, "HIP-NN")
+    assert (tmp_path / "speed.png").stat().st_size > 10_000

@@ -15,7 +15,7 @@ FAST = ["debug=fast", "trainer.accelerator=cpu", "model.n_features=8"]
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
     """Run a command in this process; returns exit code, standard output and standard error."""
 
-    def call(command: cli.Command, *arguments: str) -> tuple[int, str, str]:
+    def call(command: str, *arguments: str) -> tuple[int, str, str]:
         capfd.readouterr()
         code = cli.run(command, list(arguments))
         captured = capfd.readouterr()

@@ -18,8 +18,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from hiphop_train.cli import guarded
-from hiphop_train.cli_data import run as run_data
+from hiphop_train import cli
 from hiphop_train.data.formats.recognise import recognise
 from hiphop_train.errors import DataError
 
@@ -44,7 +43,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> R
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()
-        code = guarded(lambda: run_data([str(argument) for argument in arguments]))
+        code = cli.run("data", [str(argument) for argument in arguments])
         captured = capfd.readouterr()
         return code, captured.out, captured.err
 
@@ -98,7 +97,7 @@ def test_real_files_pass_as_declared_and_are_caught_with_the_sign_flipped(
     assert "data.reader" in out
 
 
-def test_all_dimers_of_s66x8_say_gradient(run: Run, shared: Path, tmp_path: Path) -> None:
+def test_all_dimers_of_s66x8_agree_on_gradients(run: Run, shared: Path, tmp_path: Path) -> None:
     """The reference found 66 of 66 by finite differences after alignment, 64 without."""
     code, _, _ = run("check", shared / "data" / REAL["s66x8"][0][0], "--output", tmp_path)
     numbers = checks(tmp_path)["sign by energies"]["numbers"]
@@ -114,7 +113,7 @@ def test_real_files_in_another_unit_are_caught(run: Run, shared: Path, unit: str
     assert word in out
 
 
-def test_energies_alone_tell_their_unit(run: Run, shared: Path) -> None:
+def test_energies_alone_show_their_unit(run: Run, shared: Path) -> None:
     file = shared / "data" / "formats" / "ani1_n5.hdf5"
     assert run("check", file, "data.level=ccx")[0] == 0
     code, out, _ = run("check", file, "data.level=ccx", "data.reader.energy_unit=kcal/mol")
@@ -181,7 +180,7 @@ def test_planted_faults_are_found_and_named(run: Run, ani1x: Path, tmp_path: Pat
         assert atoms.get_potential_energy() == pytest.approx(file["CH4/wb97x_dz.energy"][5] * HARTREE, abs=1e-4)
 
 
-def test_duplicates_with_other_labels_are_said(run: Run, ani1x: Path, tmp_path: Path) -> None:
+def test_duplicates_with_other_labels_are_reported(run: Run, ani1x: Path, tmp_path: Path) -> None:
     change(ani1x, "H2O", "coordinates", lambda values: values.__setitem__(3, values[2]))
     run("check", ani1x, "--output", tmp_path / "out")
     found = checks(tmp_path / "out")["duplicates"]
@@ -208,11 +207,11 @@ def test_zeros_that_stand_for_missing_forces(run: Run, tmp_path: Path, make_conf
     assert "zero stands for missing forces" in out
 
 
-def test_mistakes_are_told(run: Run, ani1x: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported(run: Run, ani1x: Path, tmp_path: Path) -> None:
     code, _, err = run("check", tmp_path / "none.h5")
     assert (code, "none.h5 does not exist" in err, "hiphop-data download" in err) == (3, True, True)
     code, _, err = run("check", ani1x, "data=ani3x")
-    assert (code, "there is no 'ani3x' for data" in err) == (2, True)
+    assert (code, "'ani3x' is not one of the files of data" in err) == (2, True)
     code, _, err = run("check", ani1x, "model=hipnn")
     assert (code, "'model=hipnn': settings are data=NAME and data.KEY=VALUE" in err) == (2, True)
     code, _, err = run("check", ani1x, "strange")
@@ -224,7 +223,7 @@ def test_mistakes_are_told(run: Run, ani1x: Path, tmp_path: Path) -> None:
     assert (code, "choose another: --output DIR" in err) == (2, True)
 
 
-def test_inspect_lists_what_is_there_and_what_is_missing(run: Run, ani1x: Path, tmp_path: Path) -> None:
+def test_inspect_lists_all_arrays_and_missing_labels(run: Run, ani1x: Path, tmp_path: Path) -> None:
     with h5py.File(ani1x, "a") as file:
         for group in file.values():
             n, n_atoms = group["coordinates"].shape[:2]
@@ -312,7 +311,7 @@ def test_recognised_layouts(tmp_path: Path) -> None:
 
 def test_help_answers_at_once() -> None:
     begin = time.perf_counter()
-    command = [sys.executable, "-c", "from hiphop_train.cli_data import main; main()"]
+    command = [sys.executable, "-c", "from hiphop_train.cli import data_main; data_main()"]
     done = subprocess.run([*command, "check", "--help"], capture_output=True, text=True, check=True)
     assert time.perf_counter() - begin < 1.0
     assert "--elements" in done.stdout

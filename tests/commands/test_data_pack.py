@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hiphop_train.cli_data import run
+from hiphop_train import cli
 from hiphop_train.data.store.layout import open_packed
 from hiphop_train.errors import DataError
 
@@ -33,22 +33,22 @@ def file(tmp_path: Path, make_conformers: MakeConformers) -> Path:
 
 def test_pack(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "my packed"
-    assert run(["pack", str(file), "--output", str(folder)]) == 0
+    assert cli.call("data", ["pack", str(file), "--output", str(folder)]) == 0
     told = capsys.readouterr().out
     assert "12 structures, 48 atoms" in told
     assert "MB/s of input" in told
     assert f"train from it: hiphop-train data=packed 'data.path=\"{folder}\"'" in told
     assert len(open_packed(folder).structures) == 12
-    assert run(["pack", str(file), "--output", str(folder)]) == 0
+    assert cli.call("data", ["pack", str(file), "--output", str(folder)]) == 0
     assert "packed already" in capsys.readouterr().out
     with pytest.raises(DataError, match="is packed already; train from it: data=packed"):
-        run(["pack", str(folder)])
-    assert run(["inspect", str(folder)]) == 0
+        cli.call("data", ["pack", str(folder)])
+    assert cli.call("data", ["inspect", str(folder)]) == 0
     assert "read by data=packed" in capsys.readouterr().out
 
 
 def test_default_place_is_where_training_looks(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["pack", str(file)]) == 0
+    assert cli.call("data", ["pack", str(file)]) == 0
     (folder,) = file.parent.glob("my set-*.packed")
     assert str(folder) in capsys.readouterr().out
 
@@ -62,6 +62,6 @@ def test_stopped_packing_says_that_it_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr("hiphop_train.data.store.pack._append_all", stop)
         with pytest.raises(KeyboardInterrupt):
-            run(["pack", str(file), "--output", str(tmp_path / "p")])
+            cli.call("data", ["pack", str(file), "--output", str(tmp_path / "p")])
     assert "the same command goes on where it was" in capsys.readouterr().out
-    assert run(["pack", str(file), "--output", str(tmp_path / "p")]) == 0
+    assert cli.call("data", ["pack", str(file), "--output", str(tmp_path / "p")]) == 0

@@ -12,7 +12,7 @@ import pytest
 from ase.units import Hartree
 
 from hiphop_train.checkpoint import load
-from hiphop_train.config import config_directory
+from hiphop_train.config_files import config_directory
 from tests.commands.conftest import Run
 
 ROOT = Path(__file__).resolve().parents[2]

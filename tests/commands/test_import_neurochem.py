@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hiphop_train.cli_files import run_import
+from hiphop_train import cli
 from tests.commands.conftest import Run
 
 ERRORS = {
@@ -18,7 +18,7 @@ ERRORS = {
 
 def test_published_network_has_the_known_errors(shared: Path, tmp_path: Path, run: Run) -> None:
     file = tmp_path / "ani.ckpt"
-    assert run_import(["neurochem", str(shared / "data" / "neurochem"), str(file), "--dtype", "float64"]) == 0
+    assert cli.call("import", ["neurochem", str(shared / "data" / "neurochem"), str(file), "--dtype", "float64"]) == 0
     folder = tmp_path / "errors"
     code, _, err = run(
         "eval", f"checkpoint={file}", "data=comp6", f"data.root={shared / 'data' / 'comp6'}", f"output_dir={folder}"

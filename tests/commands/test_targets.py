@@ -12,6 +12,8 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from hiphop_train.commands.targets import _how_to_read
+from hiphop_train.config import load_config
 from hiphop_train.interfaces.ase import HipHopCalculator
 from tests.commands.conftest import Run
 
@@ -115,6 +117,7 @@ def test_dipole_is_trained_on_reported_and_exported(run: Run, files: Path, tmp_p
     code, out, err = train(run, files, "molecules", tmp_path / "run", *settings)
     assert code == 0, err
     assert "dipole, debye" in out
+    assert "untrained" not in out
     assert errors(tmp_path / "run")["dipole"]["mae"] < 0.1
     atoms = molecule("H2O")
     atoms.calc = HipHopCalculator(tmp_path / "run" / "model.pt")
@@ -122,6 +125,19 @@ def test_dipole_is_trained_on_reported_and_exported(run: Run, files: Path, tmp_p
     code, out, _ = run("eval", f"checkpoint={tmp_path / 'run'}")
     assert code == 0
     assert "dipole, debye" in out
+
+
+def test_charges_that_the_loss_does_not_train_are_pointed_out(run: Run, tmp_path: Path) -> None:
+    settings = ["debug=fast", "model=hiphop_dipole", "trainer.accelerator=cpu", *NARROW]
+    code, out, _ = run("train", *settings, f"run_dir={tmp_path / 'run'}")
+    assert code == 0
+    assert "untrained  dipole: loss.dipole has no weight" in out
+
+
+def test_of_ani1x_the_array_of_the_dipoles_is_named() -> None:
+    section = load_config("train", ["data=ani1x"]).data
+    assert _how_to_read(section, "dipole").endswith("data.reader.levels.dz.dipole=NAME")
+    assert _how_to_read(section, "stress") == "data=ani1x reads none; data=extxyz has data.stress_key=NAME"
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ import torch
 from ase import Atoms
 from torch import nn
 
-from hiphop_train import checkpoint
-from hiphop_train.cli_files import run_import
+from hiphop_train import checkpoint, cli
 from hiphop_train.errors import ConfigError, DataError
 from hiphop_train.importing.hippynn import convert
 from hiphop_train.types import Graph
@@ -114,7 +113,7 @@ def test_imported_model_is_the_same(
     model = whole_model(hippynn, node, **changes)
     source = save(model, tmp_path / "best_model.pt")
     output = tmp_path / "folder" / "imported.ckpt"
-    assert run_import(["hippynn", str(source), str(output), "--cutoff", "4", "--energy-unit", unit]) == 0
+    assert cli.call("import", ["hippynn", str(source), str(output), "--cutoff", "4", "--energy-unit", unit]) == 0
     loaded = checkpoint.load(str(output))
     section = loaded.record["config"]["model"]
     assert expected.items() <= section.items()
@@ -134,7 +133,7 @@ def test_model_without_e0(
 ) -> None:
     model = whole_model(hippynn, "Hipnn", e0=False)
     source, output = save(model, tmp_path / "m.pt"), tmp_path / "m.ckpt"
-    assert run_import(["hippynn", str(source), str(output), "--cutoff", "4", "--energy-unit", "eV"]) == 0
+    assert cli.call("import", ["hippynn", str(source), str(output), "--cutoff", "4", "--energy-unit", "eV"]) == 0
     potential = checkpoint.load(str(output)).potential
     assert not potential.e0.any()
     energy = potential(graph_of(molecules, cutoff=CUTOFF))["energy"].detach()
@@ -157,7 +156,7 @@ def test_energies_of_a_float32_model(
     for arguments, dtype in (([], torch.float32), (["--dtype", "float64"], torch.float64)):
         output = tmp_path / f"{dtype}.ckpt"
         common = ["hippynn", str(source), str(output), "--cutoff", "4", "--energy-unit", "eV"]
-        assert run_import([*common, *arguments]) == 0
+        assert cli.call("import", [*common, *arguments]) == 0
         potential = checkpoint.load(str(output)).potential
         assert potential.terms[0].readout.layers[0].weight.dtype == dtype
         assert potential.e0.dtype == torch.float64
@@ -177,7 +176,7 @@ def test_experiment_folder_and_lightning_checkpoint(hippynn: ModuleType, tmp_pat
     for source in ("experiment", "lightning.ckpt"):
         outputs.append(tmp_path / f"from-{source}.ckpt")
         common = ["hippynn", str(tmp_path / source), str(outputs[-1]), "--cutoff", "4", "--energy-unit", "eV"]
-        assert run_import(common) == 0
+        assert cli.call("import", common) == 0
     first, second = (checkpoint.load(str(output)).potential.state_dict() for output in outputs)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -251,11 +250,11 @@ def test_files_that_hold_something_else_are_refused(hippynn: ModuleType, tmp_pat
     for name, (content, problem) in contents.items():
         torch.save(content, tmp_path / name)
         with pytest.raises(DataError, match=problem):
-            run_import(["hippynn", str(tmp_path / name), *arguments])
+            cli.call("import", ["hippynn", str(tmp_path / name), *arguments])
     whole = (tmp_path / "two.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"cut\.pt cannot be read as a state dictionary"):
-        run_import(["hippynn", str(tmp_path / "cut.pt"), *arguments])
+        cli.call("import", ["hippynn", str(tmp_path / "cut.pt"), *arguments])
     with pytest.raises(DataError, match="does not exist"):
-        run_import(["hippynn", str(tmp_path / "nowhere"), *arguments])
+        cli.call("import", ["hippynn", str(tmp_path / "nowhere"), *arguments])
     assert np.all([path.suffix == ".pt" for path in tmp_path.iterdir()])

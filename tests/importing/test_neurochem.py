@@ -14,11 +14,11 @@ from ase import Atoms
 from torch import Tensor
 
 from hiphop_train.build import make_potential
-from hiphop_train.config import Source, _check_section
 from hiphop_train.errors import DataError
 from hiphop_train.importing.base import Imported
 from hiphop_train.importing.neurochem import read
 from hiphop_train.potential import Potential
+from hiphop_train.schema import Source, check_section
 from hiphop_train.types import Graph
 from hiphop_train.units import HARTREE
 
@@ -96,7 +96,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def potential_of(imported: Imported, dtype: torch.dtype = torch.float64) -> Potential:
-    _check_section("model", imported.model, Source())  # the section is one that a configuration may hold
+    check_section("model", imported.model, Source())  # the section is one that a configuration may hold
     potential = make_potential(imported.model, dtype)
     potential.load_state_dict(imported.weights)
     return potential.eval()

@@ -60,7 +60,7 @@ def test_a_checkpoint_gives_the_numbers_of_its_exported_file(tmp_path: Path, cry
         crystal.calc = HipHopCalculator(path)
         stress = crystal.get_stress()
         results.append(np.concatenate([[crystal.get_potential_energy()], crystal.get_forces().ravel(), stress]))
-    assert crystal.calc.potential.potential.terms[0].representation.lay_out.kernels is not None
+    assert crystal.calc.potential.potential.terms[0].representation.kernels is not None
     for found in results[1:]:
         np.testing.assert_allclose(found, results[0], rtol=1e-10, atol=1e-10)
 

@@ -1,7 +1,7 @@
 """Our symmetry functions are DScribe's; straight lines have finite second derivatives; bad parameters are refused."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -9,8 +9,12 @@ import torch
 from ase import Atoms
 from ase.data import atomic_numbers
 
+from hiphop_train.accelerate import accelerate
 from hiphop_train.errors import ConfigError
+from hiphop_train.models.base import Representation
 from hiphop_train.models.bp import BehlerParrinello
+from hiphop_train.potential import Network, Potential
+from hiphop_train.readout.atomwise import AtomwiseEnergy
 from hiphop_train.types import Graph
 
 GraphOf = Callable[..., Graph]
@@ -39,6 +43,16 @@ def functions(**changes: object) -> BehlerParrinello:
     return BehlerParrinello(ELEMENTS, CUTOFF, **parameters).to(torch.float64)
 
 
+def ways(plain: BehlerParrinello) -> Iterator[Representation]:
+    """Yield the plain module, and the twins for training and inference."""
+    readout = AtomwiseEnergy(plain.feature_sizes, [], "tanh")
+    potential = Potential([Network(plain, readout)], ELEMENTS, CUTOFF)
+    yield plain
+    for purpose in ("training", "inference"):
+        accelerate(potential, torch.float64, torch.device("cpu"), purpose)
+        yield potential.terms[0].representation
+
+
 def reference_columns(n_radial: int, n_angular: int) -> list[int]:
     """Where DScribe, by atomic number and by lower triangle of pairs, has each of our columns."""
     by_number = sorted(ELEMENTS, key=atomic_numbers.__getitem__)
@@ -58,12 +72,13 @@ def compare(acsf: type, ours: BehlerParrinello, atoms: Atoms, graph_of: GraphOf,
     expected = reference.create(atoms)
     n_radial = 1 + len(parameters.get("g2_params", ())) + len(parameters.get("g3_params", ()))
     n_angular = len(parameters.get("g4_params", ())) + len(parameters.get("g5_params", ()))
-    found = ours(graph_of([atoms], elements=ELEMENTS, cutoff=CUTOFF))[0].numpy()
-    assert found.shape == expected.shape == (len(atoms), ours.feature_sizes[0])
     columns = reference_columns(n_radial, n_angular)
     assert sorted(columns) == list(range(expected.shape[1]))
     assert np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(found, expected[:, columns], rtol=0, atol=BOUND * np.abs(expected).max())
+    for representation in ways(ours):
+        found = representation(graph_of([atoms], elements=ELEMENTS, cutoff=CUTOFF))[0].numpy()
+        assert found.shape == expected.shape == (len(atoms), ours.feature_sizes[0])
+        np.testing.assert_allclose(found, expected[:, columns], rtol=0, atol=BOUND * np.abs(expected).max())
 
 
 ALL = {"g2_params": G2, "g3_params": G3, "g4_params": G4, "g5_params": G5}
@@ -128,9 +143,9 @@ def test_second_derivatives_are_finite_in_straight_lines(graph_of: GraphOf) -> N
     ("changes", "message"),
     [
         ({"g2": [[-1.0, 0.0]]}, r"model\.g2: eta=-1\.0 is negative"),
-        ({"g4": [[0.1, 1.5, 1]]}, r"model\.g4: zeta=1\.5; it must be 1, 2, 3"),
-        ({"g5": [[0.1, 0, 1]]}, r"model\.g5: zeta=0; it must be 1, 2, 3"),
-        ({"g5": [[0.1, 2, 0.5]]}, r"model\.g5: lambda=0\.5; it must be 1 or -1"),
+        ({"g4": [[0.1, 1.5, 1]]}, r"model\.g4: zeta=1\.5; must be 1, 2, 3"),
+        ({"g5": [[0.1, 0, 1]]}, r"model\.g5: zeta=0; must be 1, 2, 3"),
+        ({"g5": [[0.1, 2, 0.5]]}, r"model\.g5: lambda=0\.5; must be 1 or -1"),
         ({"g1": False, "g2": [], "g3": [], "g4": [], "g5": []}, "no symmetry function is left"),
     ],
 )

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.neighborlist import primitive_neighbor_list
 from torch import Tensor, nn
 
+from hiphop_train.accelerate import accelerate
 from hiphop_train.importing.hippynn import convert
 from hiphop_train.models.base import Representation
 from hiphop_train.models.hiphop import HIPHOP
@@ -19,14 +20,14 @@ from hiphop_train.models.hipnn import HIPNN
 from hiphop_train.models.hipnn_ts import HIPNNTS
 from hiphop_train.potential import Network, Potential, hierarchicality
 from hiphop_train.readout.hierarchical import HierarchicalEnergy
-from hiphop_train.types import Graph
+from hiphop_train.types import Graph, Outputs
 from tests.hippynn_reference import hippynn_in_float64
 
 GraphOf = Callable[..., Graph]
 
 ELEMENTS = ["H", "C", "N", "O"]
 NUMBERS = [0, 1, 6, 7, 8]  # hippynn's first species is padding
-SIZES = {"n_features": 8, "n_sensitivities": 6, "n_atom_layers": 2}
+SIZES = {"n_features": 16, "n_sensitivities": 6, "n_atom_layers": 2}
 RANGE = {"cutoff": 4.0, "soft_min": 0.8, "soft_max": 3.5}
 RELATIVE_BOUND = 1e-9
 
@@ -123,10 +124,15 @@ def compare(
     potential.load_state_dict(convert(state, RANGE["cutoff"], "eV", ELEMENTS).weights)
     expected = reference(network, energy, structures)
     graph = graph_of(structures, elements=ELEMENTS, cutoff=RANGE["cutoff"])
-    outputs = potential.eval()(graph)
+    for purpose in (None, "training", "inference"):
+        if purpose is not None:
+            accelerate(potential, torch.float64, torch.device("cpu"), purpose)
+        assert_equal(potential(graph), expected, graph)
 
+
+def assert_equal(outputs: Outputs, expected: Reference, graph: Graph) -> None:
     levels = outputs["level_energies"].detach()
-    learned = torch.zeros(len(structures), dtype=torch.float64).index_add(0, graph.system, levels[:, 1:].sum(1))
+    learned = torch.zeros(graph.n_systems, dtype=torch.float64).index_add(0, graph.system, levels[:, 1:].sum(1))
     relative = (learned - expected.energy).abs() / expected.energy.abs()
     assert relative.max() < RELATIVE_BOUND
     forces = outputs["forces"].detach()
@@ -134,7 +140,7 @@ def compare(
     assert (forces - expected.forces).abs().max() / expected.forces.abs().max() < RELATIVE_BOUND
     torch.testing.assert_close(outputs["atomic_energy"].detach(), expected.atom_energy, rtol=RELATIVE_BOUND, atol=1e-12)
     torch.testing.assert_close(hierarchicality(levels), expected.atom_hierarchicality, rtol=RELATIVE_BOUND, atol=0)
-    of_system = [expected.atom_hierarchicality[graph.system == k].mean() for k in range(len(structures))]
+    of_system = [expected.atom_hierarchicality[graph.system == k].mean() for k in range(graph.n_systems)]
     torch.testing.assert_close(outputs["hierarchicality"].detach(), torch.stack(of_system), rtol=RELATIVE_BOUND, atol=0)
 
 
@@ -148,8 +154,8 @@ def test_hiphop_of_every_order(
     hippynn: ModuleType, mixed_structures: list[Atoms], graph_of: GraphOf, l_max: int, n_max: int
 ) -> None:
     """Open and periodic structures and an isolated atom in one batch."""
-    network, energy = hippynn_model(hippynn, 8, 2, {"l_max": l_max, "n_max": n_max})
-    compare(hiphop(8, 2, l_max=l_max, n_max=n_max), network, energy, mixed_structures, graph_of)
+    network, energy = hippynn_model(hippynn, 16, 2, {"l_max": l_max, "n_max": n_max})
+    compare(hiphop(16, 2, l_max=l_max, n_max=n_max), network, energy, mixed_structures, graph_of)
 
 
 @pytest.mark.parametrize("group_norm", [True, False])
@@ -157,12 +163,12 @@ def test_hiphop_of_every_order(
 def test_hiphop_of_one_to_three_interactions(
     hippynn: ModuleType, mixed_structures: list[Atoms], graph_of: GraphOf, n_interactions: int, group_norm: bool
 ) -> None:
-    network, energy = hippynn_model(hippynn, 8, n_interactions, {"l_max": 3, "n_max": 4, "group_norm": group_norm})
-    ours = hiphop(8, n_interactions, l_max=3, n_max=4, group_norm=group_norm)
+    network, energy = hippynn_model(hippynn, 16, n_interactions, {"l_max": 3, "n_max": 4, "group_norm": group_norm})
+    ours = hiphop(16, n_interactions, l_max=3, n_max=4, group_norm=group_norm)
     compare(ours, network, energy, mixed_structures, graph_of)
 
 
-@pytest.mark.parametrize("n_features", [4, 8])
+@pytest.mark.parametrize("n_features", [4, 16])
 @pytest.mark.parametrize("n_interactions", [1, 2, 3])
 def test_hipnn(
     hippynn: ModuleType, mixed_structures: list[Atoms], graph_of: GraphOf, n_interactions: int, n_features: int
@@ -178,7 +184,7 @@ def test_hipnn(
 def test_hipnn_ts(
     hippynn: ModuleType, mixed_structures: list[Atoms], graph_of: GraphOf, n_interactions: int, l_max: int
 ) -> None:
-    network, energy = hippynn_model(hippynn, 8, n_interactions, plain=["HipnnVec", "HipnnQuad"][l_max - 1])
+    network, energy = hippynn_model(hippynn, 16, n_interactions, plain=["HipnnVec", "HipnnQuad"][l_max - 1])
     ours = HIPNNTS(ELEMENTS, n_interactions=n_interactions, **SIZES, **RANGE, l_max=l_max)
     compare(ours, network, energy, mixed_structures, graph_of)
 

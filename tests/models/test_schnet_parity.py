@@ -13,6 +13,7 @@ import torch
 from ase import Atoms
 from torch import Tensor, nn
 
+from hiphop_train.accelerate import accelerate
 from hiphop_train.models.schnet import SchNet
 from hiphop_train.nn.cutoffs import cosine_cutoff
 from hiphop_train.nn.gaussians import gaussian_expansion
@@ -129,13 +130,16 @@ def compare(
     model = reference_model(schnetpack, n_interactions, n_features, list(hidden), activation)
     copy_weights(potential, model)
     expected = evaluate(schnetpack, model, structures)
-    found = potential.eval()(graph_of(structures, elements=ELEMENTS, cutoff=CUTOFF))
-
-    energy, of_atoms, forces = (found[key].detach() for key in ("energy", "atomic_energy", "forces"))
+    graph = graph_of(structures, elements=ELEMENTS, cutoff=CUTOFF)
     assert expected["forces"].abs().max() > 0.1
-    assert ((energy - expected["energy"]).abs() / expected["energy"].abs()).max() < RELATIVE_BOUND
-    assert (forces - expected["forces"]).abs().max() / expected["forces"].abs().max() < RELATIVE_BOUND
-    torch.testing.assert_close(of_atoms, expected["energy_of_atom"][:, 0], rtol=RELATIVE_BOUND, atol=1e-12)
+    for purpose in (None, "training", "inference"):
+        if purpose is not None:
+            accelerate(potential, torch.float64, torch.device("cpu"), purpose)
+        found = potential(graph)
+        energy, of_atoms, forces = (found[key].detach() for key in ("energy", "atomic_energy", "forces"))
+        assert ((energy - expected["energy"]).abs() / expected["energy"].abs()).max() < RELATIVE_BOUND
+        assert (forces - expected["forces"]).abs().max() / expected["forces"].abs().max() < RELATIVE_BOUND
+        torch.testing.assert_close(of_atoms, expected["energy_of_atom"][:, 0], rtol=RELATIVE_BOUND, atol=1e-12)
 
 
 @pytest.mark.parametrize("n_interactions", [1, 2, 3, 6])

@@ -1,14 +1,19 @@
 """Networks per element: each atom goes through its own element's, whatever stands in the batch."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from hiphop_train.accelerate.readout import SortedPerElementEnergy
 from hiphop_train.build import make_potential
 from hiphop_train.config import load_config
 from hiphop_train.errors import ConfigError
+from hiphop_train.graph.assemble import make_graph
 from hiphop_train.readout.per_element import PerElementEnergy
+from hiphop_train.types import Graph
 
 ELEMENTS = ["H", "C", "O"]
 
@@ -23,40 +28,59 @@ def features(n_atoms: int) -> Tensor:
     return torch.randn(n_atoms, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
+def graph_of_species(species: list[int]) -> Graph:
+    """Make a graph of atoms without neighbours."""
+    n_atoms, none = len(species), torch.zeros(0, dtype=torch.int64)
+    return make_graph(
+        torch.tensor(species, dtype=torch.int64), torch.zeros((n_atoms, 3), dtype=torch.float64),
+        torch.zeros((1, 3, 3), dtype=torch.float64), torch.zeros((1, 3), dtype=torch.bool),
+        torch.zeros(n_atoms, dtype=torch.int64), 1, none, none, none.new_zeros((0, 3)), torch.float64,
+    )  # fmt: skip
+
+
+def ways(model: PerElementEnergy) -> list[Callable[..., dict[str, Tensor]]]:
+    """Return the plain module, its twin, and the scripted module."""
+    return [model, SortedPerElementEnergy(model), torch.jit.script(model)]
+
+
 def test_each_atom_goes_through_the_network_of_its_element() -> None:
     """Against plain numpy, with layers that differ per element and the last of two levels."""
     model = readout()
-    species = torch.tensor([2, 0, 1, 1, 0, 2, 0])
-    z = features(7)
-    found = model([torch.zeros(7, 4), z], species).detach().numpy()
-    assert found.shape == (7, 1)
+    species = [2, 0, 1, 1, 0, 2, 0]
+    z, graph = features(7), graph_of_species(species)
     assert [len(network) for network in model.networks] == [5, 3, 1]
+    expected = []
     for atom in range(7):
         value = z[atom].numpy()
         layers = [layer for layer in model.networks[species[atom]] if isinstance(layer, torch.nn.Linear)]
         for depth, layer in enumerate(layers):
             value = layer.weight.detach().numpy() @ value + layer.bias.detach().numpy()
             value = np.tanh(value) if depth < len(layers) - 1 else value
-        np.testing.assert_allclose(found[atom], value, rtol=1e-13)
+        expected.append(value)
+    for evaluate in ways(model):
+        found = evaluate([torch.zeros(7, 4), z], graph)["energies"].detach().numpy()
+        np.testing.assert_allclose(found, np.array(expected), rtol=1e-13)
 
 
 @pytest.mark.parametrize("species", [[0], [2, 2], [1, 0], []])
 def test_elements_may_be_missing(species: list[int]) -> None:
-    """Scripted too; a network without atoms gets zero gradients rather than none."""
+    """A network without atoms gets zero gradients rather than none."""
     model = readout(hidden_of=None)
-    index, z = torch.tensor(species, dtype=torch.int64), features(len(species))
-    energies = model([z], index)
-    scripted = torch.jit.script(model)
-    torch.testing.assert_close(scripted([z], index), energies, rtol=1e-14, atol=0)
-    energies.sum().backward()
-    for element, network in enumerate(model.networks):
-        assert bool(network[0].weight.grad.any()) == (element in species)
+    graph, z = graph_of_species(species), features(len(species))
+    expected = model([z], graph)["energies"]
+    for evaluate in ways(model):
+        model.zero_grad()
+        energies = evaluate([z], graph)["energies"]
+        torch.testing.assert_close(energies, expected, rtol=1e-13, atol=0)
+        energies.sum().backward()
+        for element, network in enumerate(model.networks):
+            assert bool(network[0].weight.grad.any()) == (element in species)
 
 
 def test_sizes_for_other_elements_are_passed_over_and_names_that_are_none_refused() -> None:
     """A table of sizes may serve several sets of elements; a misspelt element may not stay unnoticed."""
     assert [len(network) for network in readout(hidden_of={"S": [2]}).networks] == [5, 5, 5]
-    with pytest.raises(ConfigError, match=r"model\.readout\.hidden_of: 'Hx' is no element of the model") as refused:
+    with pytest.raises(ConfigError, match=r"model\.readout\.hidden_of: 'Hx' is not an element of the model") as refused:
         readout(hidden_of={"Hx": [2]})
     assert "allowed: H, C, O" in str(refused.value)
 

@@ -1,5 +1,5 @@
-/* HIP-NN's convolution, and its derivatives; see accelerate/compiled_convolution.py. Sizes: N_SENSITIVITIES, N_COMPONENTS of the
-   tensors, WIDTH: most features at a time. */
+/* HIP-NN's convolution, and its derivatives; see accelerate/compiled_convolution.py. Sizes: N_SENSITIVITIES,
+   N_COMPONENTS of the tensors, WIDTH: most features at a time. */
 
 #include "common.h"
 

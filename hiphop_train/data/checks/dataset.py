@@ -123,7 +123,7 @@ def _level_of_theory(scan: Scan, chosen: NDArray[np.bool_], theory: str) -> Chec
 
 def _missing(scan: Scan) -> CheckResult:
     """Structures without a label that others have."""
-    expected = {key: scan.table.periodic | (TARGETS[key].per != "cell") for key in scan.largest}
+    expected = {key: TARGETS[key].is_defined(scan.table.pbc) for key in scan.largest}
     missing = {key: chosen & ~scan.has(key) for key, chosen in expected.items()}
     counts = {key: int(lacking.sum()) for key, lacking in missing.items()}
     text = ", ".join(f"{n:,} lack {key}" for key, n in counts.items())

@@ -74,7 +74,7 @@ class Table:
     ----------
     energy : (n,) float64, eV; NaN where missing
     size : (n,) int32, number of atoms
-    periodic : (n,) bool, in all three directions
+    pbc : (n, 3) bool
     composition : (n,) int32, row of `Scan.compositions`
     group : (n,) int32, row of `Scan.origins`
     conformation : (n,) int64, number in the source
@@ -85,7 +85,7 @@ class Table:
 
     energy: NDArray[np.float64]
     size: NDArray[np.int32]
-    periodic: NDArray[np.bool_]
+    pbc: NDArray[np.bool_]
     composition: NDArray[np.int32]
     group: NDArray[np.int32]
     conformation: NDArray[np.int64]
@@ -174,7 +174,7 @@ def scan(source: Source, advance: Callable[[int], None], seed: int = 0) -> Scan:
             {
                 "energy": np.array(chunk.energy, np.float64),
                 "size": chunk.sizes.astype(np.int32),
-                "periodic": np.logical_and.reduce(chunk.pbc, axis=1),
+                "pbc": np.array(chunk.pbc),
                 "composition": _compositions(chunk, compositions),
                 "group": _groups(chunk, origins),
                 "conformation": np.array(chunk.conformation, np.int64),

@@ -1,0 +1,5 @@
+"""hiphop-train, as ``python -m hiphop_train.cli``."""
+
+from hiphop_train.cli import train_main
+
+train_main()
