@@ -11,7 +11,7 @@ import h5py
 
 from hiphop_train.data.formats.base import Block, Reader, find_files, slices
 from hiphop_train.data.formats.collector import collect, declared
-from hiphop_train.data.formats.hdf5 import Column, Conformations, element_numbers, leaves, open_hdf5
+from hiphop_train.data.formats.hdf5 import Column, Conformations, element_numbers, leaf_groups
 from hiphop_train.data.structures import Structures
 from hiphop_train.units import EnergyUnit, LengthUnit
 
@@ -53,15 +53,14 @@ class ANI1Reader(Reader):
         """Go through the molecules of all files, high-energy conformers of each after the others."""
         first = 0
         for file in self.files():
-            with open_hdf5(file) as handle:
-                for name, group in leaves(handle, file, "species"):
-                    n_atoms = max((1, *Column(group, "species", file, LAYOUT, "SO").shape[:1]))
-                    for suffix in ("", "HE") if self._has_high_energy(group) else ("",):
-                        keys = {"positions": f"coordinates{suffix}", "energy": f"energies{suffix}"}
-                        conformations = Conformations(group, file, keys, LAYOUT)
-                        for part in slices(conformations.n, n_atoms):
-                            yield partial(self._read, file, name.rsplit("/", 1)[-1], conformations, part, first)
-                        first += conformations.n
+            for name, group in leaf_groups(file, "species"):
+                n_atoms = max((1, *Column(group, "species", file, LAYOUT, "SO").shape[:1]))
+                for suffix in ("", "HE") if self._has_high_energy(group) else ("",):
+                    keys = {"positions": f"coordinates{suffix}", "energy": f"energies{suffix}"}
+                    conformations = Conformations(group, file, keys, LAYOUT)
+                    for part in slices(conformations.n, n_atoms):
+                        yield partial(self._read, file, name.rsplit("/", 1)[-1], conformations, part, first)
+                    first += conformations.n
 
     def _has_high_energy(self, group: h5py.Group) -> bool:
         return self.high_energy and ("coordinatesHE" in group or "energiesHE" in group)

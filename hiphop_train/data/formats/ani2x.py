@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hiphop_train.data.formats.base import Block, Reader, find_files, hill_formula, slices
 from hiphop_train.data.formats.collector import collect, declared
-from hiphop_train.data.formats.hdf5 import Conformations, leaves, open_hdf5
+from hiphop_train.data.formats.hdf5 import Conformations, leaf_groups
 from hiphop_train.data.structures import Structures
 from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
@@ -59,13 +59,12 @@ class ANI2xReader(Reader):
         keys |= {"forces": "forces"} if self.forces else {}
         first = 0
         for file in self.files():
-            with open_hdf5(file) as handle:
-                for name, group in leaves(handle, file, "species"):
-                    conformations = Conformations(group, file, keys, LAYOUT)
-                    n_atoms = max((1, *conformations.columns["numbers"].shape[1:]))
-                    for part in slices(conformations.n, n_atoms, conformations.columns["positions"].chunk_rows):
-                        yield partial(self._read, file, name, conformations, part, first + part.start)
-                    first += conformations.n
+            for name, group in leaf_groups(file, "species"):
+                conformations = Conformations(group, file, keys, LAYOUT)
+                n_atoms = max((1, *conformations.columns["numbers"].shape[1:]))
+                for part in slices(conformations.n, n_atoms, conformations.columns["positions"].chunk_rows):
+                    yield partial(self._read, file, name, conformations, part, first + part.start)
+                first += conformations.n
 
     def _read(self, file: Path, name: str, conformations: Conformations, part: slice, first: int) -> Structures | None:
         arrays = conformations.read(part)

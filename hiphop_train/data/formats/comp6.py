@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hiphop_train.data.formats.base import Block, Reader
 from hiphop_train.data.formats.collector import collect, declared
-from hiphop_train.data.formats.hdf5 import Conformations, element_numbers, leaves, open_hdf5
+from hiphop_train.data.formats.hdf5 import Conformations, element_numbers, leaf_groups
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
 from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
@@ -60,11 +60,10 @@ class COMP6Reader(Reader):
         names = self._subset_of_file()
         first = 0
         for file in self.files():
-            with open_hdf5(file) as handle:
-                for name, group in leaves(handle, file, "species"):
-                    conformations = Conformations(group, file, KEYS, LAYOUT)
-                    yield partial(self._read, file, names[file.name], f"{file.stem}/{name}", conformations, first)
-                    first += conformations.n
+            for name, group in leaf_groups(file, "species"):
+                conformations = Conformations(group, file, KEYS, LAYOUT)
+                yield partial(self._read, file, names[file.name], f"{file.stem}/{name}", conformations, first)
+                first += conformations.n
 
     def _subset_of_file(self) -> dict[str, str]:
         return {name: subset for subset, files in self.subsets.items() for name in files}

@@ -75,6 +75,12 @@ def leaves(
         yield from leaves(child, file, key, f"{path}{name}/", (group, *above))
 
 
+def leaf_groups(file: Path, key: str) -> Iterator[tuple[str, h5py.Group]]:
+    """`leaves` of a file, which is open as long as they are gone through."""
+    with open_hdf5(file) as handle:
+        yield from leaves(handle, file, key)
+
+
 def _refuse_external(group: h5py.Group, name: str, file: Path) -> None:
     """A link to another file would bring in data that no checksum of this one covers."""
     link = group.get(name, getlink=True)

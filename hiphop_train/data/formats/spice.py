@@ -12,7 +12,7 @@ import h5py
 
 from hiphop_train.data.formats.base import Block, Reader, require_file, slices
 from hiphop_train.data.formats.collector import collect, declared
-from hiphop_train.data.formats.hdf5 import Column, Conformations, dataset, element_numbers, leaves, open_hdf5
+from hiphop_train.data.formats.hdf5 import Column, Conformations, dataset, element_numbers, leaf_groups
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
 from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
@@ -59,21 +59,20 @@ class SPICEReader(Reader):
         """Go through the molecules, and print how many were left out."""
         (file,) = self.files()
         first, n_kept, n_molecules, n_conformations = 0, 0, 0, 0
-        with open_hdf5(file) as handle:
-            for name, group in leaves(handle, file, "atomic_numbers"):
-                conformations = Conformations(group, file, KEYS, LAYOUT)
-                for column in conformations.columns.values():
-                    _check_units(column, self.units[column.key])
-                n = conformations.n
-                if n == 0:
-                    continue  # all conformers were filtered out by the authors: the arrays have lost their shape
-                if not self.charged and total_charge(_text(group, "smiles", file)) != 0:
-                    n_molecules, n_conformations = n_molecules + 1, n_conformations + n
-                else:
-                    for part in slices(n, max((1, *conformations.columns["positions"].shape[1:2]))):
-                        yield partial(self._read, file, name, conformations, part, first + part.start)
-                    n_kept += n
-                first += n
+        for name, group in leaf_groups(file, "atomic_numbers"):
+            conformations = Conformations(group, file, KEYS, LAYOUT)
+            for column in conformations.columns.values():
+                _check_units(column, self.units[column.key])
+            n = conformations.n
+            if n == 0:
+                continue  # all conformers were filtered out by the authors: the arrays have lost their shape
+            if not self.charged and total_charge(_text(group, "smiles", file)) != 0:
+                n_molecules, n_conformations = n_molecules + 1, n_conformations + n
+            else:
+                for part in slices(n, max((1, *conformations.columns["positions"].shape[1:2]))):
+                    yield partial(self._read, file, name, conformations, part, first + part.start)
+                n_kept += n
+            first += n
         if n_molecules:
             left_out = f"{file}: {n_molecules} charged molecules ({n_conformations} conformations) are left out"
             advice = "total charge is not modelled; data.charged=true keeps them"
