@@ -106,6 +106,9 @@ def check(settings: Mapping[str, Any], peers: Mapping[str, Peer]) -> None:
             raise ConfigError(f"{key}: {twice[0]} is given twice")
     for n_atoms in settings["water"]:
         systems.check_water(n_atoms)
+    further = build.make_part(settings["loss"], "loss").parts.keys() - {"energy", "forces"}
+    if further:
+        raise ConfigError(f"loss.{min(further)}: a training step is timed with energies and forces only; leave it out")
     if not settings["measure"]:
         raise ConfigError("measure=[]: nothing to measure; allowed: md, training, breakdown")
     if not settings["structures"] and not settings["water"] and settings["measure"] == ["md"]:

@@ -3,9 +3,8 @@
 from omegaconf import DictConfig
 
 from hiphop_train.data.module import DataModule
-from hiphop_train.errors import ConfigError, DataError
+from hiphop_train.errors import ConfigError
 from hiphop_train.potential import Potential
-from hiphop_train.targets import TARGETS
 from hiphop_train.training.losses import Loss
 
 
@@ -22,8 +21,6 @@ def check_targets(loss: Loss, potential: Potential, data: DataModule, section: D
     ------
     ConfigError
         when the model has no such output, or no training structure such a label
-    DataError
-        when a structure has such a label, but is periodic where the target is not defined
     """
     structures, train = data.structures, data.splits["train"]
     for key in loss.parts.keys() - {"energy", "forces"}:
@@ -32,18 +29,10 @@ def check_targets(loss: Loss, potential: Potential, data: DataModule, section: D
                 f"loss.{key} has a weight, but the model has no {key}; its targets are {', '.join(potential.targets)}. "
                 f"Choose a readout that has it (model=hiphop_dipole has charges and dipole), or leave out loss.{key}"
             )
-        known = structures.has(key)[train]
-        if not known.any():
+        if not structures.has(key)[train].any():
             raise ConfigError(
                 f"loss.{key} has a weight, but no training structure of {structures.source} has a {key}; "
                 f"{_how_to_read(section, key)}, or leave out loss.{key}"
-            )
-        undefined = train[known & ~TARGETS[key].is_defined(structures.pbc[train])]
-        if len(undefined):
-            where = "all three directions" if TARGETS[key].per == "cell" else "no direction"
-            raise DataError(
-                f"{structures.source}: {structures.name(int(undefined[0]))} has a {key}, which is defined only for "
-                f"structures that are periodic in {where}; remove these labels, or leave out loss.{key}"
             )
 
 

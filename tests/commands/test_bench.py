@@ -128,6 +128,7 @@ def test_what_does_not_fit_in_memory_is_said_so(run: Run, tmp_path: Path) -> Non
         (["memory_limit=-1"], 2, "greater than 0"),
         (["measure=[speed]"], 2, "'md', 'training' or 'breakdown'"),
         (["measure=[]"], 2, "nothing to measure"),
+        (["loss.stress.rmse=1"], 2, "loss.stress: a training step is timed with energies and forces only"),
         (["measure=[md]"], 2, "structures=[FILES] or water=[N_ATOMS]"),
         (["output=nowhere/out.json"], 2, "the folder nowhere does not exist"),
         (["output=out.txt"], 2, "give output=out.json"),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import ase.io
+import h5py
 import numpy as np
 import pytest
 from ase import Atoms
@@ -125,6 +126,26 @@ def test_dipole_is_trained_on_reported_and_exported(run: Run, files: Path, tmp_p
     code, out, _ = run("eval", f"checkpoint={tmp_path / 'run'}")
     assert code == 0
     assert "dipole, debye" in out
+
+
+def test_dipoles_of_ani1x_are_trained_on(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    with h5py.File(tmp_path / "release.h5", "w") as file:
+        for name, formula in (("H2O", "H2O1"), ("CH4", "C1H4"), ("NH3", "H3N1")):
+            group, atoms = file.create_group(formula), molecule(name)
+            shape = (20, len(atoms), 3)
+            group["atomic_numbers"] = atoms.numbers.astype("u1")
+            group["coordinates"] = (atoms.positions + rng.normal(scale=0.05, size=shape)).astype("f4")
+            group["wb97x_dz.energy"] = np.full(20, -1.0 * len(atoms))
+            group["wb97x_dz.forces"] = rng.normal(scale=0.01, size=shape).astype("f4")
+            group["wb97x_dz.dipole"] = rng.normal(size=(20, 3)).astype("f4")
+    settings = [f"data.path={tmp_path / 'release.h5'}", "data=ani1x", "data.check=false", "data.num_workers=0"]
+    settings += ["data.reader.levels.dz.dipole=wb97x_dz.dipole", "model=hiphop_dipole", "loss.dipole.mae=1"]
+    settings += ["data.split.by=structure", "trainer.max_epochs=1", "trainer.accelerator=cpu", *NARROW]
+    code, out, err = run("train", *settings, f"run_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    assert "dipole of 60 of 60" in out
+    assert errors(tmp_path / "run")["dipole"]["mae"] > 0
 
 
 def test_charges_that_the_loss_does_not_train_are_pointed_out(run: Run, tmp_path: Path) -> None:

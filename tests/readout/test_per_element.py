@@ -97,7 +97,7 @@ def test_configuration() -> None:
     assert widths("model.readout.hidden=[8]", "~model.readout.hidden_of") == [[8, 1]] * 4
     assert widths("+model.readout.hidden_of.O=[4]") == [*published[:3], [4, 1]]
     assert widths("model.elements=[H,N,S]") == [published[0], published[2], published[2]]
-    with pytest.raises(ConfigError, match=r"activation: got 'relu'; it must be 'celu', 'silu', 'softplus' or 'tanh'"):
+    with pytest.raises(ConfigError, match=r"activation: got 'relu'; must be 'celu', 'silu', 'softplus' or 'tanh'"):
         load_config("train", ["model=ani", "model.readout.activation=relu"])
     with pytest.raises(
         ConfigError, match=r"model\.readout\.elements: unknown key.*\n  allowed: activation, hidden, hid"
