@@ -1,7 +1,7 @@
 """Acceleration: faster twins of modules of `nn` and `models`, chosen here and nowhere else.
 
-`accelerate` swaps them in. They hold the parameters of the modules that they replace under the same names, so that
-state, checkpoints and numbers (up to rounding) stay. Mathematics does not know of them.
+`accelerate` swaps them in. They hold the parameters of the modules they replace under the same names, so state dicts,
+checkpoints and numbers (up to rounding) are unchanged. The plain modules never import from here.
 """
 
 import time
@@ -28,7 +28,7 @@ TWINS: list[Twin] = [
     *symmetry_functions.TWINS,
     *readout.TWINS,
 ]
-"""All twins; of those that replace the same module, the first that applies is taken."""
+"""All twins; among those that replace the same module, the first applicable one is used."""
 
 
 class Part(NamedTuple):
@@ -37,16 +37,16 @@ class Part(NamedTuple):
     part: str
     chosen: str
     why_not: str
-    """Why no faster twin was taken; empty where there is none."""
+    """Why no faster twin was used; empty if none exists."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Adds to a graph what the twins of a potential need; runs in the loader.
+    """Adds the extras that the twins of a potential need to a graph; runs in the loader.
 
     Attributes
     ----------
-    hooks : of the twins, each once
+    hooks : distinct hooks of the twins
     """
 
     hooks: tuple[Prepare, ...]
@@ -60,13 +60,13 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Acceleration:
-    """What was done to a potential.
+    """Report of what `accelerate` did to a potential.
 
     Attributes
     ----------
-    parts : choices
-    prepare : for the loader; graphs that did not pass through it are prepared in the model
-    compiled : what is to be said of the compiler; empty where it was not called
+    parts : choice for each part
+    prepare : hook for the loader; graphs without its extras are prepared in the model
+    compiled : remark on compilation; empty if the compiler was not called
     """
 
     parts: list[Part]
@@ -90,22 +90,22 @@ def accelerate(
     precision: Precision = "full",
     key: str = "trainer.compile",
 ) -> Acceleration:
-    """Swap faster twins into a potential, in place; twins of an earlier call are taken out first.
+    """Swap faster twins into a potential, in place; twins of an earlier call are removed first.
 
     Parameters
     ----------
-    potential : whose parameters, state and numbers stay; for inference, weights are frozen and evaluation mode is set
+    potential : keeps its parameters, state and numbers; for inference, weights are frozen and evaluation mode is set
     dtype : of the network
     device : on which the potential will run
     purpose : training, inference or export
     choice : whether C is compiled: "auto", where possible; True, required; False, never
     precision : of training steps, see `accelerate.precision`
-    key : of the configuration that states the choice, for messages
+    key : configuration key of the choice, for messages
 
     Raises
     ------
     ConfigError
-        when C is required, and there is no compiler or no CPU to compile for
+        if C is required, but no compiler is found or the device is not a CPU
     """
     restore(potential)
     if purpose == "inference":
@@ -114,7 +114,7 @@ def accelerate(
     started = time.perf_counter()
     parts: dict[Part, None] = {}
     hooks: dict[Prepare, None] = {}
-    for path, module in reversed(list(potential.named_modules())):  # submodules before what holds them
+    for path, module in reversed(list(potential.named_modules())):  # submodules before their parents
         part, hook = _replace(potential, path, module, setting, key)
         if part is not None:
             parts[part] = None
@@ -130,7 +130,7 @@ def accelerate(
 
 
 def restore(potential: Potential) -> None:
-    """Take all twins out of a potential, in place."""
+    """Replace all twins in a potential by the plain modules, in place."""
     for path, module in list(potential.named_modules()):
         plain = module.__dict__.get("plain")
         if isinstance(plain, nn.Module):
@@ -180,7 +180,7 @@ def _missing_compiler(choice: Choice, key: str) -> str:
 
 
 def _refusal(key: str, reason: str) -> ConfigError:
-    return ConfigError(f"{key}=true: {reason}; or leave it at auto, which runs without")
+    return ConfigError(f"{key}=true: {reason}; or set {key}=auto, which falls back to PyTorch")
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Evaluation of row-wise functions in blocks of rows, so that intermediate results never fill much memory."""
+"""Evaluation of row-wise functions in blocks of rows, which bounds the memory of intermediate results."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,25 +8,25 @@ from torch import Tensor
 from torch.autograd import Function
 
 PAIRS = 8192
-"""Rows in a block that stays in a processor's cache, where a row has some tens of numbers."""
+"""Rows per block that fit in a processor's cache, for rows of tens of numbers."""
 
 ROWS = 2048
-"""Where a row has some hundreds."""
+"""The same for rows of hundreds of numbers."""
 
 
 def in_blocks(
     function: Callable[..., Tensor], inputs: Sequence[Tensor], size: int, parameters: Sequence[Tensor] = ()
 ) -> Tensor:
-    """Call a function that treats each row by itself on blocks of rows.
+    """Call a row-wise function on blocks of rows.
 
-    Intermediate results are recomputed for the derivatives instead of being kept.
+    Intermediate results are recomputed for the derivatives instead of being stored.
 
     Parameters
     ----------
-    function : of tensors (n_rows, ...), to a tensor (n_rows, ...)
+    function : maps tensors (n_rows, ...) to a tensor (n_rows, ...)
     inputs : its arguments
-    size : rows in a block; up to two blocks are left to autograd
-    parameters : of the function, where derivatives with respect to them are wanted; the inputs must not depend on them
+    size : rows per block; up to two blocks are left to autograd
+    parameters : of the function, if derivatives with respect to them are needed; the inputs must not depend on them
 
     Returns
     -------
@@ -73,7 +73,7 @@ class _InBlocks(Function):
                 found = torch.autograd.grad(
                     values, wanted, grad_output[rows], create_graph=again, materialize_grads=True
                 )
-            else:  # it depends on none of them
+            else:  # values depend on none of them
                 found = tuple(map(torch.zeros_like, wanted))
             grad_parameters = list(found[n_wanted_inputs:])
             sums = [total + value for total, value in zip(sums, grad_parameters)] if sums else grad_parameters
@@ -95,13 +95,13 @@ def functions_with_slopes(
 ) -> list[Tensor]:
     """Evaluate functions of one number per row together with their slopes, on blocks of rows.
 
-    With the slopes known, the derivative is a sum of products. Intermediate results are not kept.
+    With the slopes known, the derivative is a sum of products. Intermediate results are not stored.
 
     Parameters
     ----------
-    functions : of a tensor (n_rows,), to tensors (n_rows, width) that depend on nothing else that is differentiated
-    write : the same functions, without derivatives, into values and slopes (n_rows, width) that are given after the
-        argument
+    functions : map a tensor (n_rows,) to tensors (n_rows, width); must not depend on other differentiated tensors
+    write : evaluates the same functions without derivatives, and writes values and slopes (n_rows, width) to its
+        second and third argument
     argument : (n_rows,)
     widths : of each value
 
@@ -131,7 +131,7 @@ class _WithSlopes(Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, None, Tensor, None]:
         argument, *slopes = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again
+        if torch.is_grad_enabled():  # differentiated again
             values = ctx.functions(argument)
             return None, None, torch.autograd.grad(values, argument, grad_outputs, create_graph=True)[0], None
         total = torch.zeros_like(argument)
@@ -142,5 +142,5 @@ class _WithSlopes(Function):
 
 
 def blocks(n_rows: int, size: int) -> list[slice]:
-    """Divide rows into slices of a size."""
+    """Divide rows into slices of `size` rows; the last may be shorter."""
     return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]

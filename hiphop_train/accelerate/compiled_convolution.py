@@ -1,9 +1,9 @@
-"""HIP-NN's convolution in C: messages are made, turned into environments and forgotten; differentiable once.
+"""HIP-NN's convolution in C: messages are accumulated into environments without being stored; differentiable once.
 
-As batched products (`accelerate.table_convolution`), messages of all pairs travel to memory, are brought into another
-order, and are read again. Here those of some pairs of one atom at a time stay in the nearest cache. Pairs come in the
-order of the receiving atoms, and each with its reverse, whose distance is the same and whose tensors differ by (-1)^l.
-What an atom sends is therefore found among the pairs in which it receives, and no list by sender is needed.
+As batched products (`accelerate.table_convolution`), the messages of all pairs are written to memory, reordered and
+read again. Here they are computed for a few pairs of one atom at a time, in the L1 cache. Pairs are sorted by receiving
+atom, and the reverse of each is in the list, with the same distance and tensors that differ by (-1)^l. The messages an
+atom sends are therefore found among the pairs in which it receives, and no list by sender is needed.
 """
 
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ from hiphop_train.models.backbone import HIPInteraction
 from hiphop_train.types import Graph
 
 WIDTH = 128
-"""Features at a time; of more, an atom's messages and their derivatives leave the nearest cache."""
+"""Features per block; with more, an atom's messages and their derivatives exceed the L1 cache."""
 MULTIPLE = 16
-"""Numbers of features are multiples of the processor's vectors."""
+"""The number of features must be a multiple of this, so that rows fill the processor's vectors."""
 
 
 @dataclass(frozen=True)
 class ConvolutionKernels:
-    """What is compiled for a model.
+    """Libraries compiled for a model.
 
     Attributes
     ----------
-    convolution, pairs : of `kernels/convolution.c` and `kernels/pairs.c`
-    tensors : of the unit vectors
+    convolution, pairs : compiled from `kernels/convolution.c` and `kernels/pairs.c`
+    tensors : irreducible tensors of the unit vectors
     n_types : number of species
     n_sensitivities : of the layers
     """
@@ -48,7 +48,7 @@ class ConvolutionKernels:
 
 
 def compile_convolution(l_max: int, n_types: int, n_sensitivities: int, setting: Setting) -> ConvolutionKernels:
-    """Compile for tensors up to a rank and a number of sensitivities."""
+    """Compile the kernels for a highest rank of the tensors and a number of sensitivities."""
     sizes = {"N_SENSITIVITIES": n_sensitivities, "N_COMPONENTS": (l_max + 1) ** 2, "WIDTH": WIDTH}
     convolution, pairs = setting.compile("convolution.c", sizes), setting.compile("pairs.c")
     return ConvolutionKernels(convolution, pairs, CompiledTensors(l_max, setting), n_types, n_sensitivities)
@@ -60,8 +60,8 @@ class CompiledConvolution:
     Parameters
     ----------
     graph : any
-    kernels : compiled
-    start : from `first_pairs`
+    kernels : compiled for the model
+    start : (n_atoms + 1,), from `first_pairs`
     """
 
     def __init__(self, graph: Graph, kernels: ConvolutionKernels, start: Tensor) -> None:
@@ -88,12 +88,12 @@ class CompiledConvolution:
         return environment
 
     def in_order_of_atoms(self, scalars: Tensor) -> Tensor:
-        """Return what is in the order of the atoms already."""
+        """Return the argument, which is in the order of the atoms already."""
         return scalars
 
 
 def compiled_convolution(graph: Graph, kernels: ConvolutionKernels) -> Optional[CompiledConvolution]:
-    """Return the convolutions of a graph; None where its list of pairs is not as they need it."""
+    """Return the convolutions of a graph; None if its pairs are not sorted or lack a reverse, see `first_pairs`."""
     start = first_pairs(graph, kernels.pairs)
     return None if start is None else CompiledConvolution(graph, kernels, start)
 
@@ -109,9 +109,9 @@ def _signs(n_components: int, like: Tensor) -> Tensor:
 
 
 class _Environments(Function):
-    """Derivatives with respect to s and T are divided between a pair and its reverse in another way than autograd's.
+    """Derivatives with respect to s and T are divided between a pair and its reverse differently than by autograd.
 
-    Forces and virial, to which both add, are the same.
+    Forces and virial, which sum over both, are the same.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Irreducible tensors of many unit vectors by a compiled program."""
+"""Irreducible tensors of unit vectors by a compiled program."""
 
 from functools import cache
 
@@ -15,7 +15,7 @@ from hiphop_train.nn.tensors import raising_matrix
 
 @cache
 def tensor_program(l_max: int) -> Program:
-    """Write the recurrence of `nn.tensors.next_tensor` as a program: components from rank 1 on, of x, y and z."""
+    """Write the recurrence of `nn.tensors.next_tensor` as a program: from x, y, z to components of rank 1 and higher."""
     writer = Writer(3)
     tensors = [[writer.sum({(axis, NOTHING): 1.0}) for axis in range(3)]]
     for rank in range(2, l_max + 1):
@@ -33,7 +33,7 @@ class CompiledTensors:
     Parameters
     ----------
     l_max : highest rank
-    setting : compiles
+    setting : compiles the program
     """
 
     def __init__(self, l_max: int, setting: Setting) -> None:
@@ -44,7 +44,7 @@ class CompiledTensors:
             self.kernels = Kernels(library, 3, len(program.outputs))
 
     def __call__(self, unit: Tensor) -> Tensor:
-        """Return (n_pairs, (l_max + 1)^2) of unit vectors (n_pairs, 3)."""
+        """Return the tensors (n_pairs, (l_max + 1)^2) of unit vectors (n_pairs, 3)."""
         return in_blocks(self._evaluate, [unit], PAIRS)
 
     def _evaluate(self, unit: Tensor) -> Tensor:

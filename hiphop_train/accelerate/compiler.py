@@ -1,8 +1,8 @@
-"""Functions in C, compiled for this machine.
+"""C functions, compiled for this machine.
 
-The sources are the files of `accelerate/kernels`. Sizes that the compiler is to know are given on its command line; no
-other size matters, so that one library serves all batches. It stays in the user's cache, under a name made of its
-sources, the compiler and the processor.
+The sources are in `accelerate/kernels`. Compile-time sizes are defined on the compiler's command line; all other sizes
+are arguments, so one library serves all batches. Libraries are cached in the user's cache folder, named by a hash of
+the sources, the compiler, its flags and the processor.
 """
 
 import ctypes
@@ -29,11 +29,11 @@ REALS = {torch.float32: "float", torch.float64: "double"}
 FLAGS = ["-O2", "-march=native", "-fopenmp", "-fPIC", "-shared"]
 
 IN_VECTORS = ["-O3", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math"]
-"""For loops that run in vectors, sums too; -ffast-math would change the mode of the processor for the whole process."""
+"""Vectorise loops, including sums; -ffast-math would change the floating-point mode of the whole process."""
 
 
 class CompilationError(Exception):
-    """Says in one line why nothing can be compiled here."""
+    """One-line reason why nothing can be compiled here."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Library:
 
     Attributes
     ----------
-    file : which it is
+    file : the shared object
     dtype : of its real numbers
     """
 
@@ -50,7 +50,7 @@ class Library:
     dtype: torch.dtype
 
     def serves(self, tensor: Tensor) -> bool:
-        """Whether the library is made for a tensor."""
+        """Whether the library is compiled for a tensor's dtype and device."""
         return tensor.is_cpu and tensor.dtype == self.dtype
 
     def call(self, function: str, *arguments: Tensor | ctypes.Array[Any] | int | float | None) -> int:
@@ -73,7 +73,7 @@ def _loaded(library: Path) -> ctypes.CDLL:
 
 
 def _is_sound(library: Path) -> bool:
-    """Whether a library is the user's own, as it was written, and loads; nothing else is ever loaded."""
+    """Whether a library belongs to the user, is intact and can be loaded; nothing else is ever loaded."""
     checksum = _checksum_file(library)
     if not (library.is_file() and checksum.is_file() and _is_private(library)):
         return False
@@ -81,7 +81,7 @@ def _is_sound(library: Path) -> bool:
         return False
     try:
         _loaded(library)
-    except OSError:  # for another system: it is rebuilt
+    except OSError:  # built for another system; it is rebuilt
         return False
     return True
 
@@ -91,24 +91,24 @@ def _checksum_file(library: Path) -> Path:
 
 
 def _is_private(path: Path) -> bool:
-    """Whether a path belongs to this user, and nobody else can write to it."""
+    """Whether a path belongs to this user and is not writable by others."""
     status = path.stat()
     return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def cache_folder() -> Path:
-    """Return the folder of compiled libraries, made if it is missing.
+    """Return the folder of compiled libraries; it is created if missing.
 
     Raises
     ------
     CompilationError
-        where it belongs to somebody else, or others can write to it: they could have code of theirs run
+        if it belongs to another user or is writable by others, who could then inject code
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hiphop-train" / "kernels"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_private(folder):
         raise CompilationError(
-            f"{folder} belongs to another user or can be written by others, so that nothing in it is loaded; "
+            f"{folder} belongs to another user or is writable by others, so libraries in it are not loaded; "
             f"remove it, or: chmod go-w {folder}"
         )
     return folder
@@ -122,26 +122,26 @@ def compile_library(
     in_vectors: bool = True,
     sources: Path = SOURCES,
 ) -> tuple[Library, bool]:
-    """Compile a source file, or find in the cache what was compiled before.
+    """Compile a source file, or return the cached library.
 
     Parameters
     ----------
-    file : name of the source
-    dtype : float32 or float64; in C, ``REAL``
-    sizes : macros that are given on the command line
+    file : name of the source file
+    dtype : float32 or float64; ``REAL`` in C
+    sizes : macros defined on the command line
     generated : contents of the file ``generated.h``
     in_vectors : whether sums may be reordered, see `IN_VECTORS`
-    sources : folder of the source, and of the headers that it includes
+    sources : folder of the source file and its headers
 
     Returns
     -------
-    library : compiled
-    is_new : whether it was not in the cache
+    library : the compiled library
+    is_new : whether it was compiled now, not cached
 
     Raises
     ------
     CompilationError
-        where there is no compiler, or it fails
+        if no compiler is found, or it fails
     """
     compiler = find_compiler()
     flags = [*FLAGS, *(IN_VECTORS if in_vectors else []), f"-DREAL={REALS[dtype]}"]
@@ -154,24 +154,24 @@ def compile_library(
         library = cache_folder() / f"{name}.so"
         is_new = not _is_sound(library)
         if is_new:
-            with tempfile.TemporaryDirectory(dir=library.parent) as scratch:  # other processes see whole files only
+            with tempfile.TemporaryDirectory(dir=library.parent) as scratch:  # other processes see complete files only
                 made = Path(scratch) / "library.so"
                 (Path(scratch) / "generated.h").write_text(generated)
                 _output_of([*compiler, *flags, f"-I{scratch}", "-o", str(made), str(sources / file)])
                 made.chmod(0o700)
                 checksum = _checksum_file(made)
                 checksum.write_text(sha256(made.read_bytes()).hexdigest())
-                _checksum_file(library).unlink(missing_ok=True)  # never that of an older library beside a new one
+                _checksum_file(library).unlink(missing_ok=True)  # no stale checksum beside a new library
                 made.replace(library)
                 checksum.replace(_checksum_file(library))
             _loaded(library)
     except OSError as error:
-        raise CompilationError(f"the kernel cache, or a library in it, cannot be made or loaded: {error}") from error
+        raise CompilationError(f"cannot write or load a library in the kernel cache: {error}") from error
     return Library(library, dtype), is_new
 
 
 def find_compiler() -> list[str]:
-    """Return the command of the C compiler: that of the environment variable CC, or cc, gcc or clang."""
+    """Return the command of the C compiler: the environment variable CC if set, else cc, gcc or clang."""
     given = shlex.split(os.environ.get("CC", ""))
     for command in [given] if given else [["cc"], ["gcc"], ["clang"]]:
         if shutil.which(command[0]):

@@ -1,8 +1,8 @@
 """Programs that evaluate contractions from the free components of their tensors.
 
-A product of tensors is contracted two parts at a time, as a tree. Each part is itself a contraction with free indices,
-whose components are computed once and shared by all that use them. A component is identified by how many of each
-vertex's free indices point along x, y and z, and computed for one of several equal ones only.
+A product of tensors is contracted as a binary tree. Each part is itself a contraction with free indices, whose
+components are computed once and shared. A component is identified by how many of each vertex's free indices point
+along x, y and z; of several equal components only one is computed.
 """
 
 import math
@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from hiphop_train.accelerate.polynomials import NOTHING, Program, Writer
 from hiphop_train.nn.contractions import Contraction, ascending_orders, bond_index, canonical, n_symmetries
-from hiphop_train.nn.tensors import place
+from hiphop_train.nn.tensors import component_index
 
 Axes = tuple[int, int, int]
 """How many indices point along x, y and z."""
 
 Split = tuple[tuple[int, ...], tuple[int, ...]]
-"""The vertices of the two parts that a contraction is made of."""
+"""The vertices of the two parts of a contraction."""
 
 
 class Component(NamedTuple):
@@ -30,13 +30,13 @@ class Component(NamedTuple):
     """Of the free indices of each vertex."""
 
     def part(self, vertices: tuple[int, ...]) -> "Component":
-        """Leave only some of the vertices, or put them in another order."""
+        """Select vertices, in the given order."""
         return Component(self.contraction.part(vertices), tuple(self.axes[vertex] for vertex in vertices))
 
 
 @cache
 def canonical_component(component: Component) -> Component:
-    """Return the same for all components that are equal by an exchange of factors; its contraction is canonical."""
+    """Return one representative of the components that differ by the order of factors; its contraction is canonical."""
     return max(component.part(order) for order in ascending_orders(component.contraction.ranks))
 
 
@@ -45,7 +45,7 @@ def contraction_program(contractions: Sequence[Contraction], l_max: int) -> Prog
 
     Parameters
     ----------
-    contractions : canonical, all different; the results, in this order
+    contractions : canonical, all different; the results are in this order
     l_max : highest rank; the variables are the (l_max + 1)^2 free components of the tensors, see `nn.tensors`
     """
     writer = _ContractionWriter((l_max + 1) ** 2)
@@ -63,14 +63,14 @@ class _ContractionWriter(Writer):
     def invariant(self, contraction: Contraction) -> int:
         """Plane of a contraction without free indices."""
         if len(contraction.ranks) == 1:
-            return self.sum({(0, NOTHING): 1.0})  # a result must have a plane of its own
+            return self.sum({(0, NOTHING): 1.0})  # a result needs its own plane
         plans: dict[Contraction, tuple[float, Split]] = {}
         self.cost(contraction, plans)
         self._adopt(contraction, plans)
         return self.plane(Component(contraction, ((0, 0, 0),) * len(contraction.ranks)))
 
     def cost(self, contraction: Contraction, plans: dict[Contraction, tuple[float, Split]]) -> float:
-        """Estimate the number of products, nothing for parts that are there already, and note the best split."""
+        """Estimate the number of products, zero for parts already planned, and record the best split."""
         if len(contraction.ranks) == 1 or contraction in self.splits:
             return 0.0
         if contraction not in plans:
@@ -91,7 +91,7 @@ class _ContractionWriter(Writer):
                 self._adopt(canonical(contraction.part(vertices)), plans)
 
     def plane(self, component: Component) -> int:
-        """Plane of a component, computed when there is none yet."""
+        """Plane of a component, computed on first use."""
         component = canonical_component(component)
         if component not in self.planes:
             self.planes[component] = self._compute(component)
@@ -105,7 +105,7 @@ class _ContractionWriter(Writer):
                 changed = [(*axes[:vertex], other, *axes[vertex + 1 :]) for other in others]
                 return self._sum([(self.plane(Component(contraction, c)), NOTHING, -1) for c in changed])
         if len(axes) == 1:
-            return place(contraction.ranks[0], n_x=axes[0][0], n_z=axes[0][2])
+            return component_index(contraction.ranks[0], n_x=axes[0][0], n_z=axes[0][2])
         split = self.splits[contraction]
         cut = list(_cut(contraction, split))
         terms = []
@@ -129,14 +129,14 @@ class _ContractionWriter(Writer):
 
 @cache
 def _splits(n_vertices: int) -> list[Split]:
-    """All ways to divide the vertices in two parts, the first vertex being in the first."""
+    """All ways to divide the vertices into two parts, with vertex 0 in the first."""
     others = range(1, n_vertices)
     seconds = [second for size in others for second in combinations(others, size)]
     return [(tuple(k for k in range(n_vertices) if k not in second), second) for second in seconds]
 
 
 def _cut(contraction: Contraction, split: Split) -> Iterator[tuple[int, int, int]]:
-    """Vertex in the first part, vertex in the second, and the number of bonds between them, where there are any."""
+    """Yield (vertex in the first part, vertex in the second, number of bonds) for all bonds between the parts."""
     where = bond_index(len(contraction.ranks))
     for first, second in product(*split):
         if contraction.bonds[where[first, second]]:
@@ -149,5 +149,5 @@ def _all_axes(count: int) -> list[Axes]:
 
 
 def _n_orders(axes: Axes) -> int:
-    """Number of different orders of so many indices x, y and z."""
+    """Number of distinct orders of indices with these counts of x, y and z."""
     return math.factorial(sum(axes)) // math.prod(map(math.factorial, axes))

@@ -1,7 +1,7 @@
-"""Group norm with its second derivatives written out, in C or in torch.
+"""Group norm with analytic second derivatives, in C or in torch.
 
 Of x along the last axis, with mean m and r = 1 / sqrt(mean (x - m)^2 + eps): y = r (x - m). Its Jacobian is
-symmetric: a gradient g becomes r (g - mean g - y mean(g y)). Autograd's derivative of that takes thirty operations.
+symmetric: a gradient g becomes r (g - mean g - y mean(g y)). Autograd needs thirty operations for its derivative.
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ class CompiledGroupNorm(nn.Module):
 
 
 class DerivedGroupNorm(nn.Module):
-    """torch's normalisation with derivatives of its own."""
+    """torch's normalisation with analytic derivatives."""
 
     def __init__(self, plain: GroupNorm, setting: Setting) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ TWINS = [
     Twin("group norm", "C", GroupNorm, lambda plain, setting: setting.why_no_kernels(), CompiledGroupNorm),
     Twin(
         "group norm",
-        "torch, own derivatives",
+        "torch, analytic derivatives",
         GroupNorm,
         lambda plain, setting: NOT_FOR_THIS if setting.purpose == "export" else "",
         DerivedGroupNorm,

@@ -1,6 +1,6 @@
 """Sums over neighbours where the filter between two atoms is the same in both directions.
 
-A graph holds (i, j) and (j, i). What depends on the distance alone is evaluated for one of them: over a half neighbour
+A graph contains both (i, j) and (j, i). Functions of the distance are evaluated for one of them, over a half neighbour
 list, see `accelerate.pairs.half_list`.
 """
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from torch.autograd import Function
 
 ROWS = 2048
-"""Pairs at a time, whose products stay in a processor's cache."""
+"""Pairs per block, whose products fit in a processor's cache."""
 
 
 def sums_both_ways(filters: Tensor, features: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Sum over neighbours the filtered features, y_i = sum_j w_ij o x_j with w_ij = w_ji.
+    """Sum the filtered features over neighbours, y_i = sum_j w_ij o x_j with w_ij = w_ji.
 
     Parameters
     ----------
     filters : (n_half, n_features), w
     features : (n_atoms, n_features), x
-    first, second : (n_half,) int64, the two atoms, which send to each other
+    first, second : (n_half,) int64, the two atoms of each pair
 
     Returns
     -------

@@ -22,17 +22,17 @@ from hiphop_train.models.base import Representation
 from hiphop_train.models.hiphop import Interaction as HIPHOPInteraction
 from hiphop_train.types import Graph
 
-ATOMS_AT_A_TIME = 256
-"""Whose invariants, and intermediate results, stay in a processor's cache."""
+ATOMS_PER_BLOCK = 256
+"""Atoms whose invariants and intermediate results fit in a processor's cache."""
 
 
 class HIPTwin(Representation):
-    """Layers of a HIP model over tables of neighbours or, where derivatives will not be differentiated, in C.
+    """Layers of a HIP model over neighbour tables or, where only first derivatives are needed, in C.
 
     Parameters
     ----------
     plain : the model
-    kernels : compiled convolution, for evaluation mode; None takes tables there too
+    kernels : compiled convolution, for evaluation mode; None uses tables there too
     """
 
     def __init__(self, plain: HIPBackbone, kernels: ConvolutionKernels | None) -> None:
@@ -58,7 +58,7 @@ class HIPTwin(Representation):
         return levels
 
     def convolution(self, graph: Graph) -> TableConvolution | CompiledConvolution:
-        """Choose: C cannot be differentiated twice, and needs sorted pairs with all reverses."""
+        """Choose the convolution: C is differentiable once only, and needs sorted pairs with all reverses."""
         if self.kernels is not None and not self.training and self.kernels.convolution.serves(graph.pair_vectors):
             found = compiled_convolution(graph, self.kernels)
             if found is not None:
@@ -80,8 +80,8 @@ class BlockedInteraction(HIPInteraction):
         self.invariants, self.norm, self.mixing = plain.invariants, plain.norm, plain.mixing
 
     def scalars(self, environment: Tensor) -> Tensor:
-        """Return M norm(invariants(A)) (n_atoms, n_out) of (n_atoms, (l_max + 1)^2, n_out)."""
-        invariants = in_blocks(self.normalised_invariants, [environment], ATOMS_AT_A_TIME, list(self.norm.parameters()))
+        """Return M norm(invariants(A)) (n_atoms, n_out) of A (n_atoms, (l_max + 1)^2, n_out)."""
+        invariants = in_blocks(self.normalised_invariants, [environment], ATOMS_PER_BLOCK, list(self.norm.parameters()))
         return invariants.flatten(1) @ self.mixing.flatten(0, 1)
 
     def normalised_invariants(self, environment: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class BlockedInteraction(HIPInteraction):
 
 
 def prepare_layout(plain: HIPBackbone) -> PrepareLayout:
-    """Return what makes the tables for a model."""
+    """Return the hook that builds the tables for a model."""
     return PrepareLayout(plain.n_types, plain.l_max, plain.n_sensitivities)
 
 

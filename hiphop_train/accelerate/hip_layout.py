@@ -1,4 +1,4 @@
-"""Which neighbour tables the convolutions of the HIP models use; follows from species and pairs alone."""
+"""Neighbour tables of the convolutions of the HIP models, which depend on species and pairs alone."""
 
 from dataclasses import dataclass
 from typing import Any, Dict, NamedTuple, Optional
@@ -11,42 +11,42 @@ from hiphop_train.types import Graph
 
 
 class Layout(NamedTuple):
-    """Tables of the pairs of a graph, and the way from one to another."""
+    """Tables of the pairs of a graph, and index maps between them."""
 
     sent: Table
     """Rows by sending atom."""
     received: Table
     """Rows by receiving atom."""
     sent_to_received: Tensor
-    """(n_received_entries,) int64: the entry by sender of each entry by receiver; 0 where it is empty."""
+    """(n_received_entries,) int64: for each entry of `received`, the entry of `sent`; 0 where empty."""
     received_to_sent: Tensor
-    """(n_sent_entries,) int64: the reverse."""
+    """(n_sent_entries,) int64: the inverse map."""
     present: Tensor
     """(n_present,) int64: the species that occur."""
     by_species: Optional[Table]
-    """Rows by receiving atom and species of the sender, where that pays; otherwise what follows is empty."""
+    """Rows by receiving atom and species of the sender, if cheaper; otherwise None, and the next three are empty."""
     received_to_species: Tensor
-    """(n_species_entries,) int64: the entry by receiver of each entry by species."""
+    """(n_species_entries,) int64: for each entry of `by_species`, the entry of `received`."""
     species_to_received: Tensor
-    """(n_received_entries,) int64: the reverse."""
+    """(n_received_entries,) int64: the inverse map."""
     species_row: Tensor
     """(n_atoms * n_present,) int64: row in `by_species` of receiving atoms, in order of `received`, and species."""
 
 
 def environment_first_pays(n_pairs: int, n_atoms: int, n_present: int, n_components: int, n_sensitivities: int) -> bool:
-    """Whether it takes fewer multiplications, per feature, where features are the species."""
+    """Whether environment first takes fewer multiplications per feature, for one-hot species as features."""
     return n_pairs * (n_sensitivities + n_components) > n_atoms * n_present * n_components * n_sensitivities
 
 
 def make_layout(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) -> Layout:
-    """Make the tables; TorchScript-safe. On a GPU this synchronises.
+    """Build the tables; TorchScript-safe. On a GPU this synchronises.
 
     Parameters
     ----------
-    graph : with its pairs in any order
+    graph : pairs may be in any order
     n_types : number of species
     l_max : highest rank of the tensors
-    n_sensitivities : of the layers
+    n_sensitivities : of each layer
     """
     pair_i, pair_j, n_atoms = graph.pair_i, graph.pair_j, graph.species.shape[0]
     sent = make_table(pair_j, n_atoms)
@@ -76,10 +76,10 @@ def make_layout(graph: Graph, n_types: int, l_max: int, n_sensitivities: int) ->
     )
 
 
-def entries_of(given: Table, asked: Table) -> Tensor:
-    """Entry in one table of what each entry of another holds (n_entries,) int64; 0 where it is empty."""
-    nothing = torch.zeros((asked.n_entries,), dtype=torch.int64, device=asked.entry.device)
-    return nothing.scatter(0, asked.entry, given.entry)
+def entries_of(source: Table, target: Table) -> Tensor:
+    """Return the source entry of the value in each target entry (n_entries,) int64; 0 where empty."""
+    zeros = torch.zeros((target.n_entries,), dtype=torch.int64, device=target.entry.device)
+    return zeros.scatter(0, target.entry, source.entry)
 
 
 NAME = "hip"
@@ -117,7 +117,7 @@ class PrepareLayout:
         return graph._replace(extras={**graph.extras, **extras})
 
     def layout_of(self, graph: Graph) -> Layout:
-        """Return the layout that a graph carries, or make it."""
+        """Return the layout in the extras of a graph, or build it."""
         if f"{NAME}.present" not in graph.extras:
             return make_layout(graph, self.n_types, self.l_max, self.n_sensitivities)
         fields: Dict[str, Any] = {name: graph.extras[f"{NAME}.{name}"] for name in TENSORS}

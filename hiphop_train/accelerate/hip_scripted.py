@@ -18,7 +18,7 @@ Blocks = List[Tuple[int, int, int, int]]
 
 
 class ScriptedHIP(Representation):
-    """See `accelerate.table_convolution`, whose orders of summation are the same.
+    """Same orders of summation as in `accelerate.table_convolution`.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class ScriptedHIP(Representation):
 
 
 def fill(values: Tensor, table: Table, empty: float) -> Tensor:
-    """Write values (n_values, n_columns) to their entries (n_entries, n_columns), `empty` elsewhere."""
+    """Write values (n_values, n_columns) to their entries of a table (n_entries, n_columns), `empty` elsewhere."""
     filled = torch.full((table.n_entries, values.shape[1]), empty, dtype=values.dtype, device=values.device)
     return filled.index_copy(0, table.entry, values)
 
@@ -68,7 +68,7 @@ def fill(values: Tensor, table: Table, empty: float) -> Tensor:
 def environment_first(
     sensitivity: Tensor, weight: Tensor, tensors: Tensor, layout: Layout, by_species: Table
 ) -> Tensor:
-    """Return environments (n_atoms, n_components, n_out), the features being the species."""
+    """Return environments (n_atoms, n_components, n_out) for one-hot species as features."""
     sums = sums_of_products(tensors.index_select(0, layout.received_to_species), sensitivity, by_species.blocks)
     sums = sums.transpose(0, 1).index_select(1, layout.species_row)
     weight = weight.index_select(0, layout.present)

@@ -1,4 +1,4 @@
-"""Invariants by straight-line programs with derivatives of their own, in C or in torch, instead of einsum."""
+"""Invariants by straight-line programs with analytic derivatives, in C or in torch, instead of einsum."""
 
 from functools import cache
 from typing import List, Tuple
@@ -25,7 +25,7 @@ def program_of(plain: Invariants) -> Program:
 
 
 class CompiledInvariants(nn.Module):
-    """By a program in C."""
+    """Invariants by a program in C."""
 
     def __init__(self, plain: Invariants, setting: Setting) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class CompiledInvariants(nn.Module):
 
 
 class ProgramInvariants(nn.Module):
-    """By a program whose steps torch executes; its derivatives are programs too."""
+    """Invariants by a program whose steps torch executes; its derivatives are programs too."""
 
     def __init__(self, plain: Invariants, setting: Setting) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class ProgramInvariants(nn.Module):
 
 
 class ScriptedInvariants(nn.Module):
-    """By a program that TorchScript interprets, differentiated by autograd."""
+    """Invariants by a program that TorchScript interprets, differentiated by autograd."""
 
     def __init__(self, plain: Invariants, setting: Setting) -> None:
         super().__init__()

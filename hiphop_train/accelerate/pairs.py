@@ -1,8 +1,8 @@
-"""Whether a list of pairs is what fast twins rely on: sorted by receiver, and with the reverse of each pair.
+"""Checks of the properties of pair lists that twins rely on: sorted by receiver, with the reverse of each pair.
 
-The reverse of (i, j, shift) is (j, i, -shift). Counts do not tell: in the cycle 0<-1, 1<-2, 2<-0 every atom receives as
-often as it sends. Each pair is mixed to 64 bits instead; of a list that holds all reverses, the sum over pairs is that
-over reverses, and of another it is not, but by a chance of 2^-64.
+The reverse of (i, j, shift) is (j, i, -shift). Counting is not enough: in the cycle 0<-1, 1<-2, 2<-0 every atom
+receives as often as it sends. Instead each pair is hashed to 64 bits. The sum of the hashes over pairs equals that over
+reverses if the list contains all reverses; otherwise it does so with a probability of 2^-64.
 """
 
 from typing import Optional, Tuple
@@ -15,12 +15,12 @@ from hiphop_train.types import Graph
 
 
 def first_pairs(graph: Graph, library: Library) -> Optional[Tensor]:
-    """Return the first pair of each receiver (n_atoms + 1,) int64; None where a list is not as described above.
+    """Return the first pair of each receiver (n_atoms + 1,) int64; None if the list lacks the properties above.
 
     Parameters
     ----------
-    graph : on the CPU; None for one with ghost atoms, which need not receive
-    library : compiled of `kernels/pairs.c`
+    graph : on the CPU; with ghost atoms, which need not receive, the result is None
+    library : compiled from `kernels/pairs.c`
     """
     if graph.n_owned < len(graph.species):
         return None
@@ -38,20 +38,20 @@ def first_pairs(graph: Graph, library: Library) -> Optional[Tensor]:
 def half_list(graph: Graph) -> Optional[Tensor]:
     """Choose one direction of each pair, (n_pairs / 2,) int64, indices of pairs; TorchScript-safe.
 
-    None where the list does not hold all reverses, and on a GPU, where asking would be a synchronisation.
+    None if a reverse is missing, and on a GPU, where the check would synchronise.
     """
     if graph.n_owned < graph.species.shape[0] or not graph.pair_i.is_cpu or not has_reverses(graph):
         return None
     difference = graph.pair_j - graph.pair_i
     itself = torch.nonzero(difference == 0)[:, 0]
-    if itself.shape[0] > 0:  # an image of the atom: of two opposite shifts, that whose first component is positive
+    if itself.shape[0] > 0:  # own images: of two opposite shifts, that with a positive first component
         shift = graph.pair_shift.index_select(0, itself).sign()
         difference[itself] = 4 * shift[:, 0] + 2 * shift[:, 1] + shift[:, 2]
     return torch.nonzero(difference > 0)[:, 0]
 
 
 def has_reverses(graph: Graph) -> bool:
-    """Whether a list of pairs holds the reverse of each; TorchScript-safe."""
+    """Whether a list of pairs contains the reverse of each; TorchScript-safe."""
     forward, backward = _keys(graph)
     return bool(_mix(forward).sum() == _mix(backward).sum())
 
@@ -71,7 +71,7 @@ def _keys(graph: Graph) -> Tuple[Tensor, Tensor]:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """splitmix64: numbers that differ in any bit become unrelated."""
+    """Hash 64-bit integers (splitmix64)."""
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
     return x ^ ((x >> 31) & 0x1FFFFFFFF)

@@ -17,9 +17,9 @@ class _Tensor(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Kernels:
-    """A function of one tensor, its gradient and that one's gradient, as functions of a compiled library.
+    """A function of one tensor, its gradient and the gradient of that, as functions of a compiled library.
 
-    All tensors are (n_planes, n_rows, n_columns) to the library, of any strides but the last.
+    The library sees all tensors as (n_planes, n_rows, n_columns), with contiguous columns and any other strides.
 
     Attributes
     ----------
@@ -48,12 +48,12 @@ class Kernels:
         shape = given[0].shape[1:]
         inputs = [_with_rows(tensor) for tensor in given]
         _, n_rows, n_columns = inputs[0].shape
-        # row by row, which is the order in which networks produce and consume them
+        # row-major, the order in which networks produce and consume them
         results = [inputs[0].new_empty((n_rows, size, n_columns)).transpose(0, 1) for size in sizes]
         assert all(map(self.library.serves, inputs))
         described = [
-            (_Tensor * len(some))(*(_Tensor(t.data_ptr(), t.stride(0), t.stride(1)) for t in some))
-            for some in (inputs, results)
+            (_Tensor * len(tensors))(*(_Tensor(t.data_ptr(), t.stride(0), t.stride(1)) for t in tensors))
+            for tensors in (inputs, results)
         ]
         self.library.call(function, *described, n_rows, n_columns)
         return [result.reshape((len(result), *shape)) for result in results]
@@ -66,7 +66,7 @@ def _with_rows(tensor: Tensor) -> Tensor:
 
 
 def evaluate_compiled(kernels: Kernels, inputs: Tensor) -> Tensor:
-    """Evaluate a function, twice differentiable; intermediate results are recomputed instead of kept.
+    """Evaluate a function, twice differentiable; intermediate results are recomputed instead of stored.
 
     Parameters
     ----------

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from hiphop_train.accelerate.polynomials import NOTHING, Program, Step
 
 STEPS_PER_PART = 500
-"""In one C function; compilers take more than twice the time for twice the length."""
+"""Steps per C function; compilation time grows faster than linearly with its length."""
 
 
 def header(program: Program) -> str:
-    """Write the macros and functions that `kernels/polynomial.c` expects of a program and its derivatives."""
+    """Write the macros and functions of a program and its derivatives, as included by `kernels/polynomial.c`."""
     n = program.n_planes
     inputs, outputs = range(program.n_inputs), program.outputs
     seeds, adjoints = [n + k for k in outputs], [n + k for k in inputs]
@@ -27,7 +27,7 @@ def header(program: Program) -> str:
 def _function(
     name: str, steps: list[Step], n_planes: int, given: Sequence[Iterable[int]], results: Sequence[Iterable[int]]
 ) -> str:
-    """Write how planes are loaded from given tensors, the steps, and which planes are stored in the results."""
+    """Write the loads of planes from the given tensors, the steps, and the stores of planes to the results."""
     filled: set[int] = set()
     loads, calls, stores, parts = [], [], [], []
     for tensor, planes in enumerate(given):

@@ -1,9 +1,9 @@
 """Polynomials of many variables as straight-line programs, with their first and second derivatives.
 
-Training on forces differentiates the network twice. Left to autograd, a set of invariants becomes thousands of small
-recorded operations. Here a formula is written down once as steps ``target += factor * left * right`` on planes (tensors
-of one shape, one per variable or intermediate result); the gradient of such a program is a program of the same kind,
-and so is the gradient's gradient. TorchScript, which has no derivatives of one's own, runs the steps by `interpret`.
+Training on forces differentiates the network twice. With autograd, a set of invariants becomes thousands of small
+recorded operations. Here a formula is written once as steps ``target += factor * left * right`` on planes (tensors of
+one shape, one per variable or intermediate result); the gradient of a program is again a program, and so is the
+gradient of the gradient. In TorchScript, which has no custom derivatives, `interpret` executes the steps.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 NOTHING = -1
-"""Number in the place of a second factor that is not there."""
+"""Index of an absent second factor."""
 
 
 class Step(NamedTuple):
-    """``target += factor * left * right`` on planes given by number; without `right`, ``target += factor * left``."""
+    """``target += factor * left * right`` on planes by index; with `right` = NOTHING, ``target += factor * left``."""
 
     target: int
     left: int
@@ -31,18 +31,18 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """Steps that evaluate a polynomial map, and those of its derivatives.
+    """Steps of a polynomial map and of its derivatives.
 
     Attributes
     ----------
     n_inputs : planes [0, n_inputs) are the variables
     n_planes : of variables and intermediate results
     outputs : planes of the results
-    steps : evaluation, on n_planes planes, one target after the other
-    gradient : vector-Jacobian product, on 2 n_planes planes: values, then their adjoints
-    gradient_of_gradient : of evaluation and gradient together, on 4 n_planes planes: those of the gradient, then their
-        adjoints
-    last : after which steps of the latter its left plane can be forgotten, to save memory
+    steps : evaluation on n_planes planes, target by target
+    gradient : vector-Jacobian product on 2 n_planes planes: values, then their adjoints
+    gradient_of_gradient : vector-Jacobian product of evaluation and gradient together, on 4 n_planes planes: those of
+        the gradient, then their adjoints
+    last : whether the left plane of each step of the latter can be freed after it
     """
 
     n_inputs: int
@@ -68,11 +68,11 @@ class Writer:
         self.steps: list[Step] = []
 
     def sum(self, terms: Mapping[tuple[int, int], float]) -> int:
-        """Add products of planes to a new plane, whose number is returned.
+        """Write a sum of products of planes to a new plane, and return its index.
 
         Parameters
         ----------
-        terms : factor of each product (left, right), where right may be `NOTHING`
+        terms : factor of each product (left, right); right may be `NOTHING`
         """
         target = self.n_planes
         self.n_planes += 1
@@ -80,11 +80,11 @@ class Writer:
         return target
 
     def finish(self, outputs: list[int]) -> Program:
-        """Differentiate.
+        """Differentiate, and return the program.
 
         Parameters
         ----------
-        outputs : planes of the results; none may be a variable, or there twice
+        outputs : planes of the results, all different and none a variable
         """
         assert min(outputs) >= self.n_inputs
         assert len(set(outputs)) == len(outputs)
@@ -115,7 +115,7 @@ def interpret(inputs: Tensor, steps: List[Tuple[int, int, int, float]], outputs:
         if target == len(planes):
             planes.append(product if factor == 1.0 and right >= 0 else product * factor)
         else:
-            planes[target].add_(product, alpha=factor)  # nothing has been made of it yet
+            planes[target].add_(product, alpha=factor)  # in place: not used yet
     return torch.stack([planes[k] for k in outputs])
 
 
@@ -125,8 +125,8 @@ def adjoint(steps: list[Step], n_planes: int, seeds: list[int], wanted: list[int
     Parameters
     ----------
     steps : program on n_planes planes
-    seeds : planes whose adjoints are given; all others begin at zero
-    wanted : planes whose adjoints are asked for
+    seeds : planes whose adjoints are given; all others are initially zero
+    wanted : planes whose adjoints are needed
     """
     found: list[Step] = []
     filled = set(seeds)
@@ -152,15 +152,15 @@ def adjoint(steps: list[Step], n_planes: int, seeds: list[int], wanted: list[int
     return useful[::-1]
 
 
-def last_uses(steps: list[Step], kept: set[int]) -> list[bool]:
-    """Whether the left plane of each step is needed no more.
+def last_uses(steps: list[Step], retained: set[int]) -> list[bool]:
+    """Whether each step is the last to use its left plane.
 
     Parameters
     ----------
     steps : a program
-    kept : planes that are needed afterwards
+    retained : planes that are needed afterwards
     """
-    needed = set(kept)
+    needed = set(retained)
     found = []
     for target, left, right, _ in reversed(steps):
         found.append(left not in needed)
@@ -169,7 +169,7 @@ def last_uses(steps: list[Step], kept: set[int]) -> list[bool]:
 
 
 def run(steps: list[Step], planes: list[Tensor | None], last: list[bool] | None = None) -> None:
-    """Execute a program; planes that are None begin at zero, and those from `last_uses` end as None."""
+    """Execute a program; planes that are None count as zero, and planes are set to None after their last use."""
     for (target, left, right, factor), is_last in zip(steps, last or repeat(False)):
         first, second, sum_so_far = planes[left], None if right == NOTHING else planes[right], planes[target]
         assert first is not None
@@ -203,7 +203,7 @@ def evaluate(program: Program, inputs: Tensor) -> Tensor:
 
 
 def _gather(planes: list[Tensor | None], wanted: list[int], like: Tensor) -> Tensor:
-    """Stack planes; those that nothing was added to are zero."""
+    """Stack planes; None counts as zero."""
     zero = torch.zeros_like(like[0])
     return torch.stack([zero if (plane := planes[k]) is None else plane for k in wanted])
 
@@ -229,7 +229,7 @@ class _Gradient(Function):
     def forward(ctx: Any, inputs: Tensor, seeds: Tensor, program: Program, *rest: Tensor) -> Tensor:
         n = program.n_planes
         planes: list[Tensor | None] = [*inputs.unbind(0), *rest, *[None] * n]
-        for k, seed in zip(program.outputs, seeds.clone().unbind(0), strict=True):  # sums may go on in them
+        for k, seed in zip(program.outputs, seeds.clone().unbind(0), strict=True):  # cloned: steps may add to them
             planes[n + k] = seed
         run(program.gradient, planes)
         ctx.program = program

@@ -1,9 +1,9 @@
-"""Where less than float32 is allowed, and where it is not.
+"""Reduced precision: where less than float32 is allowed.
 
 With ``trainer.precision=bf16-mixed`` the representation is evaluated under torch's autocast in training: matrix
-products are computed in bfloat16. Their results return to float32 at once where they are summed further. What the eight
-bits of bfloat16 would spoil is outside of autocast (readout, energies, derivatives), or is not a product that autocast
-knows: geometry, sums over neighbours, invariants.
+products are computed in bfloat16, and results that are summed further return to float32 at once. Parts that need more
+than the eight bits of bfloat16 are outside autocast (readout, energies, derivatives) or consist of operations that
+autocast does not touch (geometry, sums over neighbours, invariants).
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class MixedPrecision:
 
     Parameters
     ----------
-    module : whose forward it enters and leaves
+    module : whose forward runs under autocast
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -35,19 +35,19 @@ class MixedPrecision:
         ]
 
     def enter(self, module: nn.Module, inputs: tuple[Graph]) -> None:
-        """Begin autocast on the device of the graph: there are representations without parameters."""
+        """Begin autocast on the device of the graph, since a representation may have no parameters."""
         if module.training:
             self.context = torch.autocast(inputs[0].pair_vectors.device.type, torch.bfloat16)
             self.context.__enter__()  # type: ignore[no-untyped-call]
 
     def leave(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
-        """End it."""
+        """End autocast."""
         if self.context is not None:
             self.context.__exit__(None, None, None)
             self.context = None
 
     def remove(self) -> None:
-        """Undo all."""
+        """Remove the hooks."""
         for handle in self.handles:
             handle.remove()
 
@@ -57,12 +57,12 @@ def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
     device = tensor.device.type
     if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
-    return nullcontext()  # in a tenth of the time
+    return nullcontext()  # ten times faster
 
 
 @contextmanager
 def matmul_precision(precision: MatmulPrecision) -> Iterator[None]:
-    """Set how torch multiplies float32 matrices, for a while: ``high`` is TF32 on GPUs that have it."""
+    """Temporarily set the precision of float32 matrix products: ``high`` is TF32 on GPUs that support it."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:

@@ -1,4 +1,4 @@
-"""Twin of the readout with one network per element: atoms sorted by element, counted in the loader."""
+"""Twin of the readout with one network per element: atoms are sorted by element and counted in the loader."""
 
 from dataclasses import dataclass
 from typing import Dict, List
@@ -16,7 +16,7 @@ COUNTS = f"{ON_HOST}atoms_of_element"
 
 @dataclass(frozen=True)
 class PrepareCounts:
-    """Adds the number of atoms of each element to a graph, in the loader, so that a GPU is not asked for it.
+    """Adds the number of atoms of each element to a graph, in the loader, to avoid a host-device synchronisation.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class PrepareCounts:
         return graph._replace(extras={**graph.extras, COUNTS: self.counts(graph)})
 
     def counts(self, graph: Graph) -> Tensor:
-        """Return the counts (n_types,) that a graph carries, or count."""
+        """Return the counts (n_types,) in the extras of a graph, or count."""
         known = graph.extras.get(COUNTS)
         return torch.bincount(graph.species, minlength=self.n_types) if known is None else known
 

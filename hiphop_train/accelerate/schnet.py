@@ -1,4 +1,4 @@
-"""Twins of SchNet: filters once for both directions of a pair and, of frozen weights, with their slopes."""
+"""Twins of SchNet: filters are evaluated once for both directions of a pair and, in inference, with their slopes."""
 
 from typing import List, Sequence, Tuple
 
@@ -19,12 +19,12 @@ from hiphop_train.types import Graph
 
 
 class SchNetTwin(Representation):
-    """SchNet over a half neighbour list; over the list as it is where that does not hold all reverses.
+    """SchNet over a half neighbour list, or over all pairs if a reverse is missing.
 
     Parameters
     ----------
     plain : the model
-    are_frozen : whether the filters have derivatives with respect to the distance alone
+    are_frozen : whether weights are frozen, so that filters are differentiated with respect to the distance alone
     """
 
     def __init__(self, plain: SchNet, are_frozen: bool) -> None:
@@ -61,12 +61,12 @@ class SchNetTwin(Representation):
         return [interaction.filters(expansion, cutoff) for interaction in self.interactions]  # type: ignore[operator]
 
     def frozen_filters(self, distance: Tensor) -> List[Tensor]:
-        """Return the same, with their slopes."""
+        """Return the same filters, differentiated by their slopes."""
         widths = [self.feature_sizes[0]] * len(self.interactions)
         return functions_with_slopes(self.filters, self.write_filters, distance, widths)
 
     def write_filters(self, distance: Tensor, filters: Sequence[Tensor], slopes: Sequence[Tensor]) -> None:
-        """Write the filters and dW/dr (n_pairs, n_features) of each interaction block, without derivatives."""
+        """Write W(r) and dW/dr (n_pairs, n_features) of each interaction block, without recording for autograd."""
         r = distance[:, None]
         cutoff = cosine_cutoff(r, self.cutoff), cosine_cutoff_slope(r, self.cutoff)
         expansion = gaussian_expansion_with_slope(distance, 0.0, self.cutoff, self.n_gaussians)
@@ -82,7 +82,7 @@ def _write_filters(
     filters: Tensor,
     slope: Tensor,
 ) -> None:
-    """Write W(r) and dW/dr of one block, from expansion and cutoff function with their slopes."""
+    """Write W(r) and dW/dr of one block from the expansion and the cutoff function, each with its slope."""
     first, activation, second = interaction.filter_network
     assert isinstance(first, nn.Linear)
     assert isinstance(second, nn.Linear)
@@ -94,7 +94,7 @@ def _write_filters(
 
 
 class ScriptedSchNet(Representation):
-    """The same for TorchScript: filters once for both directions, differentiated by autograd.
+    """SchNet over a half neighbour list for TorchScript, differentiated by autograd.
 
     Parameters
     ----------

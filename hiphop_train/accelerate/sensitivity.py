@@ -1,7 +1,7 @@
-"""Sensitivity functions of frozen weights: functions of the distance alone, in C where it can be compiled.
+"""Sensitivity functions with frozen weights: functions of the distance alone, in C where it can be compiled.
 
-With G the gradient that arrives, P = G s and o = (1/r - 1/mu_nu) / sigma_nu^-1, the derivative is
-sum_nu P o / (sigma_nu^-1 r^2) - (pi / r_c) tan(pi r / 2 r_c) sum_nu P, with s kept: the exponentials are not repeated.
+With the incoming gradient G, P = G s and o = (1/r - 1/mu_nu) / sigma_nu^-1, the derivative is
+sum_nu P o / (sigma_nu^-1 r^2) - (pi / r_c) tan(pi r / 2 r_c) sum_nu P. It uses s, so exponentials are not recomputed.
 """
 
 import math
@@ -20,12 +20,12 @@ from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
 
 
 class FrozenSensitivity(nn.Module):
-    """In blocks of pairs, or in C, with the derivative above.
+    """Sensitivity functions in C or, in blocks of pairs, in torch, with the derivative above.
 
     Parameters
     ----------
     plain : the functions
-    library : compiled; None evaluates in torch
+    library : compiled from `kernels/sensitivity.c`; None evaluates in torch
     """
 
     def __init__(self, plain: InverseGaussianSensitivity, library: Library | None) -> None:
@@ -46,7 +46,7 @@ class FrozenSensitivity(nn.Module):
         return gaussian(0.5 * offset.square()) * cosine_cutoff(distance, self.cutoff)[:, None]
 
     def call(self, name: str, distance: Tensor, *tensors: Tensor) -> bool:
-        """Call a function of the library; returns whether there is one for the tensors."""
+        """Call a function of the library; return False if no library serves the tensors."""
         if self.library is None or not self.library.serves(distance):
             return False
         given = (distance, 1.0 / self.centre, self.inverse_width, *tensors)
@@ -69,7 +69,7 @@ class _Evaluate(Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         distance, sensitivity = ctx.saved_tensors
         functions: FrozenSensitivity = ctx.functions
-        if torch.is_grad_enabled():  # to be differentiated again
+        if torch.is_grad_enabled():  # differentiated again
             again = functions.evaluate(distance)
             return torch.autograd.grad(again, distance, grad_output, create_graph=True)[0], None
         distance, grad_output = distance.contiguous(), grad_output.contiguous()
@@ -103,7 +103,7 @@ TWINS = [
     ),
     Twin(
         "sensitivities",
-        "in blocks, own derivative",
+        "in blocks, analytic derivative",
         InverseGaussianSensitivity,
         _why_not,
         lambda plain, setting: FrozenSensitivity(plain, None),

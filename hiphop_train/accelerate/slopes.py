@@ -1,4 +1,4 @@
-"""Slopes of radial functions of `nn`, written out."""
+"""Analytic slopes of the radial functions in `nn`."""
 
 import math
 from typing import Tuple

@@ -1,4 +1,4 @@
-"""Twins of ANI and Behler-Parrinello: triples listed in the loader, and their functions evaluated in blocks."""
+"""Twins of ANI and Behler-Parrinello: triples are listed in the loader and evaluated in blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from hiphop_train.types import Graph
 
 @dataclass(frozen=True)
 class PrepareTriples:
-    """Adds the triples to a graph, in the loader: their number depends on distances, which only the host may read.
+    """Adds the triples to a graph, in the loader: their number depends on distances, which would synchronise a GPU.
 
     Attributes
     ----------
@@ -42,12 +42,12 @@ class PrepareTriples:
         return graph._replace(extras={**graph.extras, self.key: triples_within(graph, self.cutoff)})
 
     def triples_of(self, graph: Graph) -> Tensor:
-        """Return the triples (2, n_triples) that a graph carries, or list them."""
+        """Return the triples (2, n_triples) in the extras of a graph, or list them."""
         return graph.extras[self.key] if self.key in graph.extras else triples_within(graph, self.cutoff)
 
 
 class SymmetryFunctions(Representation):
-    """The formulas of ANI or Behler-Parrinello over prepared triples, in blocks where not differentiated twice.
+    """Symmetry functions of ANI or Behler-Parrinello over prepared triples, in blocks unless differentiated twice.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class SymmetryFunctions(Representation):
 
 
 class ANISlopes:
-    """Derivatives of ANI's terms, written out.
+    """Analytic derivatives of ANI's terms.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class ANISlopes:
         slopes[0].addcmul_(radial, 0.25 * cosine_cutoff_slope(r, plain.cutoff))
 
     def angular(self, pair_j: Tensor, pair_k: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gradients with respect to the values of both pairs, (5, n_triples) each, from that of the terms."""
+        """Return gradients with respect to the values of both pairs, (5, n_triples) each, given that of the terms."""
         plain = self.formulas
         unit_j, unit_k = pair_j[:3], pair_k[:3]
         cosine = 0.95 * (unit_j * unit_k).sum(0)

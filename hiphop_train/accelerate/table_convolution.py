@@ -1,10 +1,10 @@
-"""HIP-NN's convolution as batched matrix products over neighbour tables, as often differentiable as torch's own.
+"""HIP-NN's convolution as batched matrix products over neighbour tables, differentiable any number of times.
 
 A_i = sum_j sum_nu s_nu(r_ij) T(r_ij) V_nu z_j can be summed in two orders. Message first: zeta_j = V z_j once per atom,
 m_ij = sum_nu s_nu zeta_j,nu in a table with a row per sending atom, and A_i = sum_j T m_ij in one with a row per
-receiving atom. Environment first: E_i = sum_j T s z_j, then V; that is cheaper in the first layer, where z_j only says
-which species an atom is, when there are many neighbours. No array of pairs x sensitivities x features is made either
-way, and for large systems none of pairs x features.
+receiving atom. Environment first: E_i = sum_j T s z_j, then V; with many neighbours this is cheaper in the first layer,
+where z_j is the one-hot species. Neither order allocates an array of pairs x sensitivities x features, nor, for large
+systems, one of pairs x features.
 """
 
 from functools import cache
@@ -30,20 +30,20 @@ from hiphop_train.nn.tensors import contract_products, irreducible_tensors, rais
 from hiphop_train.types import Graph
 
 LARGE = 2**24
-"""Elements of pairs x features from which on features are taken a few at a time."""
-FEATURES_AT_A_TIME = 32
+"""Size of pairs x features above which features are processed in blocks."""
+FEATURES_PER_BLOCK = 32
 
 FAR = 1e4
-"""Angstrom, beyond any cutoff: the distance in empty entries, so that sensitivities are zero."""
+"""Angstrom, beyond any cutoff: the distance in empty entries, where sensitivities are then zero."""
 
 
 class TableConvolution:
-    """The convolutions of one graph, whatever the order of its pairs.
+    """The convolutions of one graph, for any order of its pairs.
 
     Parameters
     ----------
     graph : with or without its layout
-    prepare : makes the layout
+    prepare : builds a missing layout
     """
 
     def __init__(self, graph: Graph, prepare: PrepareLayout) -> None:
@@ -57,13 +57,13 @@ class TableConvolution:
             self.species_tensors = exchange(self.tensors, layout.received_to_species, layout.species_to_received)
 
     def environment(self, interaction: HIPInteraction, features: Tensor, are_species: bool) -> Tensor:
-        """Return A (n_atoms, n_components, n_out), in order of the rows of `layout.received`.
+        """Return A (n_atoms, n_components, n_out), in the order of the rows of `layout.received`.
 
         Parameters
         ----------
         interaction : with sensitivities and V
         features : (n_atoms, n_in), z
-        are_species : whether these are the species, one-hot
+        are_species : whether features are the one-hot species
         """
         layout = self.layout
         weight: Tensor = interaction.weight
@@ -83,12 +83,12 @@ class TableConvolution:
         return environment
 
     def in_order_of_atoms(self, scalars: Tensor) -> Tensor:
-        """Bring (n_atoms, ...) from the order of the environments into that of the atoms."""
+        """Reorder (n_atoms, ...) from the order of the environments to that of the atoms."""
         return exchange(scalars, self.layout.received.row, self.layout.received.segment)
 
 
 def message_first(sensitivity: Tensor, features: Tensor, weight: Tensor, tensors: Tensor, layout: Layout) -> Tensor:
-    """Return environments (n_atoms, n_components, n_out) of features (n_atoms, n_in) in order of `layout.sent`."""
+    """Return environments (n_atoms, n_components, n_out) of features (n_atoms, n_in) in the order of `layout.sent`."""
     sources = torch.tensordot(features, weight, dims=1).to(features.dtype)  # (n_atoms, n_sensitivities, n_out)
     messages = rows_of_products(sensitivity, sources, layout.sent.blocks)
     messages = exchange(messages, layout.sent_to_received, layout.received_to_sent)
@@ -107,7 +107,7 @@ def _tensors_in_table(unit: Tensor, table: Table, l_max: int) -> Tensor:
 
 
 def tensors_on_device(unit: Tensor, l_max: int) -> Tensor:
-    """Return `nn.tensors.irreducible_tensors` by matrices that are made, and sent to a device, once."""
+    """Return `nn.tensors.irreducible_tensors` by matrices that are built and copied to the device once."""
     lowest = irreducible_tensors(unit, min(l_max, 3))
     if l_max <= 3:
         return lowest
@@ -124,22 +124,22 @@ def _raising_matrix(rank: int, dtype: torch.dtype, device: torch.device) -> Tens
 
 
 def exchange(rows: Tensor, there: Tensor, back: Tensor) -> Tensor:
-    """Bring rows into another order.
+    """Reorder rows.
 
     Parameters
     ----------
     rows : (n_rows, n_columns)
-    there : (n_found,) int64, the row that comes to each index
-    back : (n_rows,) int64, the index to which each row comes; anything, in both, where the row does not matter
+    there : (n_found,) int64, source row of each result; any row for empty entries
+    back : (n_rows,) int64, result of each source row; any result for empty entries
     """
     exchanged: Tensor = _Exchange.apply(rows, there, back)  # type: ignore[no-untyped-call]
     return exchanged
 
 
 class _Exchange(Function):
-    """Autograd's own derivative adds row by row, since it cannot know that none comes twice.
+    """The derivative is an exchange too; autograd would add row by row, since rows might repeat.
 
-    Empty entries get any row, there and back: what they are multiplied by is zero.
+    Empty entries receive arbitrary rows in both directions: they are multiplied by zero.
     """
 
     @staticmethod
@@ -154,7 +154,7 @@ class _Exchange(Function):
 
 
 class _MessageFirst(Function):
-    """`message_first`, a few features at a time in the same memory; messages are recomputed for the derivative."""
+    """`message_first` in blocks of features that share buffers; messages are recomputed for the derivative."""
 
     @staticmethod
     def forward(
@@ -173,8 +173,8 @@ class _MessageFirst(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Tuple[Tensor | None, ...]:
         inputs, layout = ctx.saved_tensors, ctx.layout
-        if torch.is_grad_enabled():  # to be differentiated again
-            # by views: features come from tensors, through earlier layers, and that way is not this function's
+        if torch.is_grad_enabled():  # differentiated again
+            # of views: features depend on tensors through earlier layers, which must not enter this derivative
             sensitivity, features, weight, tensors = views = [tensor.view_as(tensor) for tensor in inputs]
             wanted = [tensor for tensor, needed in zip(views, ctx.needs_input_grad) if needed]
             environment = message_first(sensitivity, features, weight, tensors, layout)
@@ -200,18 +200,18 @@ class _MessageFirst(Function):
 
 
 def _parts(n_out: int) -> list[slice]:
-    return [slice(k, min(k + FEATURES_AT_A_TIME, n_out)) for k in range(0, n_out, FEATURES_AT_A_TIME)]
+    return [slice(k, min(k + FEATURES_PER_BLOCK, n_out)) for k in range(0, n_out, FEATURES_PER_BLOCK)]
 
 
 def _buffers(layout: Layout, like: Tensor) -> Tuple[Tensor, Tensor]:
-    shapes = [(table.n_entries, FEATURES_AT_A_TIME) for table in (layout.sent, layout.received)]
+    shapes = [(table.n_entries, FEATURES_PER_BLOCK) for table in (layout.sent, layout.received)]
     return like.new_empty(shapes[0]), like.new_empty(shapes[1])
 
 
 def _messages(
     sensitivity: Tensor, features: Tensor, weight: Tensor, layout: Layout, sent: Tensor, received: Tensor
 ) -> Tuple[Tensor, Tensor]:
-    """Return messages by receiver, and zeta."""
+    """Return messages in the order of `layout.received`, and zeta."""
     n = weight.shape[2]
     sources = torch.tensordot(features, weight, dims=1)
     messages = multiply_rows(sensitivity, sources, layout.sent.blocks, sent[:, :n])

@@ -1,8 +1,8 @@
 """Bucketed neighbour tables, and products of them.
 
 A table has one row per segment (a receiving atom, say), so that sums over segments become batched matrix products.
-With all rows as wide as the longest, half of a table would be empty where some atoms have many neighbours and others
-few; here rows of similar length are contiguous and form blocks, each as wide as its own longest row.
+If all rows were as wide as the longest, half of a table could be empty; here rows of similar length form contiguous
+blocks, each as wide as its longest row.
 """
 
 from typing import Any, Dict, List, NamedTuple, Tuple
@@ -14,11 +14,11 @@ from torch.autograd import Function
 from hiphop_train.types import ON_HOST
 
 Blocks = List[Tuple[int, int, int, int]]
-"""Of each block of a table: first row, number of rows, first entry, entries in a row."""
+"""For each block of a table: first row, number of rows, first entry, entries per row."""
 
 
 class Table(NamedTuple):
-    """Where values go in a table with one row per segment."""
+    """Positions of values in a table with one row per segment."""
 
     entry: Tensor
     """(n_values,) int64: entry of each value, all different."""
@@ -51,9 +51,9 @@ def make_table(index: Tensor, n_segments: int, entries: int = 4096, window: int 
     ----------
     index : (n_values,) int64, in [0, n_segments): segment of each value
     n_segments : number of rows
-    entries : approximate number in a block; large enough that a product takes longer than its call, small enough to
-        waste little
-    window : rows that are sorted by length among themselves; beyond that, neighbours in the given order stay near
+    entries : approximate number per block; large enough to amortise the call of a product, small enough to leave few
+        entries empty
+    window : rows are sorted by length within windows of this size, so that neighbours in the given order stay close
     """
     counts = torch.bincount(index, minlength=n_segments)
     n_values = index.shape[0]
@@ -76,16 +76,16 @@ def make_table(index: Tensor, n_segments: int, entries: int = 4096, window: int 
     # first entry of a segment's row, relative to its first value when all are sorted
     gap = row_start.index_select(0, row) - (torch.cumsum(counts, 0) - counts)
     rank = torch.arange(n_values, device=index.device)
-    if bool((index[1:] >= index[:-1]).all()):  # receivers are, and sorting is slow
+    if bool((index[1:] >= index[:-1]).all()):  # true of receivers; sorting is slow
         entry = rank + gap.index_select(0, index)
     else:
-        order = torch.argsort(index.to(torch.int32), stable=True)  # in half the time
+        order = torch.argsort(index.to(torch.int32), stable=True)  # int32 takes half the time
         entry = torch.empty_like(index).scatter(0, order, rank + gap.index_select(0, index.index_select(0, order)))
     return Table(entry, n_entries, segment, row, blocks)
 
 
 def fill(values: Tensor, table: Table, empty: float = 0.0) -> Tensor:
-    """Write values (n_values, n_columns) to their entries (n_entries, n_columns), `empty` elsewhere."""
+    """Write values (n_values, n_columns) to their entries of a table (n_entries, n_columns), `empty` elsewhere."""
     filled: Tensor = _Fill.apply(values, table.entry, table.n_entries, empty)  # type: ignore[no-untyped-call]
     return filled
 
@@ -129,7 +129,7 @@ def split_sizes(blocks: List[Tuple[int, int, int, int]]) -> Tuple[List[int], Lis
 
 
 def multiply_rows(left: Tensor, right: Tensor, blocks: Blocks, out: Tensor, add: bool = False) -> Tensor:
-    """Do as `rows_of_products` without derivatives, into a given table (n_entries, n), or adding to it."""
+    """Compute `rows_of_products` without derivatives, writing or adding to `out` (n_entries, n)."""
     k, n = right.shape[1:]
     for row, n_rows, start, width in blocks:
         entries = slice(start, start + n_rows * width)
@@ -143,7 +143,7 @@ def multiply_rows(left: Tensor, right: Tensor, blocks: Blocks, out: Tensor, add:
 
 
 def multiply_sums(left: Tensor, right: Tensor, blocks: Blocks, out: Tensor) -> Tensor:
-    """Do as `sums_of_products` without derivatives, into a given tensor (n_rows, k, n)."""
+    """Compute `sums_of_products` without derivatives, writing to `out` (n_rows, k, n)."""
     k, n = left.shape[1], right.shape[1]
     for row, n_rows, start, width in blocks:
         entries = slice(start, start + n_rows * width)
@@ -152,19 +152,19 @@ def multiply_sums(left: Tensor, right: Tensor, blocks: Blocks, out: Tensor) -> T
         if target.is_contiguous():
             torch.bmm(transposed, b, out=target)
         else:
-            target.copy_(torch.bmm(transposed, b, out=b.new_empty(target.shape)))  # autocast leaves `out` alone
+            target.copy_(torch.bmm(transposed, b, out=b.new_empty(target.shape)))  # not autocast, due to `out`
     return out
 
 
 def _sums_like(matrices: Tensor, left: Tensor, right: Tensor, blocks: Blocks) -> Tensor:
-    """Sum into the memory layout of other matrices, to which the sums will be added."""
+    """Compute sums in the memory layout of `matrices`, to whose gradient they are added."""
     if matrices.stride(2) != 1:
         return _sums_like(matrices.transpose(1, 2), right, left, blocks).transpose(1, 2)
     return sums_of_products(left, right, blocks, matrices.stride(0) < matrices.stride(1))
 
 
 class _Fill(Function):
-    """Values to their entries; the derivative takes them out again. Autograd's own copies the table once more."""
+    """Write values to their entries; the derivative gathers them. Autograd would copy the table once more."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, entry: Tensor, n_entries: int, empty: float) -> Tensor:
@@ -179,7 +179,7 @@ class _Fill(Function):
 
 
 class _Take(Function):
-    """Values from their entries; the derivative fills a table."""
+    """Gather values from their entries; the derivative fills a table."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, entry: Tensor) -> Tensor:

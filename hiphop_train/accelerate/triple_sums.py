@@ -1,6 +1,6 @@
 """Sums over triples of functions of their two pairs.
 
-Values of one kind are contiguous, one for each triple, since processors treat long rows faster than many short ones.
+Arrays have one row per function and one column per triple, since long rows are faster than many short ones.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from hiphop_train.accelerate.blocks import blocks
 from hiphop_train.graph.segments import segment_sum_of_columns
 
 Terms = Callable[[Tensor, Tensor], Tensor]
-"""From the values of the first and the second pair (n_values, n_triples) to functions (n_functions, n_triples)."""
+"""Maps the values of the first and the second pair (n_values, n_triples) to functions (n_functions, n_triples)."""
 
 Slopes = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From the same and a gradient with respect to the functions (n_functions, n_triples) to those of the two pairs."""
+"""Maps the same and the gradient of the functions (n_functions, n_triples) to the gradients of the two pairs."""
 
 TRIPLES = 8192
-"""Triples at a time, whose functions stay in a processor's cache."""
+"""Triples per block, whose functions fit in a processor's cache."""
 
 
 def sums_in_blocks(
@@ -28,27 +28,27 @@ def sums_in_blocks(
 ) -> Tensor:
     """Sum functions over the triples of each channel, in blocks of triples.
 
-    Functions are recomputed for the derivatives instead of being kept.
+    Functions are recomputed for the derivatives instead of being stored.
 
     Parameters
     ----------
-    terms : functions that depend on nothing else that is differentiated
+    terms : functions; must not depend on other differentiated tensors
     pairs : (n_values, n_pairs), the arguments of the functions
     triples : (2, n_triples) int64, the first and the second pair of each
     channel : (n_triples,) int64, in [0, n_channels)
     n_channels : number of sums
-    slopes : derivatives of the terms; without, autograd finds them
+    slopes : derivatives of the terms; None uses autograd
 
     Returns
     -------
-    sums : (n_functions, n_channels), as often differentiable as the functions
+    sums : (n_functions, n_channels), differentiable as often as the functions
     """
     sums: Tensor = _InBlocks.apply(terms, slopes or _autograd_slopes(terms), pairs, triples, channel, n_channels)  # type: ignore[no-untyped-call]
     return sums
 
 
 def plain_sums(terms: Terms, pairs: Tensor, triples: Tensor, channel: Tensor, n_channels: int) -> Tensor:
-    """Do as `sums_in_blocks`, at once and by autograd."""
+    """Compute the sums of `sums_in_blocks` in one block, by autograd."""
     values = terms(pairs.index_select(1, triples[0]), pairs.index_select(1, triples[1]))
     return segment_sum_of_columns(values, channel, n_channels)
 
@@ -81,10 +81,10 @@ class _InBlocks(Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[None, None, Tensor, None, None, None]:
         pairs, triples, channel = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again
+        if torch.is_grad_enabled():  # differentiated again
             sums = plain_sums(ctx.terms, pairs, triples, channel, grad_output.shape[1])
             return None, None, torch.autograd.grad(sums, pairs, grad_output, create_graph=True)[0], None, None, None
-        grad_output = grad_output.contiguous()  # once, instead of for each block
+        grad_output = grad_output.contiguous()  # once for all blocks
         grad_pairs = torch.zeros_like(pairs)
         for some in blocks(len(channel), TRIPLES):
             j, k = triples[:, some]

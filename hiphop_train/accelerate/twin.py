@@ -1,4 +1,4 @@
-"""What a twin declares: a module that takes the place of another, with the same parameters and the same numbers."""
+"""Declaration of twins: a twin is a module that replaces another, with the same parameters and the same numbers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,30 +12,30 @@ from hiphop_train.accelerate.precision import Precision
 from hiphop_train.types import Prepare
 
 Purpose = Literal["training", "inference", "export"]
-"""training: differentiated twice, and evaluated between epochs; inference: weights are frozen and forces are not
-differentiated; export: compiled by TorchScript."""
+"""training: forces are differentiated, except in evaluation between epochs; inference: weights are frozen and forces
+not differentiated; export: compiled by TorchScript."""
 
 Choice = Literal["auto", True, False]
 """Whether C is compiled: where possible, required, or never."""
 
 
 NOT_FOR_THIS = "for another purpose"
-"""Reason why a twin does not apply that needs no mention in a report."""
+"""Why a twin does not apply, omitted from the report."""
 
 
 @dataclass
 class Setting:
-    """What the choice of twins depends on beside the modules themselves.
+    """What the choice of twins depends on besides the modules themselves.
 
     Attributes
     ----------
     dtype : of the network
-    device : on which it runs
-    purpose : what for
+    device : on which the network runs
+    purpose : training, inference or export
     choice : whether C is compiled
     precision : of training steps
-    missing : why nothing can be compiled here; empty where it can
-    n_compiled : libraries that were not in the cache
+    missing : why nothing can be compiled here; empty if it can
+    n_compiled : number of libraries compiled, not cached
     """
 
     dtype: torch.dtype
@@ -47,9 +47,9 @@ class Setting:
     n_compiled: int = field(default=0, init=False)
 
     def why_no_kernels(self) -> str:
-        """Say why C does not serve; empty where it does."""
+        """Return why kernels in C do not apply; empty if they do."""
         if self.purpose == "export":
-            return "TorchScript cannot call it"
+            return "TorchScript cannot call C"
         if self.device.type != "cpu":
             return f"C runs on CPUs, not on {self.device.type}"
         return self.missing
@@ -69,16 +69,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Twin:
-    """A faster module in the place of a plain one.
+    """A faster replacement of a plain module.
 
     Attributes
     ----------
-    part : of a potential, for the report
-    chosen : what the twin is, for the report
+    part : name of the part of a potential, for the report
+    chosen : name of the twin, for the report
     replaces : class of the plain module
-    why_not : says why it does not apply to a module; empty where it does
-    make : builds it from the plain module, whose parameters and submodules it holds under the same names
-    prepare : makes the hook that adds what the twin needs to each graph, in the loader; None where it needs nothing
+    why_not : returns why the twin does not apply to a module; empty if it does
+    make : builds the twin from the plain module, with its parameters and submodules under the same names
+    prepare : builds the hook that adds the twin's extras to each graph, in the loader; None if it needs none
     """
 
     part: str
@@ -92,7 +92,7 @@ class Twin:
 def adopt(twin: nn.Module, plain: nn.Module) -> None:
     """Give a twin the parameters, buffers and submodules of the plain module, under the same names.
 
-    Both hold the same dictionaries: what is done to one, a move to another device for instance, is done to the other.
+    Both share the same dictionaries, so a move to another device, for instance, affects both.
     """
     twin._parameters = plain._parameters
     twin._buffers = plain._buffers

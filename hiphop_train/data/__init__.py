@@ -1,1 +1,1 @@
-"""From files to batches: readers, label checks, splits, batches."""
+"""From files to batches: readers, label checks, splits, loaders."""

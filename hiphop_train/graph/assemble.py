@@ -36,14 +36,14 @@ def make_graph(
 ) -> Graph:
     """Assemble a graph.
 
-    Differences of positions are taken in the positions' own (double) precision and rounded afterwards.
+    Differences of positions are computed in the (double) precision of the positions, then rounded.
 
     Parameters
     ----------
     species, positions, cell, pbc, system, n_systems, pair_i, pair_j, pair_shift : as in `Graph`
-    dtype : floating-point type of the network, which the pair vectors get
+    dtype : floating-point type of the network, and of the pair vectors
     theory : (n_systems,) int64, level of theory; by default the first
-    vectors : (n_pairs, 3) Angstrom, of the pairs, where they are known
+    vectors : (n_pairs, 3) Angstrom, of the pairs, if known
     n_owned : number of atoms that are not ghosts; by default all
     """
     if vectors is None:

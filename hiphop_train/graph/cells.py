@@ -1,8 +1,8 @@
 """Neighbour search in linear time, for large or periodic systems, one or a batch of them; TorchScript-safe.
 
-Periodic images close enough to matter become points of their own, so that the search itself knows no periodicity. The
-points are sorted into columns of square cross-section, and along each column by height: what can be near an atom are
-then a few runs of the sorted list, one in each column around it.
+Periodic images that may be within the cutoff become explicit points, so that the search itself is not periodic. The
+points are sorted into columns of square cross-section, and along each column by height: candidates near an atom are
+then a few runs of the sorted list, one per surrounding column.
 """
 
 from typing import List, Tuple
@@ -23,7 +23,7 @@ def complete_cells(cell: Tensor, pbc: Tensor) -> Tensor:
     """
     completed = cell.clone()
     pattern = pbc[:, 0].to(torch.int64) + 2 * pbc[:, 1].to(torch.int64) + 4 * pbc[:, 2].to(torch.int64)
-    for code in range(7):  # in which directions the systems are periodic; 7 is all
+    for code in range(7):  # bit pattern of the periodic directions; 7 is all
         chosen = torch.nonzero(pattern == code)[:, 0]
         if chosen.shape[0] > 0:
             periodic: List[int] = []
@@ -34,7 +34,7 @@ def complete_cells(cell: Tensor, pbc: Tensor) -> Tensor:
                 else:
                     is_open.append(k)
             vectors = cell[chosen][:, periodic]  # (n_chosen, n_periodic, 3)
-            # of a full basis, the vectors after the first n_periodic are orthogonal to those given
+            # in the full basis, the vectors after the first n_periodic are orthogonal to the periodic ones
             basis = torch.linalg.svd(vectors, full_matrices=True)[2]
             for position, k in enumerate(is_open):
                 completed[chosen, k] = basis[:, len(periodic) + position]
@@ -55,10 +55,10 @@ def images(
 
     Returns
     -------
-    wrap : (n_atoms, 3) int64, lattice translation from the home cell to where the atom is given
-    atom : (n_images,) int64, whose image it is; those in the home cells are among them
-    shift : (n_images, 3) int64, the image's place being positions[atom] + shift . cell
-    place : (n_images, 3) Angstrom
+    wrap : (n_atoms, 3) int64, lattice translation from the home cell to the given position of the atom
+    atom : (n_images,) int64, atom of each image; images include the atoms in their home cells
+    shift : (n_images, 3) int64, such that the image is at positions[atom] + shift . cell
+    image_positions : (n_images, 3) Angstrom
     """
     full_cell = complete_cells(cell, pbc)
     inverse = torch.linalg.inv(full_cell)
@@ -74,7 +74,7 @@ def images(
     lowest = torch.where(periodic, lowest, torch.zeros_like(lowest))
     n_images = torch.where(periodic, highest - lowest + 1, torch.ones_like(lowest))
 
-    # one direction after the other: of n images of an atom so far, each meets all translations in the next direction
+    # direction by direction: each image so far is combined with all translations in the next direction
     atom = torch.arange(positions.shape[0], device=positions.device)
     columns: List[Tensor] = []
     for k in range(3):
@@ -92,29 +92,29 @@ def images(
 def linear_pairs(
     positions: Tensor, sizes: Tensor, cell: Tensor, pbc: Tensor, cutoff: float, chunk: int = 100_000
 ) -> Pairs:
-    """Find all pairs inside of the cutoff in a batch, in time and memory linear in the number of atoms.
+    """Find all pairs within the cutoff in a batch, in time and memory linear in the number of atoms.
 
-    Cells smaller than the cutoff are right: an atom then meets several images of another, and of itself. Atoms whose
-    position is not finite have no pairs.
+    Cells may be smaller than the cutoff: an atom then has several images of another, and of itself, as neighbours.
+    Atoms with non-finite positions have no pairs.
 
     Parameters
     ----------
-    positions : (n_atoms, 3) Angstrom, system after system, inside or outside of their cells
+    positions : (n_atoms, 3) Angstrom, system after system, inside or outside their cells
     sizes : (n_systems,) int64
     cell : (n_systems, 3, 3) Angstrom, rows are lattice vectors
     pbc : (n_systems, 3) bool
     cutoff : Angstrom
-    chunk : about how many candidates are looked at together
+    chunk : approximate number of candidates processed together
 
     Returns
     -------
-    pair_i, pair_j : (n_pairs,) int64, by receiving atom
+    pair_i, pair_j : (n_pairs,) int64, sorted by receiving atom
     pair_shift : (n_pairs, 3) int64, such that the pair's vector is r_j + shift . cell - r_i
     """
     device = positions.device
     none = torch.zeros((0,), dtype=torch.int64, device=device)
     positions = positions.detach()
-    centre = torch.nonzero(torch.isfinite(positions).all(1))[:, 0]  # (n_centres,) atoms with a place
+    centre = torch.nonzero(torch.isfinite(positions).all(1))[:, 0]  # (n_centres,) atoms with finite positions
     if centre.shape[0] == 0:
         return none, none, none.reshape(0, 3)
     system = torch.repeat_interleave(torch.arange(sizes.shape[0], device=device), sizes)[centre]
@@ -148,20 +148,20 @@ def linear_pairs(
         count = n_candidates[start:stop]
         run = torch.repeat_interleave(count.flatten())
         before = torch.cumsum(count.flatten(), 0) - count.flatten()
-        slot = torch.arange(run.shape[0], device=device)
-        slot += (first[start:stop].flatten() - before).index_select(0, run)
+        candidate = torch.arange(run.shape[0], device=device)
+        candidate += (first[start:stop].flatten() - before).index_select(0, run)
         i = torch.repeat_interleave(atoms[start:stop], count.sum(1))
-        dx = x.index_select(0, slot).sub_(home_x.index_select(0, i))
-        dy = y.index_select(0, slot).sub_(home_y.index_select(0, i))
-        dz = z.index_select(0, slot).sub_(home_z.index_select(0, i))
+        dx = x.index_select(0, candidate).sub_(home_x.index_select(0, i))
+        dy = y.index_select(0, candidate).sub_(home_y.index_select(0, i))
+        dz = z.index_select(0, candidate).sub_(home_z.index_select(0, i))
         squared = dx.square_().add_(dy.square_()).add_(dz.square_())
         near = torch.nonzero(squared < cutoff * cutoff * (1.0 + 1e-9))[:, 0]
-        i, slot, squared = i.index_select(0, near), slot.index_select(0, near), squared.index_select(0, near)
-        keep = itself.index_select(0, slot) != i
-        j = owner.index_select(0, slot)
+        i, candidate, squared = i.index_select(0, near), candidate.index_select(0, near), squared.index_select(0, near)
+        keep = itself.index_select(0, candidate) != i
+        j = owner.index_select(0, candidate)
         if is_periodic:
-            pair_shift = shift.index_select(0, slot).add_(wrap.index_select(0, i))
-            # places are rounded: where that may matter, what counts is the vector that the pair will have
+            pair_shift = shift.index_select(0, candidate).add_(wrap.index_select(0, i))
+            # positions of images are rounded: near the cutoff, decide by the vector that the pair will have
             doubtful = torch.nonzero(squared > cutoff * cutoff * (1.0 - 1e-9))[:, 0]
             if doubtful.shape[0] > 0:
                 a, b = i[doubtful], j[doubtful]
@@ -181,16 +181,16 @@ def linear_pairs(
 def _columns(
     place: Tensor, owner: Tensor, home: Tensor, system: Tensor, n_systems: int, cutoff: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Number the bins of all images, and for each centre the first and last bin in each of nine columns around it.
+    """Number the bins of all images, and for each centre the first and last bin in each of the nine nearest columns.
 
     Parameters
     ----------
-    place, owner : (n_images, 3) and (n_images,) where images are, and of which centre
-    home, system : (n_centres, 3) and (n_centres,) where centres are, and in which system
+    place, owner : (n_images, 3) positions of images, and (n_images,) their centres
+    home, system : (n_centres, 3) positions of centres in their home cells, and (n_centres,) their systems
 
     Returns
     -------
-    key : (n_images,) int64, numbers of bins; along a column they follow each other
+    key : (n_images,) int64, numbers of bins, consecutive along a column
     first, last : (n_centres, 9) int64
     """
     layers = 8  # bins per cutoff along a column
@@ -200,7 +200,7 @@ def _columns(
     of_image = system[owner]
     origin = origin.scatter_reduce(0, of_image.unsqueeze(1).expand(-1, 3), place, "amin")
     extent = (place - origin[of_image]).max(0).values
-    width = torch.maximum(width, extent / 65536.0)  # the number of bins stays within 64 bits
+    width = torch.maximum(width, extent / 65536.0)  # bin numbers fit in 64 bits
     margin = torch.tensor([1, 1, layers], dtype=torch.int64, device=device)
     bins = torch.floor((place - origin[of_image]) / width).to(torch.int64) + margin
     of_home = torch.floor((home - origin[system]) / width).to(torch.int64) + margin
@@ -215,7 +215,7 @@ def _columns(
 
 
 def _chunks(n_candidates: Tensor, size: int) -> List[int]:
-    """Cut centres into runs with about `size` candidates each (or one centre): where each run ends."""
+    """Return the ends of runs of centres with about `size` candidates each (or one centre)."""
     total = torch.cumsum(n_candidates, 0)
     n_centres = total.shape[0]
     ends: List[int] = []

@@ -13,7 +13,7 @@ from hiphop_train.graph.cells import linear_pairs
 
 
 def open_pairs(positions: Tensor, sizes: Tensor, cutoff: float) -> Tuple[Tensor, Tensor]:
-    """Find all pairs inside of the cutoff in a batch of open systems by brute force, without a loop over the systems.
+    """Find all pairs within the cutoff in a batch of open systems by brute force, without a loop over the systems.
 
     Parameters
     ----------
@@ -31,32 +31,32 @@ def open_pairs(positions: Tensor, sizes: Tensor, cutoff: float) -> Tuple[Tensor,
     pair_i = torch.repeat_interleave(torch.arange(positions.shape[0], device=positions.device), partners)
     pair_j = torch.arange(pair_i.shape[0], device=positions.device) + (first_atom - first_candidate)[pair_i]
     squared = torch.zeros((pair_i.shape[0],), dtype=positions.dtype, device=positions.device)
-    for coordinate in positions.T.contiguous().unbind(0):  # faster than rows of three
+    for coordinate in positions.T.contiguous().unbind(0):  # faster than (n, 3) rows
         squared += (coordinate.index_select(0, pair_j) - coordinate.index_select(0, pair_i)).square_()
     inside = torch.nonzero((squared < cutoff * cutoff) & (pair_i != pair_j))[:, 0]
     return pair_i.index_select(0, inside), pair_j.index_select(0, inside)
 
 
 def brute_force_pays(n_atoms: int, n_candidates: int, most: int = 80) -> bool:
-    """Whether open systems are searched faster by brute force than in linear time.
+    """Whether brute force is faster than the linear search for open systems.
 
     Parameters
     ----------
     n_atoms : of all systems
     n_candidates : sum of the squares of their sizes
-    most : candidates per atom at which both ways took the same time
+    most : candidates per atom at which both take the same time
     """
     return n_candidates <= most * n_atoms
 
 
 def neighbours(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> Tuple[Tensor, Tensor, Tensor]:
-    """Find all pairs inside of the cutoff in one system, open or periodic in any direction.
+    """Find all pairs within the cutoff in one system, open or periodic in any direction.
 
-    Cells smaller than the cutoff are right: an atom then meets several images of another, and of itself.
+    Cells may be smaller than the cutoff: an atom then has several images of another, and of itself, as neighbours.
 
     Parameters
     ----------
-    positions : (n_atoms, 3) Angstrom, inside or outside of the cell
+    positions : (n_atoms, 3) Angstrom, inside or outside the cell
     cell : (3, 3) Angstrom, rows are lattice vectors
     pbc : (3,) bool
     cutoff : Angstrom
@@ -73,7 +73,7 @@ def neighbours(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float) -> T
 def batch_neighbours(
     positions: Tensor, sizes: Tensor, cell: Tensor, pbc: Tensor, cutoff: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Find all pairs inside of the cutoff in a batch, without a loop over the systems.
+    """Find all pairs within the cutoff in a batch, without a loop over the systems.
 
     Parameters
     ----------

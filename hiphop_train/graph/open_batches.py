@@ -1,4 +1,4 @@
-"""Pairs and their vectors for batches of small open systems, as the loader needs them: NumPy, in one pass."""
+"""Pairs and their vectors for batches of small open systems, for the loader: NumPy, in one pass."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 def open_pair_vectors(
     positions: NDArray[np.float64], sizes: NDArray[np.int64], cutoff: float, dtype: Any
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
-    """Find the pairs that `hiphop_train.graph.neighbours.open_pairs` finds, in the same order, with their vectors.
+    """Find the pairs of `hiphop_train.graph.neighbours.open_pairs`, in the same order, with their vectors.
 
-    Vectors are kept from the search: this takes less than half of the time of a search and a gather after it.
+    Vectors are by-products of the search: this takes less than half the time of a search followed by a gather.
 
     Parameters
     ----------
     positions : (n_atoms, 3) Angstrom, system after system
     sizes : (n_systems,) number of atoms of each system
     cutoff : Angstrom
-    dtype : NumPy's floating-point type of the vectors; differences are taken in double precision and rounded
+    dtype : NumPy's floating-point type of the vectors; differences are computed in double precision, then rounded
 
     Returns
     -------

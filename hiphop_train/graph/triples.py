@@ -9,7 +9,7 @@ from hiphop_train.types import Graph
 
 
 def pairs_of_pairs(pair_i: Tensor, n_atoms: int) -> Tuple[Tensor, Tensor]:
-    """List all unordered pairs of pairs that share their receiving atom, without a loop over atoms.
+    """List all unordered pairs of pairs with the same receiving atom, without a loop over atoms.
 
     Each pair is combined with the pairs of the same atom that precede it.
 
@@ -34,7 +34,7 @@ def pairs_of_pairs(pair_i: Tensor, n_atoms: int) -> Tuple[Tensor, Tensor]:
 
 
 def triples_within(graph: Graph, cutoff: float) -> Tensor:
-    """List the triples of which both pairs are shorter than a cutoff: (2, n_triples) int64, the two pairs of each."""
+    """List the triples whose two pairs are shorter than a cutoff: (2, n_triples) int64, the pairs of each."""
     distance = torch.linalg.norm(graph.pair_vectors, dim=1)
     near = torch.nonzero(distance < cutoff).squeeze(1)
     first, second = pairs_of_pairs(graph.pair_i.index_select(0, near), graph.species.shape[0])

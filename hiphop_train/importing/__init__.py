@@ -1,1 +1,1 @@
-"""Models that other programs trained, in this project's terms."""
+"""Import of models trained by other programs."""

@@ -1,4 +1,4 @@
-"""What every importer returns."""
+"""Result of all importers."""
 
 from typing import Any, NamedTuple
 
@@ -6,11 +6,11 @@ from torch import Tensor
 
 
 class Imported(NamedTuple):
-    """A model that another program trained, in this project's terms."""
+    """Configuration and weights of a model trained by another program."""
 
     model: dict[str, Any]
     """The model section as in conf/model/*.yaml, readout included."""
     weights: dict[str, Tensor]
-    """State dictionary of the potential: E0 in eV, scale and all."""
+    """State dictionary of the potential, including E0 in eV and the scale."""
     origin: str
-    """One line that says where it came from."""
+    """Source of the model, in one line."""

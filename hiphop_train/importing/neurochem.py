@@ -1,10 +1,11 @@
-"""NeuroChem, the program with which the published ANI networks were trained: its directories as models ``ani``.
+"""Directories of NeuroChem, the program used to train the published ANI networks, as models ``ani``.
 
-A directory holds the constants of the atomic environment vectors (``*.params``), the atoms' self energies
+A directory contains the constants of the atomic environment vectors (``*.params``), the atoms' self energies
 (``sae*.dat``) and networks: ``networks/``, or ``train0/networks/``, ``train1/networks/`` ... for an ensemble. A network
-is, for each element X, a file ``ANN-X.nnf`` of compressed text and two files of single-precision numbers per layer.
+consists, for each element X, of a file ``ANN-X.nnf`` of compressed text and two files of single-precision numbers per
+layer.
 
-All numbers but the cutoffs are taken as single precision holds them, self energies too, as torchani takes them.
+All numbers but the cutoffs are rounded to single precision, including self energies, as in torchani.
 """
 
 import bz2
@@ -22,7 +23,7 @@ from hiphop_train.importing.base import Imported
 from hiphop_train.units import HARTREE
 
 CELU, LINEAR = 9, 6
-"""NeuroChem's numbers of activation functions."""
+"""NeuroChem's codes of activation functions."""
 
 CONSTANTS = {
     "Rcr": "cutoff",
@@ -34,7 +35,7 @@ CONSTANTS = {
     "ShfA": "angular_shifts",
     "ShfZ": "angular_sections",
 }
-"""Names in NeuroChem's file of constants, and of the arguments of our model."""
+"""Name in NeuroChem's file of constants -> argument of our model."""
 
 
 class Layer(NamedTuple):
@@ -55,16 +56,16 @@ def read(path: Path) -> list[Imported]:
 
     Returns
     -------
-    imported : one model per network; its weights give Hartree, which the scale turns into eV
+    imported : one model per network; its weights are in Hartree, which the scale converts to eV
 
     Raises
     ------
     DataError
-        when a file is missing, truncated, or holds something else than NeuroChem writes, naming it
+        if a file is missing, truncated, or not in NeuroChem's format; names the file
     """
     folder = Path(path).expanduser().resolve()
     if not folder.is_dir():
-        raise DataError(f"{path} is no directory; give a NeuroChem directory with *.params, sae*.dat and networks")
+        raise DataError(f"{path} is not a directory; give a NeuroChem directory with *.params, sae*.dat and networks")
     networks = _network_folders(folder)
     elements, constants = _read_constants(_beside(networks[0], "*.params"))
     self_energies = _read_self_energies(_beside(networks[0], "sae*.dat"), elements)
@@ -84,23 +85,23 @@ def read(path: Path) -> list[Imported]:
 
 
 def _network_folders(folder: Path) -> list[Path]:
-    """Return the folders that hold ``ANN-*.nnf``, those of an ensemble by number."""
+    """Return the folders with ``ANN-*.nnf``, those of an ensemble sorted by number."""
     numbered = [(re.search(r"(\d+)$", train.name), train) for train in folder.glob("train*")]
     members = sorted((int(number[1]), train / "networks") for number, train in numbered if number)
     candidates = [folder, folder / "networks", *(member for _, member in members)]
     found = [candidate for candidate in candidates if any(candidate.glob("ANN-*.nnf"))]
     if not found:
-        raise DataError(f"{folder} holds no networks: no ANN-*.nnf in it, in networks/ or in train0/networks/ ...")
+        raise DataError(f"{folder} contains no networks: no ANN-*.nnf in it, in networks/ or in train0/networks/ ...")
     return found
 
 
 def _beside(network: Path, pattern: str) -> Path:
-    """Return the one file of a pattern in the network's folder, or up to two folders above."""
+    """Return the single file matching a pattern in the network's folder, or up to two folders above."""
     for folder in (network, *network.parents[:2]):
         found = sorted(folder.glob(pattern))
         if len(found) > 1:
             names = ", ".join(file.name for file in found)
-            raise DataError(f"{folder} holds several {pattern}: {names}; leave only the one of these networks")
+            raise DataError(f"{folder} contains several {pattern}: {names}; keep only the one of these networks")
         if found:
             return found[0]
     raise DataError(f"no {pattern} in {network} or the two folders above; it belongs to a NeuroChem directory")
@@ -126,11 +127,11 @@ def _read_constants(file: Path) -> tuple[list[str], dict[str, Any]]:
     entries = dict(re.findall(r"^\s*(\w+)\s*=\s*\[?([^\]\n]*)", "\n".join(_read_text(file)), re.MULTILINE))
     missing = [name for name in ("Atyp", *CONSTANTS) if name not in entries]
     if missing:
-        raise DataError(f"{file} does not set {', '.join(missing)}: it is truncated, or no file of ANI's constants")
+        raise DataError(f"{file} does not set {', '.join(missing)}; it is truncated, or not a file of ANI's constants")
     elements = [symbol.strip() for symbol in entries["Atyp"].split(",")]
     for symbol in elements:
         if symbol not in atomic_numbers:
-            raise DataError(f"{file}: Atyp names '{symbol}', which is no element")
+            raise DataError(f"{file}: '{symbol}' in Atyp is not an element")
     constants: dict[str, Any] = {}
     for name, argument in CONSTANTS.items():
         single = not argument.endswith("cutoff")
@@ -172,24 +173,24 @@ def _read_network(file: Path, element: str) -> list[Layer]:
         raise DataError(f"{file} is not the network of {element}: {f'it names {named[1]}' if named else 'no atom_net'}")
     sections = re.findall(r"layer\s*\[(.*?)^\s*\]", text, re.DOTALL | re.MULTILINE)
     if not sections:
-        raise DataError(f"{file} describes no layer")
+        raise DataError(f"{file} contains no layer")
     layers: list[Layer] = []
     for depth, section in enumerate(sections, start=1):
         entries = dict(re.findall(r"(\w+)=([^;]*);", section))
-        place = f"{file}, layer {depth}"
-        _check_kind(entries, LINEAR if depth == len(sections) else CELU, place)
-        n_in, n_out = _whole(entries, "blocksize", place), _whole(entries, "nodes", place)
+        where = f"{file}, layer {depth}"
+        _check_kind(entries, LINEAR if depth == len(sections) else CELU, where)
+        n_in, n_out = _integer(entries, "blocksize", where), _integer(entries, "nodes", where)
         if layers and layers[-1].bias.shape[0] != n_in:
-            raise DataError(f"{place} takes {n_in} numbers, but layer {depth - 1} gives {layers[-1].bias.shape[0]}")
-        weight = _parameters(file.parent, entries, "weights", n_out * n_in, place).reshape(n_out, n_in)
-        layers.append(Layer(weight, _parameters(file.parent, entries, "biases", n_out, place)))
+            raise DataError(f"{where} has {n_in} inputs, but layer {depth - 1} has {layers[-1].bias.shape[0]} outputs")
+        weight = _parameters(file.parent, entries, "weights", n_out * n_in, where).reshape(n_out, n_in)
+        layers.append(Layer(weight, _parameters(file.parent, entries, "biases", n_out, where)))
     if layers[-1].bias.shape[0] != 1:
-        raise DataError(f"{file} ends in {layers[-1].bias.shape[0]} numbers; expected one, the energy")
+        raise DataError(f"{file} has {layers[-1].bias.shape[0]} outputs; expected one, the energy")
     return layers
 
 
 def _decompress(file: Path) -> str:
-    """Return the text of an nnf file: a number and ``=`` stand before a bzip2 stream."""
+    """Return the text of an nnf file: a number and ``=``, followed by a bzip2 stream."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -200,48 +201,48 @@ def _decompress(file: Path) -> str:
             raise ValueError("no bzip2 stream in it")
         return bz2.decompress(content[start:]).decode("ascii")
     except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
-        raise DataError(f"{file} is truncated, damaged or no NeuroChem network: {error}") from error
+        raise DataError(f"{file} is truncated, damaged or not a NeuroChem network: {error}") from error
 
 
-def _check_kind(entries: dict[str, str], activation: int, place: str) -> None:
+def _check_kind(entries: dict[str, str], activation: int, where: str) -> None:
     """Refuse layers that are not linear layers with the expected activation."""
     for key, expected in (("activation", activation), ("type", 0), ("btchnorm", 0)):
-        if _whole(entries, key, place) != expected:
+        if _integer(entries, key, where) != expected:
             raise DataError(
-                f"{place}: {key}={entries[key]}, expected {expected}; only plain layers with CELU (activation {CELU}) "
+                f"{where}: {key}={entries[key]}, expected {expected}; only plain layers with CELU (activation {CELU}) "
                 f"and a linear last one ({LINEAR}) are supported"
             )
 
 
-def _whole(entries: dict[str, str], key: str, place: str) -> int:
+def _integer(entries: dict[str, str], key: str, where: str) -> int:
     value = entries.get(key)
     if value is None or not value.isdecimal():
-        raise DataError(f"{place}: {key} is {'not set' if value is None else repr(value)}; expected a whole number")
+        raise DataError(f"{where}: {key} is {'not set' if value is None else repr(value)}; expected an integer")
     return int(value)
 
 
-def _parameters(folder: Path, entries: dict[str, str], key: str, count: int, place: str) -> Tensor:
-    """Read the weights or biases that a layer names, as many as its shape asks for."""
+def _parameters(folder: Path, entries: dict[str, str], key: str, count: int, where: str) -> Tensor:
+    """Read the weights or biases of a layer, with the size that its shape requires."""
     found = re.fullmatch(r"FILE:([^/\\\[\]]+)\[(\d+)\]", entries.get(key, ""))
     if found is None:
-        raise DataError(f"{place}: {key} is '{entries.get(key, '')}'; expected FILE:name[count]")
+        raise DataError(f"{where}: {key} is '{entries.get(key, '')}'; expected FILE:name[count]")
     if int(found[2]) != count:
-        raise DataError(f"{place}: {key} has {found[2]} numbers, but the shape of the layer asks for {count}")
+        raise DataError(f"{where}: {key} has {found[2]} numbers, but the shape of the layer requires {count}")
     file = folder / found[1]
     if not file.is_file():
-        raise DataError(f"{file} does not exist, but {place} names it")
+        raise DataError(f"{file}, named in {where}, does not exist")
     if file.stat().st_size != 4 * count:
         raise DataError(
             f"{file} has {file.stat().st_size} bytes, but {count} single-precision numbers have {4 * count}"
         )
     values = np.fromfile(file, dtype="<f4")
     if not np.isfinite(values).all():
-        raise DataError(f"{file} holds numbers that are not finite")
+        raise DataError(f"{file} contains numbers that are not finite")
     return torch.from_numpy(values.astype(np.float32))
 
 
 def _check_inputs(folder: Path, elements: list[str], constants: dict[str, Any], layers: list[list[Layer]]) -> None:
-    """Check that networks take as many numbers as the vectors of these constants have."""
+    """Check that the networks' inputs are as long as the vectors defined by the constants."""
     n_types = len(elements)
     n_angular = len(constants["angular_shifts"]) * len(constants["angular_sections"])
     size = n_types * len(constants["radial_shifts"]) + n_types * (n_types + 1) // 2 * n_angular
@@ -249,8 +250,8 @@ def _check_inputs(folder: Path, elements: list[str], constants: dict[str, Any], 
         n_in = network[0].weight.shape[1]
         if n_in != size:
             raise DataError(
-                f"{folder / f'ANN-{element}.nnf'} takes {n_in} numbers, but the vectors of the constants beside it "
-                f"have {size}: they do not belong together"
+                f"{folder / f'ANN-{element}.nnf'} has {n_in} inputs, but the vectors defined by the constants have "
+                f"{size} entries; network and constants do not match"
             )
 
 
@@ -269,13 +270,13 @@ def _readout(elements: list[str], layers: list[list[Layer]]) -> dict[str, Any]:
 
 
 def _weights(layers: list[list[Layer]], self_energies: Tensor) -> dict[str, Tensor]:
-    """Return the state dictionary of the potential; linear layers and activations take turns in a network."""
+    """Return the state dictionary of the potential, in whose networks linear layers and activations alternate."""
     weights = {
         "e0": HARTREE * self_energies[None, :],
         "terms.0.scale": torch.tensor(HARTREE, dtype=torch.float64),
     }
     for element, network in enumerate(layers):
         for depth, layer in enumerate(network):
-            place = f"terms.0.readout.networks.{element}.{2 * depth}"
-            weights |= {f"{place}.weight": layer.weight, f"{place}.bias": layer.bias}
+            name = f"terms.0.readout.networks.{element}.{2 * depth}"
+            weights |= {f"{name}.weight": layer.weight, f"{name}.bias": layer.bias}
     return weights

@@ -1,1 +1,1 @@
-"""One file per architecture, readable as the paper's mathematics."""
+"""One file per architecture, which reads like the equations of the paper."""

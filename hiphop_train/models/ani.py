@@ -1,4 +1,4 @@
-"""ANI: atomic environment vectors of modified symmetry functions, for networks per element.
+"""ANI: atomic environment vectors of modified symmetry functions, for element-specific networks.
 
 Smith, Isayev, Roitberg, Chem. Sci. 8, 3192 (2017).
 """
@@ -27,14 +27,14 @@ Shifts = Annotated[List[NonNegativeFloat], Field(min_length=1)]
 class ANI(Representation):
     """Atomic environment vectors (AEVs).
 
-    Radial part, one channel for each species of the neighbours j (eq. 3):
+    Radial part, one channel per species of the neighbours j (eq. 3):
     G_m = 1/4 sum_j exp(-eta (r_ij - s_m)^2) f_c(r_ij).
-    Angular part, one channel for each unordered pair of species of the neighbours j and k (eq. 4):
+    Angular part, one channel per unordered pair of species of the neighbours j and k (eq. 4):
     G_mn = 2 sum_{j<k} ((1 + cos(theta_ijk - phi_n)) / 2)^zeta exp(-eta ((r_ij + r_ik) / 2 - s_m)^2)
     f_c(r_ij) f_c(r_ik).
 
-    The factor 1/4 and cos(theta) multiplied by 0.95 are not in the paper, but in all published networks; the latter
-    keeps the angle's derivative finite in straight lines.
+    The factor 1/4 and the factor 0.95 of cos(theta) are not in the paper, but in all published networks; the latter
+    keeps the derivative of the angle finite for collinear atoms.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class ANI(Representation):
             )
         if max(angular_sections) > math.pi:
             raise ConfigError(
-                f"model.angular_sections holds {max(angular_sections)}: angles lie between 0 and pi, in radians"
+                f"model.angular_sections contains {max(angular_sections)}; angles must be between 0 and pi, in radians"
             )
         n_types = len(elements)
         n_pair_types = n_types * (n_types + 1) // 2
@@ -96,7 +96,7 @@ class ANI(Representation):
             "section_sine": torch.tensor(angular_sections, dtype=torch.float64).sin(),
             "pair_channel": species_pair_index(n_types),
         }
-        for name, constant in constants.items():  # not in checkpoints, whose configuration holds them
+        for name, constant in constants.items():  # not in the state dict: they are in the configuration
             self.register_buffer(name, constant, persistent=False)
 
     def forward(self, graph: Graph) -> List[Tensor]:
@@ -121,12 +121,12 @@ class ANI(Representation):
         return 0.25 * radial * cosine_cutoff(distance, self.cutoff)[:, None]
 
     def pair_terms(self, vectors: Tensor, distance: Tensor) -> Tensor:
-        """Return what the angular part needs of each pair (5, n_pairs): unit vector, distance in Angstrom and f_c."""
+        """Return unit vector, distance in Angstrom and f_c of each pair (5, n_pairs), for the angular part."""
         cutoff = cosine_cutoff(distance, self.angular_cutoff)
         return torch.cat([vectors.t() / distance, distance[None], cutoff[None]])
 
     def triple_channel(self, pair_i: Tensor, sender: Tensor, j: Tensor, k: Tensor) -> Tensor:
-        """Return atom times number of pairs of species, plus pair of species, of each triple (n_triples,)."""
+        """Return the channel of each triple (n_triples,): atom * n_pair_types + pair of species."""
         species = sender.index_select(0, j) * self.n_types + sender.index_select(0, k)
         return pair_i.index_select(0, j) * self.n_pair_types + self.pair_channel.flatten().index_select(0, species)
 

@@ -1,4 +1,4 @@
-"""The backbone that HIP-NN, HIP-NN-TS and HIP-HOP-NN share; what differs is the interaction.
+"""The backbone shared by HIP-NN, HIP-NN-TS and HIP-HOP-NN, which differ in the interaction.
 
 Lubbers, Smith, Barros, J. Chem. Phys. 148, 241715 (2018), sections II A and II B.
 """
@@ -19,7 +19,7 @@ from hiphop_train.types import Graph
 
 
 class Neighbours(NamedTuple):
-    """The pairs of a graph as the interactions need them."""
+    """The pairs of a graph, with distances and tensors."""
 
     receiver: Tensor
     """(n_pairs,) int64, atom i."""
@@ -61,7 +61,7 @@ class HIPInteraction(nn.Module, ABC):
 
     @abstractmethod
     def scalars(self, environment: Tensor) -> Tensor:
-        """Turn environments (n_atoms, (l_max + 1)^2, n_out) into scalars (n_atoms, n_out)."""
+        """Map environments (n_atoms, (l_max + 1)^2, n_out) to scalars (n_atoms, n_out)."""
 
     def environment(self, features: Tensor, pairs: Neighbours) -> Tensor:
         """Return A_i^l (n_atoms, (l_max + 1)^2, n_out) of features (n_atoms, n_in)."""
@@ -79,7 +79,7 @@ class HIPInteraction(nn.Module, ABC):
 
 
 class HIPBackbone(Representation):
-    """One-hot species, refined by blocks of one interaction and some on-site layers; each block adds a level.
+    """One-hot species, refined by blocks of one interaction and several on-site layers; each block adds a level.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class HIPBackbone(Representation):
     n_atom_layers : on-site layers in each block
     l_max : highest rank of the tensors in the environments
     n_sensitivities : number of radial functions
-    interaction : makes the interaction of a block from the width of its input
+    interaction : builds the interaction of a block, given the width of its input
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What every model declares."""
+"""Interface of all models."""
 
 from abc import ABC, abstractmethod
 from typing import List, Optional
@@ -9,20 +9,20 @@ from hiphop_train.types import Graph
 
 
 class Representation(nn.Module, ABC):
-    """Turn a graph into invariant features of the atoms, level by level.
+    """Map a graph to invariant features of the atoms, level by level.
 
     Parameters
     ----------
     elements : the model's type names; a graph's ``species`` are indices into this list
-    cutoff : Angstrom; no pair beyond it matters
+    cutoff : Angstrom; pairs beyond it do not contribute
     feature_sizes : width of the features at each level
-    standardised_functions : for fixed descriptors, of very different magnitude, that are to be centred and scaled by
-        their statistics over the training structures before the readout: to which function each feature of the last
-        level belongs, where several are the same function of neighbours of other species; empty leaves features alone
+    standardised_functions : for fixed descriptors of very different magnitude, which are centred and scaled by their
+        statistics over the training structures before the readout: the index of the function behind each feature of
+        the last level (features of different neighbour species may share one); if empty, features are not changed
 
     Notes
     -----
-    Energies, forces, units and sums are not a model's concern: they live in the readout and in the potential.
+    Energies, forces, units and sums belong to the readout and the potential.
     """
 
     def __init__(

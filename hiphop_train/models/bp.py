@@ -1,4 +1,4 @@
-"""Behler-Parrinello: atom-centred symmetry functions, for networks per element.
+"""Behler-Parrinello: atom-centred symmetry functions, for element-specific networks.
 
 Behler, Parrinello, Phys. Rev. Lett. 98, 146401 (2007); the five forms as in Behler, J. Chem. Phys. 134, 074106 (2011).
 """
@@ -26,11 +26,11 @@ Three = Annotated[List[float], Field(min_length=3, max_length=3)]
 def check_eta(eta: float, key: str) -> None:
     """Refuse a Gaussian that grows with distance."""
     if eta < 0:
-        raise ConfigError(f"model.{key}: eta={eta} is negative, so that the function would grow with the distance")
+        raise ConfigError(f"model.{key}: eta={eta} is negative; the function would grow with the distance")
 
 
 def check_angular(eta: float, zeta: float, sign: float, key: str) -> None:
-    """Refuse values of an angular function that have no meaning, or no second derivative in straight lines."""
+    """Refuse meaningless values of an angular function, and those without a second derivative for collinear atoms."""
     check_eta(eta, key)
     if zeta < 1 or zeta != round(zeta):
         raise ConfigError(f"model.{key}: zeta={zeta}; must be 1, 2, 3 ... in [eta, zeta, lambda]")
@@ -39,12 +39,12 @@ def check_angular(eta: float, zeta: float, sign: float, key: str) -> None:
 
 
 Functions = Tuple[List[float], List[int], List[List[int]]]
-"""Values of eta that differ, those of zeta, and with each eta the rows of its functions among the powers: for each zeta
-two, lambda being 1 and -1."""
+"""Distinct values of eta and of zeta, and for each eta the rows of its functions among the powers (two rows per zeta,
+for lambda = 1 and -1)."""
 
 
 def sorted_functions(functions: List[List[float]]) -> Tuple[Functions, List[int]]:
-    """Sort functions [eta, zeta, lambda]; those with the same eta stand together.
+    """Sort functions [eta, zeta, lambda], grouped by eta.
 
     Returns
     -------
@@ -62,28 +62,28 @@ def sorted_functions(functions: List[List[float]]) -> Tuple[Functions, List[int]
 
 
 class BehlerParrinello(Representation):
-    """Atom-centred symmetry functions (JCP 134, 074106, eqs. 5 to 9), f_c being half a cosine (eq. 4).
+    """Atom-centred symmetry functions (JCP 134, 074106, eqs. 5 to 9) with the cosine cutoff f_c (eq. 4).
 
-    With one channel for each species of the neighbours j:
+    With one channel per species of the neighbours j:
     G1 = sum_j f_c(r_ij);
     G2 = sum_j exp(-eta (r_ij - r_s)^2) f_c(r_ij);
     G3 = sum_j cos(kappa r_ij) f_c(r_ij).
-    With one channel for each unordered pair of species of the neighbours j and k:
+    With one channel per unordered pair of species of the neighbours j and k:
     G4 = 2^(1 - zeta) sum_{j<k} (1 + lambda cos(theta_ijk))^zeta exp(-eta (r_ij^2 + r_ik^2 + r_jk^2))
     f_c(r_ij) f_c(r_ik) f_c(r_jk);
-    G5 = the same without r_jk.
+    G5 = the same without the factors of r_jk.
 
     Parameters
     ----------
     elements : type names
     cutoff : of all functions, Angstrom
-    g1 : whether there is G1
+    g1 : whether G1 is used
     g2 : [eta, r_s] of each G2, 1/Angstrom^2 and Angstrom
     g3 : kappa of each G3, 1/Angstrom
     g4 : [eta, zeta, lambda] of each G4, eta in 1/Angstrom^2, zeta an integer, lambda 1 or -1
     g5 : the same of each G5
-    standardise : whether the functions are centred and scaled by their statistics over the training structures; their
-        sizes are so different that networks hardly train without
+    standardise : whether the functions are centred and scaled by their statistics over the training structures; without
+        it, networks hardly train, since magnitudes differ so much
     """
 
     eta2: Tensor
@@ -112,7 +112,7 @@ class BehlerParrinello(Representation):
                 check_angular(eta, zeta, sign, key)
         n_radial, n_angular = int(g1) + len(g2) + len(g3), len(g4) + len(g5)
         if n_radial + n_angular == 0:
-            raise ConfigError("model.g1 is false and model.g2 to model.g5 are empty: no symmetry function is left")
+            raise ConfigError("model.g1 is false and model.g2 to model.g5 are empty; give at least one function")
         n_types = len(elements)
         n_pair_types = n_types * (n_types + 1) // 2
         functions = functions_of_features(n_types, n_radial, n_angular)
@@ -129,9 +129,9 @@ class BehlerParrinello(Representation):
             "eta2": [eta for eta, _ in g2],
             "kappa3": g3,
         }
-        for name, values in constants.items():  # not in checkpoints, whose configuration holds them
+        for name, values in constants.items():  # not in the state dict: they are in the configuration
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64), persistent=False)
-        order = torch.tensor([*order4, *(len(g4) + place for place in order5)], dtype=torch.int64)
+        order = torch.tensor([*order4, *(len(g4) + index for index in order5)], dtype=torch.int64)
         self.register_buffer("angular_order", order, persistent=False)
         self.register_buffer("pair_channel", species_pair_index(n_types), persistent=False)
 
@@ -155,12 +155,12 @@ class BehlerParrinello(Representation):
         return [torch.cat([radial, angular], dim=1)]
 
     def pair_terms(self, vectors: Tensor, distance: Tensor) -> Tensor:
-        """Return what the angular functions need of each pair (6, n_pairs): vector in Angstrom, 1/r, r^2 and f_c."""
+        """Return vector in Angstrom, 1/r, r^2 and f_c of each pair (6, n_pairs), for the angular functions."""
         scalars = torch.stack([1.0 / distance, distance.square(), cosine_cutoff(distance, self.cutoff)])
         return torch.cat([vectors.t(), scalars])
 
     def triple_channel(self, pair_i: Tensor, sender: Tensor, j: Tensor, k: Tensor) -> Tensor:
-        """Return atom times number of pairs of species, plus pair of species, of each triple (n_triples,)."""
+        """Return the channel of each triple (n_triples,): atom * n_pair_types + pair of species."""
         return pair_i[j] * self.n_pair_types + self.pair_channel[sender[j], sender[k]]
 
     def radial(self, distance: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class BehlerParrinello(Representation):
 
         Returns
         -------
-        terms : (n_angular, n_triples), of each key the functions with the same eta together
+        terms : (n_angular, n_triples), G4 then G5, each in the order of `sorted_functions`
         """
         cosine = (pair_j[:3] * pair_k[:3]).sum(0) * (pair_j[3] * pair_k[3])  # (n_triples,)
         squares = pair_j[4] + pair_k[4]
@@ -188,7 +188,7 @@ class BehlerParrinello(Representation):
         terms: List[Tensor] = []
         if self.has_g4:
             third_square = (pair_k[:3] - pair_j[:3]).square().sum(0)
-            third = torch.sqrt(third_square.clamp(min=1e-30))  # a slope also where two neighbours meet
+            third = torch.sqrt(third_square.clamp(min=1e-30))  # finite slope where two neighbours coincide
             all_three = cutoff * cosine_cutoff(third, self.cutoff)
             terms.append(products(self.angular4, bases, squares + third_square, all_three))
         if self.has_g5:
@@ -214,7 +214,7 @@ def products(functions: Functions, bases: Tensor, squares: Tensor, cutoff: Tenso
     powers = torch.cat([integer_power(bases, zeta) for zeta in zetas])
     everything = list(range(powers.shape[0]))
     terms: List[Tensor] = []
-    for eta, some in zip(etas, rows):
-        angle = powers if some == everything else torch.stack([powers[row] for row in some])
+    for eta, chosen in zip(etas, rows):
+        angle = powers if chosen == everything else torch.stack([powers[row] for row in chosen])
         terms.append(angle * (gaussian(eta * squares) * cutoff))
     return torch.cat(terms)

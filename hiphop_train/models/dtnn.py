@@ -19,12 +19,12 @@ from hiphop_train.types import Graph
 
 
 class DTNN(Representation):
-    """Coefficients of the atoms, corrected by their neighbours through one factorised tensor layer in several passes.
+    """Coefficients of the atoms, refined by their neighbours through one factorised tensor layer in several passes.
 
     v_ij = tanh(W_fc ((W_cf c_j + b_1) o (W_df g(r_ij) + b_2)));  c_i^(t+1) = c_i^t + sum_j f_c(r_ij) v_ij
 
     All passes share their weights. The paper sums over all atoms of a molecule; the cutoff function f_c, which tends to
-    1 for a large cutoff, makes the sum finite in crystals and smooth.
+    1 for a large cutoff, makes the sum smooth, and finite in crystals.
 
     Parameters
     ----------
@@ -33,12 +33,12 @@ class DTNN(Representation):
     n_features : coefficients of an atom
     n_factors : width of the factorisation
     n_interactions : passes; each adds a level
-    n_gaussians : Gaussians g in which distances are expanded, as wide as they are apart
+    n_gaussians : Gaussians g in which distances are expanded, with the spacing as width
     gaussian_min, gaussian_max : centres of the first and the last Gaussian, Angstrom
 
     Notes
     -----
-    Weights start as in the paper: coefficients of variance n_features^(-1/2), Glorot's uniform weights, biases zero.
+    Initialisation as in the paper: coefficients of variance n_features^(-1/2), Glorot's uniform weights, zero biases.
     """
 
     def __init__(

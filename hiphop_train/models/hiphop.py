@@ -20,7 +20,7 @@ class GroupNorm(nn.Module):
 
     Parameters
     ----------
-    n_invariants, n_features : shape of what is normalised
+    n_invariants, n_features : numbers of invariants and of features
     """
 
     def __init__(self, n_invariants: int, n_features: int) -> None:
@@ -51,11 +51,11 @@ class Interaction(HIPInteraction):
         self.invariants = invariants
         self.norm = GroupNorm(n_invariants, n_out) if group_norm else nn.Identity()
         self.mixing = nn.Parameter(torch.empty(n_invariants, n_out, n_out))  # M
-        self._modules["residual"] = self._modules.pop("residual")  # behind the norm: optimizers count in this order
+        self._modules["residual"] = self._modules.pop("residual")  # after the norm: optimizer states use this order
         nn.init.normal_(self.mixing, std=(2.0 / (n_out * (n_invariants + n_out))) ** 0.5)
 
     def scalars(self, environment: Tensor) -> Tensor:
-        """Return M norm(invariants(A)) (n_atoms, n_out) of (n_atoms, (l_max + 1)^2, n_out)."""
+        """Return M norm(invariants(A)) (n_atoms, n_out) of A (n_atoms, (l_max + 1)^2, n_out)."""
         return self.normalised_invariants(environment).flatten(1) @ self.mixing.flatten(0, 1)
 
     def normalised_invariants(self, environment: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class HIPHOP(HIPBackbone):
     l_max : highest rank of the Cartesian tensors
     n_max : highest order of the invariant polynomials; an atom sees up to n_max + 1 bodies at once
     invariants : "published", up to l_max 3 and n_max 4, or "flexible", from a search for any order, also complete where
-        tensors vanish; the limits of l_max and n_max are those of what the search was tried on, and of patience
+        tensors vanish; the search is tested, and fast enough, up to the limits of l_max and n_max
     group_norm : whether each invariant is normalised over an atom's features
     """
 

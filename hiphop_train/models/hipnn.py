@@ -16,7 +16,7 @@ class Interaction(HIPInteraction):
     """Radial convolution, a_i = sum_j sum_nu s_nu(r_ij) V_nu z_j + W z_i + b (eq. 5)."""
 
     def scalars(self, environment: Tensor) -> Tensor:
-        """Return A^0 (n_atoms, n_out) of (n_atoms, 1, n_out)."""
+        """Return A^0 (n_atoms, n_out) of A (n_atoms, 1, n_out)."""
         return environment.squeeze(1)
 
 

@@ -14,7 +14,7 @@ from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
 
 
 class Interaction(HIPInteraction):
-    """Scalar, vector and quadrupole environments, of which the latter two enter by their norms.
+    """Scalar, vector and quadrupole environments; the latter two enter through their norms.
 
     a_i = A_i^0 + sum_(l >= 1) t_l |A_i^l| + W z_i + b
 
@@ -22,22 +22,22 @@ class Interaction(HIPInteraction):
     ----------
     n_in, n_out, sensitivity : see `HIPInteraction`
     l_max : highest rank of the tensors, 1 or 2
-    cusp : added under the root of the norms, whose slope is infinite at zero
+    cusp : added under the root of the norms, whose slope would diverge at zero
     """
 
     def __init__(self, n_in: int, n_out: int, sensitivity: InverseGaussianSensitivity, l_max: int, cusp: float) -> None:
-        norm_scale = torch.randn(l_max, n_out)  # first, so that a seed gives the same weights as ever
+        norm_scale = torch.randn(l_max, n_out)  # drawn first, to keep the weights of a given seed
         super().__init__(n_in, n_out, sensitivity)
         self.l_max = l_max
         self.cusp = cusp
         self.norm_scale = nn.Parameter(norm_scale)  # t
 
     def scalars(self, environment: Tensor) -> Tensor:
-        """Return A^0 + t_1 |A^1| + t_2 |A^2| (n_atoms, n_out) of (n_atoms, (l_max + 1)^2, n_out)."""
+        """Return A^0 + t_1 |A^1| + t_2 |A^2| (n_atoms, n_out) of A (n_atoms, (l_max + 1)^2, n_out)."""
         vector = environment[:, 1:4].square().sum(1)
         scalars = environment[:, 0] + self.norm_scale[0] * torch.sqrt(vector + self.cusp)
         if self.l_max == 2:
-            free = environment[:, 4:9]  # xx xy xz yy yz; zz = -xx - yy, so that |Q|^2 is
+            free = environment[:, 4:9]  # xx xy xz yy yz; zz = -xx - yy, so |Q|^2 is
             quadrupole = 2.0 * (free.square().sum(1) + free[:, 0] * free[:, 3])
             scalars = scalars + self.norm_scale[1] * torch.sqrt(quadrupole + self.cusp)
         return scalars

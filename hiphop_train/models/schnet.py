@@ -22,8 +22,8 @@ from hiphop_train.types import Graph
 class Interaction(nn.Module):
     """Continuous-filter convolution between atomwise layers, x_i + U s(V sum_j (A x_j) o W(r_ij) + a) + b.
 
-    s is the shifted softplus. The filters W(r) = f_c(r) (D s(C g(r) + c) + d) are made from the expanded distance by a
-    network (arXiv 1706.08566, eq. 2 and fig. 2).
+    s is the shifted softplus. A network generates the filters W(r) = f_c(r) (D s(C g(r) + c) + d) from the expanded
+    distance (arXiv 1706.08566, eq. 2 and fig. 2).
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Interaction(nn.Module):
 
     Notes
     -----
-    Where the two papers differ, this is the later one's form, and schnetpack's: A has no bias, and no activation
+    Where the two papers differ, this follows the later one, as schnetpack does: A has no bias, and no activation
     follows the second layer of the filter network.
     """
 
@@ -81,7 +81,7 @@ class SchNet(Representation):
     elements : type names
     cutoff : Angstrom
     n_features : width of the features of all levels and of the filters
-    n_interactions : interaction blocks, each with weights of its own; each adds a level
+    n_interactions : interaction blocks, each with its own weights; each adds a level
     n_gaussians : Gaussians in which distances are expanded, centred from 0 to the cutoff
     """
 

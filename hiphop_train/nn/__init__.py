@@ -1,1 +1,1 @@
-"""Blocks that several models share."""
+"""Building blocks shared by the models."""

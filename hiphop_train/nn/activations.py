@@ -1,4 +1,4 @@
-"""Activation functions that torch does not have, or not as exact."""
+"""Activation functions that torch lacks, or evaluates less accurately."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 
 
 class ShiftedSoftplus(nn.Module):
-    """ln(e^x / 2 + 1 / 2), softplus moved down so that it is 0 at 0 (arXiv 1706.08566, section 4.1)."""
+    """ln(e^x / 2 + 1 / 2), softplus shifted to be 0 at 0 (arXiv 1706.08566, section 4.1)."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Apply to each number."""
@@ -18,11 +18,11 @@ class ShiftedSoftplus(nn.Module):
 class CELU(nn.Module):
     """Continuously differentiable exponential linear unit, max(x, 0) + alpha (exp(min(x, 0) / alpha) - 1).
 
-    Barron, arXiv 1704.07483. The derivative of torch's own is of single precision also where the network is not.
+    Barron, arXiv 1704.07483. torch's own has derivatives of single precision even in float64.
 
     Parameters
     ----------
-    alpha : where the exponential levels off
+    alpha : minus the limit at large negative x
     """
 
     def __init__(self, alpha: float) -> None:

@@ -1,4 +1,4 @@
-"""Channels of symmetry functions: one for each species of a neighbour, or unordered pair of species of two."""
+"""Channels of symmetry functions: one per species of a neighbour, or per unordered pair of species of two."""
 
 from typing import List
 
@@ -25,12 +25,12 @@ def species_pair_index(n_types: int) -> Tensor:
 
 
 def functions_of_features(n_types: int, n_radial: int, n_angular: int) -> List[int]:
-    """Number the function to which each feature belongs, where channels stand one after the other.
+    """Return the index of the function behind each feature, for features ordered by channel.
 
     Parameters
     ----------
     n_types : number of species
-    n_radial, n_angular : functions in each channel of one species, which stand first, and of a pair of species
+    n_radial, n_angular : functions per channel of one species (first), and of a pair of species
 
     Returns
     -------

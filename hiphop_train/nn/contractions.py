@@ -1,9 +1,9 @@
 """Contractions of symmetric traceless tensors, as multigraphs.
 
-A vertex of rank l is the tensor of rank l, a bond between two vertices is one index that is summed over both. A
-contraction is written as a product, ``v_i v_j q_ij``; the tensors of rank 0, 1, 2 ... are called s, v, q, t, h, u.
-Since the tensors are symmetric only the number of bonds between each two vertices matters, and since they are traceless
-none connects a vertex with itself.
+A vertex of rank l is the tensor of rank l; a bond between two vertices is an index summed over both. A contraction is
+written as a product, ``v_i v_j q_ij``; the tensors of rank 0, 1, 2 ... are called s, v, q, t, h, u. Since the tensors
+are symmetric, only the number of bonds between two vertices matters; since they are traceless, no bond connects a
+vertex to itself.
 """
 
 import string
@@ -17,7 +17,7 @@ NAMES = "svqthu"
 
 
 class Contraction(NamedTuple):
-    """Product of tensors with indices summed in pairs; other indices are free. To be compared, it must be `canonical`.
+    """Product of tensors with indices summed in pairs; other indices are free. Compare only `canonical` ones.
 
     Attributes
     ----------
@@ -37,13 +37,13 @@ class Contraction(NamedTuple):
         return left
 
     def part(self, vertices: tuple[int, ...]) -> "Contraction":
-        """Product of some of the vertices; what bound them to the others becomes free. Not canonical."""
-        place = bond_index(len(self.ranks))
-        bonds = tuple(self.bonds[place[pair]] for pair in combinations(vertices, 2))
+        """Product of a subset of the vertices; bonds to the others become free indices. Not canonical."""
+        index = bond_index(len(self.ranks))
+        bonds = tuple(self.bonds[index[pair]] for pair in combinations(vertices, 2))
         return Contraction(tuple(self.ranks[vertex] for vertex in vertices), bonds)
 
     def is_connected(self) -> bool:
-        """Whether it is not a product of two others."""
+        """Whether the graph is connected, so that the contraction is not a product of two others."""
         reached = {0}
         for _ in self.ranks:
             for pair, count in zip(pairs(len(self.ranks)), self.bonds, strict=True):
@@ -62,7 +62,7 @@ class Contraction(NamedTuple):
         return found
 
     def equation(self) -> str:
-        """Write a contraction without free indices for `torch.einsum`, further axes being kept."""
+        """Write a contraction without free indices for `torch.einsum`, elementwise over further axes."""
         return ",".join(f"{index}..." for index in self.indices()) + "->..."
 
     def __str__(self) -> str:
@@ -81,7 +81,7 @@ def pairs(n_vertices: int) -> list[tuple[int, int]]:
 
 @cache
 def bond_index(n_vertices: int) -> dict[tuple[int, int], int]:
-    """Index of the bonds of a pair, by the pair in either order."""
+    """Map from a pair of vertices, in either order, to its index in `pairs`."""
     return {pair: k for k, (a, b) in enumerate(pairs(n_vertices)) for pair in ((a, b), (b, a))}
 
 
@@ -93,18 +93,18 @@ def ascending_orders(ranks: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def canonical(contraction: Contraction) -> Contraction:
-    """Return the same for all contractions that differ in the order of their factors only."""
+    """Return one representative of the contractions that differ in the order of their factors only."""
     return max(contraction.part(order) for order in ascending_orders(contraction.ranks))
 
 
 @cache
 def n_symmetries(contraction: Contraction) -> int:
-    """Number of permutations of the vertices that change nothing."""
+    """Number of permutations of the vertices that leave the contraction unchanged."""
     return sum(contraction.part(order) == contraction for order in ascending_orders(contraction.ranks))
 
 
 def parse(product: str) -> Contraction:
-    """Read what ``str`` writes, factors and names of the indices in any order."""
+    """Parse the format of ``str``; factors and names of the indices may be in any order."""
     factors = [factor.partition("_") for factor in product.split()]
     ranks = tuple(NAMES.index(name) for name, _, _ in factors)
     bonds = tuple(sum(factors[a][2].count(letter) for letter in factors[b][2]) for a, b in pairs(len(factors)))
@@ -121,8 +121,8 @@ def connected_contractions(l_max: int, n_max: int) -> list[Contraction]:
 
     Returns
     -------
-    contractions : canonical; fewer vertices first, then fewer bonds, then those that have most multiple bonds, since
-        these are the cheapest to evaluate
+    contractions : canonical; sorted by number of vertices, then of bonds, then most multiple bonds first, which are
+        the cheapest to evaluate
     """
     found = [Contraction((0,), ())]
     seen: set[Contraction] = set()
@@ -153,7 +153,7 @@ def _bonds(free: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 
 def _shares(total: int, limits: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """All ways to share a total among places with limits."""
+    """All ways to distribute a total over entries with upper limits."""
     if not limits:
         if total == 0:
             yield ()

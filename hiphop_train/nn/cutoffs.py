@@ -1,4 +1,4 @@
-"""Cutoff functions that several models use."""
+"""Cutoff functions shared by the models."""
 
 import math
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
-    """Fall from 1 to 0 with vanishing slope: (1 + cos(pi r / r_c)) / 2 = cos^2(pi r / 2 r_c), zero beyond the cutoff.
+    """Return (1 + cos(pi r / r_c)) / 2 = cos^2(pi r / 2 r_c), zero beyond the cutoff, which it meets with zero slope.
 
-    Behler, J. Chem. Phys. 134, 074106 (2011), eq. 4; J. Chem. Phys. 148, 241715 (2018), eq. 8. The square keeps the
-    digits that the sum loses near the cutoff.
+    Behler, J. Chem. Phys. 134, 074106 (2011), eq. 4; J. Chem. Phys. 148, 241715 (2018), eq. 8. The square avoids the
+    cancellation of the sum near the cutoff.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Gaussians, alone and as a grid over which distances are spread."""
+"""Gaussians, and the expansion of distances in a grid of them."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch.nn.functional import threshold
 def without_denormals(values: Tensor) -> Tensor:
     """Set values up to 1e-20 to zero.
 
-    In float32, products with still smaller ones are denormal numbers, on which CPUs are slow: SchNet's steps took four
+    In float32, products with smaller values are denormal numbers, on which CPUs are slow: SchNet's steps took four
     times as long, HIP-NN's a third longer.
     """
     return threshold(values, 1e-20, 0.0)
@@ -20,7 +20,7 @@ def gaussian(square: Tensor) -> Tensor:
 
 
 def gaussian_expansion(distance: Tensor, first: float, last: float, n_gaussians: int) -> Tensor:
-    """Expand distances in Gaussians at even centres, as wide as they are apart.
+    """Expand distances in Gaussians at evenly spaced centres, with the spacing as width.
 
     g_k(r) = exp(-(r - mu_k)^2 / (2 sigma^2)), sigma = mu_(k+1) - mu_k (Nat. Commun. 8, 13890, Methods)
 

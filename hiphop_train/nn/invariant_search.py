@@ -1,17 +1,17 @@
-"""Search for small sets of invariants that stay complete where tensors vanish.
+"""Search for minimal sets of invariants that remain complete where tensors vanish.
 
-The invariants are the connected contractions of `nn.contractions` up to a number of tensors. Their independence is that
-of their gradients at a generic point, and the number of independent ones the rank of the Jacobian with respect to all
-(l_max + 1)^2 free components. A set is complete when its rank is the number of components less that of the rotations
-which change them. Where local symmetry makes a tensor vanish, all contractions with it vanish too. A set is flexible
-when it then has the rank of all that are left, with respect to the components that are left (Langbein and Hagen, "A
-generalization of moment invariants on 2D vector fields to tensor fields of arbitrary order and dimension", 2009; arXiv
-2503.21939, 2503.23515).
+The invariants are the connected contractions of `nn.contractions` up to a number of tensors. They are independent if
+their gradients at a generic point are, so the number of independent ones is the rank of the Jacobian with respect to
+all (l_max + 1)^2 free components. A set is complete if its rank is the number of components minus the number of
+rotations that change them. Where local symmetry makes a tensor vanish, all contractions with it vanish too. A set is
+flexible if its remaining members then have the rank of all remaining invariants, with respect to the remaining
+components (Langbein and Hagen, "A generalization of moment invariants on 2D vector fields to tensor fields of arbitrary
+order and dimension", 2009; arXiv 2503.21939, 2503.23515).
 
-Which invariants are left depends on the tensors in them alone, so that flexible sets are found from below: for every
-set of tensors, smaller ones first, add invariants of exactly these until the rank is that of all. The invariants
-of fewer tensors were chosen before and span what all of them span, so that the number to be added is the same whatever
-was chosen: no flexible set is smaller than what comes out.
+Which invariants remain depends only on the tensors in them, so flexible sets are built bottom-up: for every set of
+tensors, smaller sets first, add invariants of exactly these tensors until the rank is that of all. The invariants
+chosen for smaller sets of tensors already have the same span as all of those, so the number to add does not depend on
+the choice: the result is a flexible set of minimal size.
 """
 
 from collections.abc import Callable
@@ -24,37 +24,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiphop_train.nn.contractions import Contraction, connected_contractions
-from hiphop_train.nn.tensors import place
+from hiphop_train.nn.tensors import component_index
 
 Array = NDArray[np.float64]
 
 INDEPENDENT = 1e-8
-"""Smallest part of a unit gradient outside of the others' span for it to be independent. Up to five tensors of rank up
-to 5 and at a dozen points all parts were above 1e-5 or below 1e-11."""
+"""Smallest component of a unit gradient outside the span of the others for it to be independent. For up to five tensors
+of rank up to 5, at a dozen points, all components were above 1e-5 or below 1e-11."""
 
 
 class Rank(NamedTuple):
-    """Independent invariants where only some tensors do not vanish."""
+    """Number of independent invariants for a subset of nonvanishing tensors."""
 
     present: frozenset[int]
     """Ranks of the tensors that do not vanish, without rank 0, which never does."""
     chosen: int
     """Rank of the chosen invariants."""
     reached: int
-    """Rank of all invariants with that many tensors."""
+    """Rank of all invariants up to the same number of tensors."""
     dimension: int
-    """Of what rotations leave: the most that any invariants reach."""
+    """Upper bound on the rank: the number of components minus that of rotations."""
 
 
 @cache
 def expansion(rank: int) -> Array:
-    """Matrix from the free components of a symmetric traceless tensor to all: (3^rank, 2 rank + 1)."""
+    """Matrix from the free to all components of a symmetric traceless tensor: (3^rank, 2 rank + 1)."""
     rows = []
     for index in product(range(3), repeat=rank):
         row = np.zeros(2 * rank + 1)
         n_x, n_z = index.count(0), index.count(2)
-        for k in range(n_z // 2 + 1):  # each two z are minus two x minus two y
-            row[place(rank, n_x + 2 * k, n_z % 2) - rank * rank] = (-1) ** (n_z // 2) * comb(n_z // 2, k)
+        for k in range(n_z // 2 + 1):  # each pair of z is -xx - yy
+            row[component_index(rank, n_x + 2 * k, n_z % 2) - rank * rank] = (-1) ** (n_z // 2) * comb(n_z // 2, k)
         rows.append(row)
     return np.array(rows)
 
@@ -62,14 +62,14 @@ def expansion(rank: int) -> Array:
 def gradients(
     contractions: list[Contraction], l_max: int, seed: int = 0, advance: Callable[[int], None] = lambda _: None
 ) -> Array:
-    """Gradients of contractions at a random point, each of length one.
+    """Normalised gradients of contractions at a random point.
 
     Parameters
     ----------
     contractions : without free indices
     l_max : highest rank
     seed : of the point
-    advance : is told of each contraction that is done
+    advance : progress callback, called with 1 after each contraction
 
     Returns
     -------
@@ -94,15 +94,15 @@ def gradients(
 
 
 class Span:
-    """What some gradients span, by an orthonormal basis that grows."""
+    """Span of gradients, as an orthonormal basis that grows."""
 
     def __init__(self, size: int) -> None:
         self.basis = np.zeros((0, size))
         self.doubt = 0.0
-        """How near the least clear decision came to the bound, as the ratio of the smaller of the two to the larger."""
+        """Ratio of the least clear component to the threshold, or its inverse; the smaller of the two."""
 
     def add(self, row: Array) -> bool:
-        """Add a row of length one; returns whether it is independent."""
+        """Add a row of length one; return whether it is independent."""
         for _ in range(2):
             row = row - self.basis.T @ (self.basis @ row)
         size = float(np.linalg.norm(row))
@@ -115,7 +115,7 @@ class Span:
 
 @cache
 def flexible_invariants(l_max: int, n_max: int) -> list[Contraction]:
-    """Smallest set that has the rank of all invariants whichever tensors vanish, simple invariants preferred.
+    """Smallest set that has the rank of all invariants whichever tensors vanish, with simple invariants preferred.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def choose(everything: list[Contraction], rows: Array) -> tuple[list[Contraction
     Returns
     -------
     chosen : in the order of `everything`
-    doubt : see `Span`; small when all decisions were clear
+    doubt : see `Span`; small if all decisions were clear
     """
     present = [frozenset(contraction.ranks) - {0} for contraction in everything]
     chosen: list[int] = []
@@ -154,12 +154,12 @@ def choose(everything: list[Contraction], rows: Array) -> tuple[list[Contraction
 
 
 def ranks(chosen: list[Contraction], everything: list[Contraction], rows: Array, l_max: int) -> list[Rank]:
-    """Rank of a set beside that of all, for every set of tensors that do not vanish.
+    """Compare the rank of a set of invariants with that of all, for every set of nonvanishing tensors.
 
     Parameters
     ----------
-    chosen : a set
-    everything : all invariants, among them the chosen ones
+    chosen : the set
+    everything : all invariants, including the chosen ones
     rows : gradients of all
     l_max : highest rank of a tensor
     """
@@ -174,7 +174,7 @@ def ranks(chosen: list[Contraction], everything: list[Contraction], rows: Array,
 
 
 def dimension(present: frozenset[int]) -> int:
-    """Number of components of s and of the tensors present, less the rotations that change them."""
+    """Number of components of s and of the tensors present, minus the number of rotations that change them."""
     changing_rotations = 0 if not present else 2 if present == {1} else 3
     return 1 + sum(2 * rank + 1 for rank in present) - changing_rotations
 

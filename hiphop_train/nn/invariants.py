@@ -1,4 +1,4 @@
-"""The invariants of HIP-HOP-NN: which contractions of an atom's tensors its features are made of, and their values."""
+"""The invariants of HIP-HOP-NN: the set of contractions of an atom's tensors, and their evaluation."""
 
 from functools import cache
 from typing import List, Literal
@@ -33,33 +33,33 @@ PUBLISHED = (
 
 @cache
 def invariant_contractions(invariants: InvariantSet, l_max: int, n_max: int) -> List[Contraction]:
-    """Return the invariants of a set in the order in which a model's weights know them.
+    """Return the invariants of a set in the order of a model's weights.
 
     Parameters
     ----------
-    invariants : "published", those of the paper, or "flexible", the smallest set that stays as complete as n_max
-        tensors allow whichever tensors vanish (see `nn.invariant_search`)
+    invariants : "published", those of the paper, or "flexible", the smallest set that has the rank of all products of
+        up to n_max tensors whichever tensors vanish (see `nn.invariant_search`)
     l_max : highest rank of the tensors
     n_max : highest number of tensors in a product
 
     Raises
     ------
     ConfigError
-        where nothing is published
+        if l_max or n_max exceeds the published set
     """
     if invariants == "flexible":
         return flexible_invariants(l_max, n_max)
     if l_max > 3 or n_max > 4:
         raise ConfigError(
             f"model.l_max={l_max}, model.n_max={n_max}: the published invariants end at l_max=3, n_max=4; "
-            "lower them, or take those of the search: model.invariants=flexible"
+            "lower them, or use model.invariants=flexible"
         )
     published = [parse(product) for product in PUBLISHED]
     return [product for product in published if len(product.ranks) <= n_max and max(product.ranks) <= l_max]
 
 
 class Invariants(nn.Module):
-    """Evaluate the invariants of a set; nothing is learned.
+    """Evaluate the invariants of a set; no parameters.
 
     Parameters
     ----------

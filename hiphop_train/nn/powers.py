@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def integer_power(base: Tensor, exponent: int) -> Tensor:
-    """Raise to a power by repeated squaring, in a fraction of the time of ``torch.pow`` and of its derivatives.
+    """Raise to a power by repeated squaring, which is much faster than ``torch.pow`` and its derivatives.
 
     Parameters
     ----------

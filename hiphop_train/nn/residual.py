@@ -11,7 +11,7 @@ class Residual(nn.Module):
 
     Parameters
     ----------
-    n_in, n_middle, n_out : width of the layer's input, of what it computed, and of the output
+    n_in, n_middle, n_out : widths of the layer's input, of its preactivation, and of the output
     """
 
     def __init__(self, n_in: int, n_middle: int, n_out: int) -> None:
@@ -25,13 +25,13 @@ class Residual(nn.Module):
         Parameters
         ----------
         middle : (n_atoms, n_middle), before the activation
-        features : (n_atoms, n_in), what the layer started from
+        features : (n_atoms, n_in), input of the layer
 
         Returns
         -------
         features : (n_atoms, n_out)
         """
-        # under autocast layers answer in bfloat16; what is carried on from layer to layer stays what it was
+        # under autocast layers return bfloat16; the residual stream keeps its dtype
         residual: Tensor = self.update(softplus(middle)).to(features.dtype) + self.adjust(features)
         return residual
 

@@ -1,4 +1,4 @@
-"""Centring and scaling of features by what they were in the training structures; TorchScript-safe."""
+"""Centring and scaling of features by their statistics over the training structures; TorchScript-safe."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ class Standardisation(nn.Module):
     """Centre and scale the features of an atom by its species: (feature - centre) * factor.
 
     Both are statistics of the training structures, not parameters: they are fitted once, before the first step (see
-    `hiphop_train.training.standardisation`), and saved with the weights. Before that nothing is changed.
+    `hiphop_train.training.standardisation`), and saved with the weights. Until then they are the identity.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def place(rank: int, n_x: int, n_z: int) -> int:
+def component_index(rank: int, n_x: int, n_z: int) -> int:
     """Index of a free component among those of all ranks, by its number of indices x and z (0 or 1)."""
     return rank * rank if n_x == rank else rank * rank + 2 * (rank - n_x) - 1 + n_z
 
@@ -55,7 +55,7 @@ def irreducible_tensors(unit: Tensor, l_max: int) -> Tensor:
 def next_tensor(lower: Tensor, unit: Tensor, rank: int) -> Tensor:
     """Raise the rank by one: T^l is the symmetric traceless part of u T^(l-1).
 
-    T^l = S(u T^(l-1)) - (l-1)/(2l-1) S(1 (u . T^(l-1))), S being the mean over all orders of the indices and 1 the unit
+    T^l = S(u T^(l-1)) - (l-1)/(2l-1) S(1 (u . T^(l-1))), with S the mean over all orders of the indices and 1 the unit
     matrix; contracted l times with another unit vector, it is the recurrence of the Legendre polynomials.
 
     Parameters
@@ -72,12 +72,12 @@ def next_tensor(lower: Tensor, unit: Tensor, rank: int) -> Tensor:
 
 
 def contract_products(matrix: Tensor, lower: Tensor, unit: Tensor) -> Tensor:
-    """Multiply the matrix of `next_tensor` by all products of a component and one of the unit vector."""
+    """Multiply the matrix of `next_tensor` by all products of a free component and a component of the unit vector."""
     return matrix @ (lower[:, None, :] * unit.T.contiguous()).flatten(0, 1)
 
 
 def raising_matrix(rank: int) -> Tensor:
-    """Matrix of `next_tensor`, (2 rank + 1, 3 (2 rank - 1)), times rank (2 rank - 1): its entries are integers."""
+    """Matrix of `next_tensor`, (2 rank + 1, 3 (2 rank - 1)), times rank (2 rank - 1), which makes it integer."""
     weights: List[List[int]] = []
     for n_x in range(rank, -1, -1):
         for n_z in range(2 if n_x < rank else 1):
@@ -103,8 +103,8 @@ def raising_matrix(rank: int) -> Tensor:
 
 
 def _product(rank: int, n_x: int, n_z: int, axis: int) -> int:
-    """Index of the product of a free component and one of the unit vector among the products."""
-    return 3 * (place(rank, n_x, n_z) - rank * rank) + axis
+    """Index of the product of a free component and a component of the unit vector."""
+    return 3 * (component_index(rank, n_x, n_z) - rank * rank) + axis
 
 
 def full_tensor(free: Tensor, rank: int) -> Tensor:
@@ -127,8 +127,8 @@ def full_tensor(free: Tensor, rank: int) -> Tensor:
             n_z += int(index % 3 == 2)
             index = index // 3
         row = [0 for _ in range(2 * rank + 1)]
-        for n_pairs in range(n_z // 2 + 1):  # each pair of z is -xx - yy: a binomial sum over what is left of one pair
-            row[place(rank, n_x + 2 * n_pairs, n_z % 2) - rank * rank] += _binomial(n_z // 2, n_pairs)
+        for n_pairs in range(n_z // 2 + 1):  # each pair of z is -xx - yy: a binomial sum
+            row[component_index(rank, n_x + 2 * n_pairs, n_z % 2) - rank * rank] += _binomial(n_z // 2, n_pairs)
         sign = 1 - 2 * (n_z // 2 % 2)
         rows.append([sign * value for value in row])
     matrix = torch.tensor(rows, dtype=free.dtype, device=free.device)

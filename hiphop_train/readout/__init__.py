@@ -1,1 +1,1 @@
-"""From features to energies of the sites, level by level."""
+"""From features to atomic energies, level by level."""

@@ -1,4 +1,4 @@
-"""What every readout declares."""
+"""Interface of all readouts."""
 
 from abc import ABC, abstractmethod
 from typing import Dict, List, Tuple
@@ -9,13 +9,13 @@ from hiphop_train.types import Graph
 
 
 class Readout(nn.Module, ABC):
-    """Turn the features of each level into energies of the sites, and into further outputs where it has any.
+    """Map the features of each level to atomic energies, and optionally to further outputs.
 
     Parameters
     ----------
-    is_hierarchical : whether the energies are levels that should decrease, E0 being the first; only then is there a
-        hierarchicality
-    targets : which targets there are among the outputs
+    is_hierarchical : whether the energies are levels that should decrease, with E0 as the first; only then is a
+        hierarchicality computed
+    targets : keys of the further targets among the outputs
     """
 
     def __init__(self, is_hierarchical: bool, targets: Tuple[str, ...] = ()) -> None:
@@ -30,11 +30,11 @@ class Readout(nn.Module, ABC):
         Parameters
         ----------
         levels : (n_atoms, feature_sizes[level]) each
-        graph : of which a readout needs the species, for instance
+        graph : for the species, for instance
 
         Returns
         -------
         outputs : dict
-            ``energies`` (n_atoms, n_terms) in units of the potential's energy scale; and what else the potential is to
-            return, in its own units
+            ``energies`` (n_atoms, n_terms) in units of the potential's energy scale; further entries are returned by
+            the potential unchanged, in their own units
         """

@@ -1,4 +1,4 @@
-"""Charges of the atoms and the dipole that they make, beside the energies of any other readout."""
+"""Atomic charges and their dipole, added to the energies of any other readout."""
 
 from typing import Dict, List
 
@@ -17,7 +17,7 @@ class NeutralCharges(Readout):
 
     Charges are learned from dipoles alone (J. Phys. Chem. Lett. 9, 4495; arXiv 1803.04395). The excess charge of a
     structure is subtracted evenly from its atoms (arXiv 1902.08408), which makes it neutral and its dipole independent
-    of the origin. The charges have no influence on energies and forces.
+    of the origin. The charges do not affect energies and forces.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class NeutralCharges(Readout):
         outputs : dict
             those of `energy`, and in float64 ``charges`` (n_atoms,) in elementary charges, zero for ghosts; ``dipole``
             (n_systems, 3) in elementary charges times Angstrom, pointing from negative to positive charges. It is zero
-            where a structure is periodic in any direction, as it would depend on the choice of the cell
+            if a structure is periodic in any direction, since it would depend on the choice of the cell
         """
         outputs: Dict[str, Tensor] = self.energy(levels, graph)
         index = torch.arange(graph.species.shape[0], device=graph.species.device)

@@ -29,7 +29,7 @@ def activation_function(name: Activation) -> nn.Module:
 def hidden_widths(elements: List[str], hidden: List[int], hidden_of: Optional[Dict[str, List[int]]]) -> List[List[int]]:
     """Return the widths of the hidden layers of each element's network.
 
-    Entries for elements that the model does not have are ignored; names that are not elements are refused.
+    Entries for elements outside the model are ignored; names that are not elements are refused.
     """
     exceptions = {} if hidden_of is None else hidden_of
     for name in exceptions:
@@ -44,14 +44,14 @@ def hidden_widths(elements: List[str], hidden: List[int], hidden_of: Optional[Di
 class PerElementEnergy(Readout):
     """E_i = network of the element of atom i, applied to its features (PRL 98, 146401, fig. 2).
 
-    Where a model has several levels, the features of the last one are read.
+    For a model with several levels, the features of the last one are used.
 
     Parameters
     ----------
     feature_sizes : width of the features at each level
     elements : type names, one network each
     hidden : widths of the hidden layers; none makes the network linear
-    hidden_of : widths for single elements, where they differ
+    hidden_of : widths for individual elements, overriding `hidden`
     activation : after each hidden layer; celu has alpha = 0.1
     """
 

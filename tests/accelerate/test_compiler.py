@@ -147,7 +147,7 @@ def test_errors(fresh_cache: Path, sources: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("CC")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(CompilationError, match="cannot be made or loaded"):
+    with pytest.raises(CompilationError, match="cannot write or load a library"):
         compile_cubes()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CompilationError, match=r"no C compiler found \(cc, gcc, clang\); install gcc"):

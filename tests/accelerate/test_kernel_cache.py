@@ -48,7 +48,7 @@ def test_a_library_that_others_can_write_is_rebuilt(library: Path) -> None:
 
 def test_a_folder_that_others_can_write_is_refused(library: Path) -> None:
     library.parent.chmod(0o777)
-    message = f"{library.parent} belongs to another user or can be written by others"
+    message = f"{library.parent} belongs to another user or is writable by others"
     with pytest.raises(CompilationError, match=re.escape(message)):
         compile_pairs()
     library.parent.chmod(0o700)

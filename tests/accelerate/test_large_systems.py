@@ -23,10 +23,10 @@ def graph(make_molecule: MakeAtoms, make_box: MakeAtoms, graph_of: GraphOf) -> G
 
 def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_convolution, "LARGE", 0)
-    monkeypatch.setattr(table_convolution, "FEATURES_AT_A_TIME", 5)
+    monkeypatch.setattr(table_convolution, "FEATURES_PER_BLOCK", 5)
     for module in (table_convolution, compiled_tensors, sensitivity):
         monkeypatch.setattr(module, "PAIRS", 16)
-    monkeypatch.setattr(hip, "ATOMS_AT_A_TIME", 4)
+    monkeypatch.setattr(hip, "ATOMS_PER_BLOCK", 4)
 
 
 @pytest.mark.parametrize("choice", [True, False], ids=["C", "no C"])

@@ -87,7 +87,7 @@ def test_equals_plain_interaction(
 ) -> None:
     """Values, derivatives with respect to pair vectors and weights, and second ones as in training on forces."""
     monkeypatch.setattr(table_convolution, "LARGE", 0 if large else 2**24)
-    monkeypatch.setattr(table_convolution, "FEATURES_AT_A_TIME", 4)
+    monkeypatch.setattr(table_convolution, "FEATURES_PER_BLOCK", 4)
     features = one_hot(graph.species, N_TYPES).double() if are_species else random(40, 4, seed=3)
     interaction = make_interaction(4, 6).requires_grad_(not frozen)
     results = []
@@ -122,7 +122,7 @@ def test_large_systems_take_no_memory_for_pairs_times_features(
 ) -> None:
     """Neither what is kept for the derivative nor what is made is that large."""
     monkeypatch.setattr(table_convolution, "LARGE", 0)
-    monkeypatch.setattr(table_convolution, "FEATURES_AT_A_TIME", 4)
+    monkeypatch.setattr(table_convolution, "FEATURES_PER_BLOCK", 4)
     interaction = make_interaction(4, 64).requires_grad_(False)
     largest = 0
 

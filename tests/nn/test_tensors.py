@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from hiphop_train.nn.tensors import irreducible_tensors, next_tensor, place
+from hiphop_train.nn.tensors import component_index, irreducible_tensors, next_tensor
 from tests.nn.conftest import FREE, expand, tensors_of, turn
 
 RANKS = range(6)
@@ -75,7 +75,7 @@ def test_recurrence_gives_the_explicit_ranks_too() -> None:
 
 
 def test_order_of_the_components() -> None:
-    found = [place(rank, index.count(0), index.count(2)) for rank in RANKS for index in FREE[rank]]
+    found = [component_index(rank, index.count(0), index.count(2)) for rank in RANKS for index in FREE[rank]]
     assert found == list(range(36))
 
 

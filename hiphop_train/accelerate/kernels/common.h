@@ -1,4 +1,4 @@
-/* What all kernels share: real numbers, vectors of the processor, tensors with strides. */
+/* Shared by all kernels: real numbers, vectors of the processor, tensors with strides. */
 
 #include <stdint.h>
 #include <string.h>

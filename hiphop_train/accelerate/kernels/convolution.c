@@ -1,5 +1,5 @@
 /* HIP-NN's convolution, and its derivatives; see accelerate/compiled_convolution.py. Sizes: N_SENSITIVITIES,
-   N_COMPONENTS of the tensors, WIDTH: most features at a time. */
+   N_COMPONENTS of the tensors, WIDTH: maximum number of features per call. */
 
 #include "common.h"
 
@@ -26,13 +26,13 @@ static inline real total(lanes values)
 }
 #endif
 
-/* Pairs that follow, up to SOME of them; where there are none any more, row 0 of what is zero times anything. */
+/* Rows of the next SOME pairs; beyond the last pair, row `first`, whose factor or message is zero. */
 static inline void rows(const real **found, const real *table, int64_t first, int64_t left, int64_t width)
 {
     for (int q = 0; q < SOME; q++) found[q] = table + (first + (q < left ? q : 0)) * width;
 }
 
-/* Add to each of `count` rows of n numbers SOME rows x with factors of their own. */
+/* Add to each of `count` rows of n numbers a linear combination of SOME rows x. */
 static inline void add(real *to, int64_t stride, int count, const real *const *factors, const real *x, int64_t n)
 {
     EACH_LANES(f) {
@@ -74,8 +74,9 @@ void environments(const int64_t *start, const int64_t *sender, const real *s, co
     }
 }
 
-/* Derivatives of sum_i g_i A_i by what atom j sends, at the pairs in which it receives. With d_ij = sum_c T_c g_i,c:
-   by zeta_j,nu it is sum_i s_nu d_ij, by s_nu sum_f zeta_j,nu d_ij, by T_c sum_f g_i,c m_ij. */
+/* Derivatives of sum_i g_i A_i with respect to the messages that atom j sends, over the pairs in which it receives.
+   With d_ij = sum_c T_c g_i,c, the derivative with respect to zeta_j,nu is sum_i s_nu d_ij, with respect to s_nu
+   sum_f zeta_j,nu d_ij, and with respect to T_c sum_f g_i,c m_ij. */
 void derivatives(const int64_t *start, const int64_t *sender, const real *s, const real *t, const real *zeta,
                  const real *g, const real *sign, real *grad_s, real *grad_t, real *grad_zeta,
                  int64_t n_atoms, int64_t n, int64_t row, int64_t is_more, int n_threads)
@@ -140,7 +141,7 @@ void derivatives(const int64_t *start, const int64_t *sender, const real *s, con
     }
 }
 
-/* E_i,c,nu of a species = sum_j T_c s_nu over its atoms j; number: of the sender's species among n_present */
+/* E_i,c,nu of a species = sum_j T_c s_nu over its atoms j; number: index of the sender's species among n_present */
 void species_sums(const int64_t *start, const int64_t *number, const real *s, const real *t, real *e,
                   int64_t n_atoms, int64_t n_present, int n_threads)
 {
@@ -158,7 +159,7 @@ void species_sums(const int64_t *start, const int64_t *number, const real *s, co
     }
 }
 
-/* Rows of sensitivities seldom fill whole vectors of the processor, but fours. */
+/* Vectors of four numbers: rows of sensitivities seldom fill the processor's vectors. */
 typedef real four __attribute__((vector_size(4 * sizeof(real))));
 enum { N_FOURS = N_SENSITIVITIES / 4 };
 

@@ -1,7 +1,7 @@
 /* Layer normalisation without parameters, and its derivatives.
 
    Of x along a row, with mean m and r = 1 / sqrt(mean (x - m)^2 + EPSILON): y = r (x - m). Its Jacobian is symmetric: a
-   gradient g becomes r (g - mean g - y mean(g y)). Of the latter, gradient_of_gradient is the vector-Jacobian product. */
+   gradient g becomes r (g - mean g - y mean(g y)); gradient_of_gradient is the vector-Jacobian product of that. */
 
 #include "common.h"
 

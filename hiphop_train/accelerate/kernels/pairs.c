@@ -1,8 +1,8 @@
-/* Whether the list of pairs is sorted by receiver and holds the reverse of each pair; see accelerate/pairs.py. */
+/* Check that the list of pairs is sorted by receiver and contains the reverse of each pair; see accelerate/pairs.py. */
 
 #include "common.h"
 
-/* splitmix64: numbers that differ in any bit become unrelated */
+/* splitmix64, a hash of 64-bit integers */
 static inline uint64_t mix(uint64_t x)
 {
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -16,8 +16,8 @@ static inline uint64_t key(int64_t i, int64_t j, int64_t x, int64_t y, int64_t z
            (uint64_t)y * 0xf1357aea2e62a9c5u + (uint64_t)z * 0xbf58476d1ce4e5b9u;
 }
 
-/* Fill start (n_atoms + 1), the first pair of each receiver; returns 1 where pairs are sorted and, as multisets, pairs
-   (i, j, shift) and reverses (j, i, -shift) have equal sums of mixed keys. Strides of the shifts are 0 where all are one. */
+/* Fill start (n_atoms + 1), the first pair of each receiver. Return 1 if pairs are sorted and the sum of hashed keys over
+   pairs (i, j, shift) equals that over reverses (j, i, -shift). Stride 0: all pairs have the same shift. */
 int check_pairs(const int64_t *pair_i, const int64_t *pair_j, const int64_t *shift, int64_t *start, int64_t n_pairs,
                 int64_t n_atoms, int64_t stride, int n_threads)
 {

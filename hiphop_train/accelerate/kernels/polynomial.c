@@ -1,12 +1,11 @@
 /* A polynomial map, its gradient, and the gradient of that, as straight-line programs; see accelerate/polynomials.py.
 
    generated.h defines for each of the three functions the number of its planes, and how a vector of elements is loaded
-   into them, evaluated, and stored. All elements of a plane are treated alike: a few at a time go through all steps, in
-   registers and the nearest cache. */
+   into them, evaluated, and stored. Each vector of elements passes through all steps in registers and the L1 cache. */
 
 #include "common.h"
 
-/* The same where fewer than N_LANES numbers may be left. */
+/* Load and store a vector of which fewer than N_LANES elements may be left. */
 static inline lanes load(const tensor *from, int64_t plane, int64_t row, int64_t column, int64_t n)
 {
     const real *start = from->data + plane * from->plane + row * from->row + column;

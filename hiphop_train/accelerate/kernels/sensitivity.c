@@ -7,7 +7,7 @@
 #include <tgmath.h>
 
 #define PI 3.141592653589793
-#define LN2_FIRST 0.693359375 /* of ln 2: few enough digits that its multiples are exact */
+#define LN2_FIRST 0.693359375 /* leading digits of ln 2, few enough that multiples are exact */
 #define LN2_REST -2.12194440054690582767878541823e-4
 
 /* Taylor coefficients 1/k! of the exponential, for arguments between -ln 2 and ln 2. */
@@ -37,9 +37,9 @@ enum { DEGREE = 13, MANTISSA = 52, BIAS = 1023 };
 #endif
 
 typedef integer integers __attribute__((vector_size(BYTES)));
-enum { SOME = 16 };  /* pairs at a time, whose sensitivities fill whole vectors of the processor */
+enum { SOME = 16 };  /* pairs at a time, whose sensitivities fill the processor's vectors */
 
-/* e^x for x from -50 to 0: 2^n, n being an integer, times a polynomial of the remainder */
+/* e^x for -50 <= x <= 0: 2^n with integer n, times a polynomial of the remainder */
 static inline lanes exponential(lanes x)
 {
     const integers n = __builtin_convertvector(x * (real)1.4426950408889634 - (real)0.5, integers);

@@ -1,4 +1,4 @@
-"""Batches: gathered, collated and paired without a loop over structures."""
+"""Batches: gathered and collated, with their pairs, without a loop over structures."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -25,15 +25,15 @@ class Share(NamedTuple):
     chosen: NDArray[np.int64]
     """(n,) structures."""
     weight: NDArray[np.float64]
-    """(n,) of each structure in sums; 0 where it only fills up a share."""
+    """(n,) of each structure in sums; 0 for padding."""
     structures_scale: float = 1.0
-    """Structures of the whole batch, over their number in a mean batch."""
+    """Number of structures in the whole batch, relative to the mean over batches."""
     atoms_scale: float = 1.0
-    """Atoms of the whole batch, over their number in a mean batch."""
+    """Number of atoms in the whole batch, relative to the mean over batches."""
 
 
 def check_elements(structures: Structures, elements: list[str]) -> None:
-    """Raise `DataError` naming the first element that the model does not know, and in which structure."""
+    """Raise `DataError` with the first element that the model lacks, and its structure."""
     known = np.isin([*chemical_symbols, *[""] * (256 - len(chemical_symbols))], elements)  # (256,) by atomic number
     size = 1 << 22  # in chunks, as there may be more atoms than memory
     for start in range(0, len(structures.numbers), size):
@@ -44,22 +44,22 @@ def check_elements(structures: Structures, elements: list[str]) -> None:
         symbol = chemical_symbols[structures.numbers[atom]]
         where = structures.name(int(np.searchsorted(structures.offsets, atom, side="right")) - 1)
         raise DataError(
-            f"{structures.source}: {where} holds {symbol}, but model.elements is [{', '.join(elements)}]; "
+            f"{structures.source}: {where} contains {symbol}, but model.elements is [{', '.join(elements)}]; "
             f"add it when training: 'model.elements=[{','.join([*elements, symbol])}]'"
         )
 
 
 class BatchDataset(Dataset[Batch]):
-    """Structures as batches: an item is requested by many indices at once.
+    """Structures as batches: one item is a whole batch, requested by a `Share`.
 
     Parameters
     ----------
-    structures : what batches are cut from
+    structures : the data set
     elements : the model's type names
     cutoff : Angstrom
     dtype : floating-point type of the network
-    pairs : whether pairs are searched; without, graphs have none, for callers that find them elsewhere
-    prepare : adds to each graph what acceleration needs
+    pairs : whether pairs are searched; otherwise graphs have none, for callers that find them elsewhere
+    prepare : adds the extras that acceleration needs to each graph
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class BatchDataset(Dataset[Batch]):
         return len(self.structures)
 
     def __getitem__(self, share: Share | tuple[NDArray[np.int64], NDArray[np.float64]]) -> Batch:
-        """Cut one batch: indices (n,) and weights (n,)."""
+        """Return the batch of a share: indices (n,) and weights (n,)."""
         share = Share(*share)
         index, structures = share.chosen, self.structures
         sizes = structures.offsets[index + 1] - structures.offsets[index]
@@ -118,7 +118,7 @@ class BatchDataset(Dataset[Batch]):
         return Batch(graph, self._labels(share, atoms, system), torch.from_numpy(index))
 
     def _labels(self, share: Share, atoms: NDArray[np.int64], system: NDArray[np.int64]) -> Outputs:
-        """Targets of a batch with their weights, 0 where unknown, and scales."""
+        """Labels of a batch, 0 where unknown, with their weights and scales."""
         index, weight, structures_scale, atoms_scale = share
         labels = {"weight": torch.from_numpy(weight)}
         for key, array in self.structures.labels.items():
@@ -140,7 +140,7 @@ class BatchDataset(Dataset[Batch]):
         cell: NDArray[np.float64],
         pbc: NDArray[np.bool_],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Find pairs, their shifts and, where the search computes them, their vectors."""
+        """Find pairs, their shifts and, if the search computes them, their vectors."""
         if not self.pairs:
             none = torch.zeros(0, dtype=torch.int64)
             return none, none, none.reshape(0, 3), None

@@ -14,16 +14,16 @@ from hiphop_train.types import Batch
 class BatchLoader(DataLoader[Batch]):
     """Yields the batches of a sampler, and can resume in the middle of an epoch.
 
-    The state counts batches that were yielded, not those that workers have prepared ahead. Nothing is prepared before
-    the first batch is requested: only then is the epoch known. Workers are forked, also where Python would start them
-    otherwise: they read the data set in the memory or the mapped files of this process, and nothing is copied.
+    The state counts batches that were yielded, not those that workers have prepared ahead. Preparation begins when the
+    first batch is requested, since the epoch is unknown before. Workers are always forked, so that they share the data
+    set in the memory or the mapped files of this process without a copy.
 
     Parameters
     ----------
-    dataset : makes the batches
-    sampler : says which
+    dataset : builds the batches
+    sampler : yields the share of each batch
     num_workers : processes that prepare batches; 0 prepares them in this one
-    pin_memory : whether batches are put in memory that a GPU reads while the next step is prepared
+    pin_memory : whether batches are placed in pinned memory, for asynchronous copies to a GPU
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class BatchLoader(DataLoader[Batch]):
         )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yield the batches of the sampler's epoch, or those that are left of it."""
+        """Yield the batches of the sampler's epoch, or the remaining ones after `load_state_dict`."""
         loaded, self._loaded = self._loaded, None
         resumes = loaded is not None and self._epoch.items() <= loaded.items()
         self.position = loaded["position"] if loaded is not None and resumes else 0
@@ -63,11 +63,11 @@ class BatchLoader(DataLoader[Batch]):
         return {"epoch": sampler.epoch, "n_batches": len(sampler)}
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position in the epoch; checkpoints keep it."""
+        """Return the position in the epoch, for checkpoints."""
         return {**self._epoch, "position": self.position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume there, when the next epoch is that of the state; another starts at its beginning."""
+        """Resume at the stored position if the next epoch is that of the state, otherwise at the beginning."""
         self._loaded = {key: int(value) for key, value in state_dict.items()}
 
 

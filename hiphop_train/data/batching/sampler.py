@@ -1,4 +1,4 @@
-"""Which structures come together, in which order, and which process takes which."""
+"""Composition and order of the batches, and the share of each process."""
 
 import math
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ from hiphop_train.data.batching.dataset import Share
 from hiphop_train.data.structures import Structures
 
 Measure = Literal["structures", "atoms", "pairs"]
-"""What the size of a batch counts."""
+"""Unit of the size of a batch."""
 
 
 def costs(structures: Structures, index: NDArray[np.int64], measure: Measure, cutoff: float) -> NDArray[np.float64]:
-    """What each structure (n,) counts in the size of a batch.
+    """Cost of each structure (n,), of which the size of a batch is the sum.
 
-    Pairs are estimated, without a search: as n (n - 1) ordered pairs of n atoms, which is exact for molecules that are
-    smaller than the cutoff, and in periodic systems as the mean number of atoms in a sphere around each.
+    Pairs are estimated without a search: as n (n - 1) ordered pairs of n atoms, which is exact for molecules smaller
+    than the cutoff, and in periodic systems from the mean number of atoms in a sphere around each.
 
     Parameters
     ----------
-    structures, index : a data set, and which of its structures, (n,)
-    measure : what is counted
+    structures, index : a data set, and indices of structures (n,)
+    measure : unit of the cost
     cutoff : Angstrom
     """
     if measure == "structures":
@@ -42,26 +42,26 @@ def costs(structures: Structures, index: NDArray[np.int64], measure: Measure, cu
 class BatchSampler(SequentialSampler):
     """Order of the structures as a pure function of seed and epoch, and each rank's share of every batch.
 
-    Every structure comes once in an epoch, and all epochs have the same number of batches. The order is a random one,
-    cut where the cost reaches the size of a batch: a batch costs `batch_size` in the mean, and never more than one
-    structure above it. With `bucket` > 1 the random order is first sorted by size within windows of so many batches,
-    upwards and downwards in turns, and the batches are shuffled after the cut: structures of like sizes then come
-    together, in a random order of sizes. As batches then differ in what they hold, each carries how its numbers of
-    structures and atoms compare with those of a mean batch; losses, which are means over a batch, are multiplied by
-    it, so that over an epoch every structure and every atom counts the same in whatever batch it comes.
+    Every structure appears once per epoch, and all epochs have the same number of batches. A random order is cut where
+    the cost reaches the size of a batch: batches cost `batch_size` on average, and exceed it by at most one structure.
+    With `bucket` > 1 the random order is first sorted by size within windows of that many batches, alternately
+    ascending and descending, and the batches are shuffled after the cut: structures of similar size are then batched
+    together, while batches come in random order. Since numbers of structures and atoms then differ between batches,
+    each batch carries their ratios to the mean over batches; losses, which are means over a batch, are multiplied by
+    them, so that over an epoch all structures and atoms have equal weight.
 
-    A batch is the same whatever the number of ranks; they divide it. A rank without a share gets one structure of
-    weight zero, so that all ranks make the same number of steps.
+    A batch does not depend on the number of ranks; they divide it. A rank without a share gets one structure of weight
+    zero, so that all ranks make the same number of steps.
 
-    It is a `SequentialSampler` for Lightning only, which with overfit_batches puts one in the place of any other.
+    It derives from `SequentialSampler` only because Lightning's overfit_batches would replace any other sampler.
 
     Parameters
     ----------
-    index : (n,) structures to go through
+    index : (n,) structures to iterate over
     batch_size : cost per batch, over all ranks
     seed : of the order; None keeps the given order, without buckets
-    rank, n_ranks : this process and how many there are
-    cost : (n,) what each structure counts; 1 by default
+    rank, n_ranks : rank of this process and number of ranks
+    cost : (n,) of each structure; 1 by default
     n_atoms : (n,) of each structure; needed with `cost` or `bucket`
     bucket : number of batches whose structures are sorted together
     """
@@ -93,14 +93,14 @@ class BatchSampler(SequentialSampler):
         self.n_batches = min(len(index), math.ceil(total / batch_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next (Lightning calls this)."""
+        """Set the epoch of the next order (called by Lightning)."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return self.n_batches
 
     def __iter__(self) -> Iterator[Share]:  # type: ignore[override]
-        """Go through the shares of an epoch's batches, from number `start` on."""
+        """Yield the shares of an epoch's batches, from batch `start` on."""
         order = np.arange(len(self.index))
         numbers = np.arange(self.n_batches)
         if self.seed is not None:
@@ -124,7 +124,7 @@ class BatchSampler(SequentialSampler):
                 yield Share(batch[:1], np.zeros(1), *scales)
 
     def _sorted_in_windows(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Sort a random order by size, within windows; of like sizes the random order stays."""
+        """Sort a random order by size within windows, stably."""
         assert self.n_atoms is not None
         window = -(-self.bucket * len(order) // max(1, self.n_batches))
         number = np.arange(len(order)) // window
@@ -134,7 +134,7 @@ class BatchSampler(SequentialSampler):
         return by_size
 
     def _cut(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where each batch ends, (n_batches,); none is empty."""
+        """End of each batch (n_batches,); none is empty."""
         n, n_batches = len(order), self.n_batches
         if self.cost is None:
             ends: NDArray[np.int64] = np.minimum(np.arange(1, n_batches + 1) * self.batch_size, n)
@@ -143,16 +143,16 @@ class BatchSampler(SequentialSampler):
         shares = np.arange(1, n_batches + 1) * (total[-1] / n_batches) if n else np.zeros(0)
         ends = (
             np.searchsorted(total, shares * (1 - 1e-12), side="left").astype(np.int64) + 1
-        )  # with the structure that reaches it
+        )  # including the structure that reaches the size
         number = np.arange(1, n_batches + 1)
         ends = np.maximum.accumulate(ends - number) + number  # at least one structure each
-        ends = np.minimum(ends, n - n_batches + number)  # and for those that follow
+        ends = np.minimum(ends, n - n_batches + number)  # and one left for each later batch
         if n:
             ends[-1] = n
         return ends
 
     def _scales(self, members: NDArray[np.int64]) -> tuple[float, float]:
-        """Numbers of structures and atoms in a batch, over those in a mean batch; 1 where batches are all alike."""
+        """Numbers of structures and atoms in a batch, relative to the mean over batches; 1 if batches are equal."""
         if self.n_atoms is None or (self.cost is None and self.bucket == 1):
             return 1.0, 1.0
         n_atoms = float(self.n_atoms[members].sum())

@@ -1,4 +1,4 @@
-"""Batches on their way: from a worker to this process, and to a device."""
+"""Transfer of batches: from a worker to this process, and to a device."""
 
 import io
 import pickle
@@ -10,20 +10,20 @@ from torch import Tensor
 from hiphop_train.types import ON_HOST, Batch
 
 ALIGNMENT = 64
-"""Tensors start at multiples of so many bytes in the memory of a flat batch."""
+"""Alignment of tensors in the memory of a flat batch, bytes."""
 
 
 class FlatBatch(NamedTuple):
     """A batch whose tensors share one buffer.
 
-    Each tensor that a process sends takes a file descriptor and a handshake: one by one they took several times as
-    long as the batch takes to make, and some loaders with many workers would exceed the usual 1024 descriptors.
+    Each tensor that a process sends costs a file descriptor and a handshake: separately, they took several times as
+    long as building the batch, and loaders with many workers could exceed the usual limit of 1024 descriptors.
     """
 
     memory: Tensor
     """(n_bytes,) uint8."""
     frame: bytes
-    """The pickled batch, with types, shapes and places in `memory` instead of tensors."""
+    """The pickled batch, with types, shapes and offsets in `memory` instead of tensors."""
 
 
 class _Flattener(pickle.Pickler):
@@ -33,7 +33,7 @@ class _Flattener(pickle.Pickler):
         self.size = 0
 
     def persistent_id(self, obj: Any) -> tuple[int, torch.dtype, torch.Size, torch.Size] | None:
-        """Collect the bytes of a tensor; rows that are all the same memory count once."""
+        """Collect the bytes of a tensor; rows expanded from one (stride 0) are stored once."""
         if not isinstance(obj, Tensor):
             return None
         repeats = obj.dim() > 0 and len(obj) > 1 and obj.stride(0) == 0
@@ -50,14 +50,14 @@ class _Restorer(pickle.Unpickler):
         self.memory = flat.memory
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """Return a view of the buffer: of its own storage, so that asynchronous copies to a GPU keep it alive."""
+        """Return a view of the buffer; it shares the storage, which asynchronous copies to a GPU keep alive."""
         start, dtype, stored, shape = pid
         part = self.memory[start : start + stored.numel() * dtype.itemsize]
         return part.view(dtype).view(stored).expand(shape)
 
 
 def flatten(batch: Any) -> FlatBatch:
-    """Copy all tensors of a batch into one buffer; serves as the collation of a loader."""
+    """Copy all tensors of a batch into one buffer; used as a loader's collate_fn."""
     frame = io.BytesIO()
     flattener = _Flattener(frame)
     flattener.dump(batch)
@@ -71,7 +71,7 @@ def restore(flat: FlatBatch) -> Batch:
 
 
 def to_device(part: Any, device: torch.device | str) -> Any:
-    """Move all tensors of a batch, or of a part of it, but for extras of a graph that stay on the host."""
+    """Move all tensors of a batch, or of a part of it, except for extras of a graph that stay on the host."""
     if isinstance(part, Tensor):
         return part.to(device, non_blocking=str(device) != "cpu")
     if isinstance(part, dict):

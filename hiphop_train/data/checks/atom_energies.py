@@ -1,4 +1,4 @@
-"""Energies of atoms: published ones, and the fit to a data set of any size."""
+"""Atomic energies: published values, and the fit to a data set."""
 
 from dataclasses import dataclass
 
@@ -25,19 +25,19 @@ LINEAR_FIT = {
 """Hartree, least-squares fit to ANI-2x, wB97X/6-31G(d) (torchani's constants)."""
 
 FAR_OFF = 10.0
-"""Robust standard deviations beyond which an energy does not count in the second fit."""
+"""Robust standard deviations beyond which an energy is excluded from the second fit."""
 
 
 @dataclass(frozen=True, eq=False)
 class AtomFit:
-    """Energies of atoms in the least-squares sense.
+    """Atomic energies from a least-squares fit.
 
     Attributes
     ----------
     elements : atomic numbers
     e0 : (n_elements,) eV
-    rank : of the compositions; below the number of elements, E0 is the smallest of many equal fits
-    residual : (n,) eV per atom, energies less E0
+    rank : of the compositions; if below the number of elements, E0 is the solution of minimal norm
+    residual : (n,) eV per atom, energies minus E0
     """
 
     elements: list[int]
@@ -52,7 +52,7 @@ def reference_residual(
     composition: NDArray[np.int32],
     compositions: NDArray[np.int32],
 ) -> NDArray[np.float64]:
-    """(n,) eV per atom, energies less reference energies of atoms; NaN where an element has none.
+    """(n,) eV per atom, energies minus reference energies of atoms; NaN where an element has none.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ def reference_residual(
     compositions : (n_compositions, 119) number of atoms of each atomic number
     """
     base = reference_sums(reference, compositions)
-    left: NDArray[np.float64] = (energy - base[composition]) / compositions.sum(axis=1)[composition]
-    return left
+    residual: NDArray[np.float64] = (energy - base[composition]) / compositions.sum(axis=1)[composition]
+    return residual
 
 
 def reference_sums(reference: dict[int, float], compositions: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -91,7 +91,7 @@ def fit_atoms(energy: NDArray[np.float64], composition: NDArray[np.int32], compo
     sizes = matrix.sum(axis=1)
     kept = np.ones(len(energy), np.bool_)
     for _ in range(2):
-        # one row for each composition, weighted by its structures, has the same solution as a row for each structure
+        # one row per composition, weighted by its number of structures, has the same solution as one per structure
         n = np.bincount(composition[kept], minlength=len(matrix))
         mean = np.bincount(composition[kept], energy[kept], len(matrix)) / np.maximum(n, 1)
         root = np.sqrt(n)

@@ -1,4 +1,4 @@
-"""Checks of a whole data set, from the descriptors of each structure that one scan has found."""
+"""Checks of a whole data set, from the descriptors that a scan computed for each structure."""
 
 from dataclasses import replace
 
@@ -15,30 +15,31 @@ from hiphop_train.data.checks.scan import Scan, Source
 from hiphop_train.targets import TARGETS
 
 TOO_CLOSE = 0.6
-"""Of the sum of covalent radii; no two atoms of a molecule come so close at the temperatures of such data sets."""
+"""Fraction of the sum of covalent radii that atoms of a molecule do not approach at the data sets' temperatures."""
 FAR_OFF = 15.0
 """Robust standard deviations from the median."""
 FEWEST = 30
-"""Structures from which on a distribution has outliers."""
+"""Fewest structures for a search for outliers."""
 NET_FORCE, NET_TORQUE = 0.5, 1.0
-"""eV/Angstrom and eV; grids of integration leave a tenth of them at most, cut-off or rotated forces far more."""
+"""eV/Angstrom and eV; integration grids cause at most a tenth of them, truncated or rotated forces far more."""
 SAME = 1e-3
 """Angstrom, largest difference of distances of near duplicates."""
 COMPARED = 2000
-"""Pairs of likely near duplicates that are read again and compared."""
+"""Largest number of likely near duplicates that are read again and compared."""
 OTHER_THEORY = 0.5
-"""eV per atom; PBE/def2-SVP and CCSD(T)/CBS lie 0.65 to 0.8 from wB97X/6-31G(d), parts of the ANI sets within 0.2."""
+"""eV per atom; PBE/def2-SVP and CCSD(T)/CBS differ by 0.65 to 0.8 from wB97X/6-31G(d), parts of the ANI sets by at most
+0.2."""
 
 
 def check_dataset(scan: Scan, source: Source, elements: list[str] | None, theory: str) -> list[CheckResult]:
-    """Do all checks.
+    """Run all checks.
 
     Parameters
     ----------
     scan : of the data set
     source : to read structures again
-    elements : symbols of those that are expected, or None
-    theory : level of theory that is declared, empty where none is
+    elements : symbols of the expected elements, or None
+    theory : declared level of theory; empty if none
     """
     several, sample = len(scan.theory_names) > 1, scan.sample
     results: list[CheckResult] = []
@@ -54,11 +55,11 @@ def check_dataset(scan: Scan, source: Source, elements: list[str] | None, theory
 
 
 def _energy_outliers(scan: Scan, chosen: NDArray[np.bool_]) -> CheckResult:
-    """Energies less E0 that lie far off the others."""
+    """Outliers of the energies minus E0."""
     name, table = "outliers in energy", scan.table
     known = np.flatnonzero(chosen & np.isfinite(table.energy))
     if len(known) < FEWEST:
-        return CheckResult(name, "inconclusive", f"{len(known)} energies are too few")
+        return CheckResult(name, "inconclusive", f"only {len(known)} energies")
     fit = fit_atoms(table.energy[known], table.composition[known], scan.compositions)
     far, spread = np.abs(deviations(fit.residual)), robust(fit.residual)[1]
     e0 = {chemical_symbols[z]: float(value) for z, value in zip(fit.elements, fit.e0, strict=True)}
@@ -80,7 +81,7 @@ def _outliers(scan: Scan, key: str, chosen: NDArray[np.bool_]) -> CheckResult:
     name, target = f"outliers in {key}", TARGETS[key]
     known = np.flatnonzero(chosen & scan.has(key) & ((scan.table.size > 1) | (target.per != "atom")))
     if len(known) < FEWEST:
-        return CheckResult(name, "inconclusive", f"{len(known)} structures with {key} are too few")
+        return CheckResult(name, "inconclusive", f"only {len(known)} structures with {key}")
     largest = scan.largest[key][known]
     far = deviations(largest)
     index, severity = worst_first(far > FAR_OFF, far)
@@ -101,10 +102,10 @@ def _level_of_theory(scan: Scan, chosen: NDArray[np.bool_], theory: str) -> Chec
     fitted = reference_residual(LINEAR_FIT, energy, composition, scan.compositions)
     bound, fitted = bound[~np.isnan(bound)], fitted[~np.isnan(fitted)]
     if len(bound) < 5:
-        return CheckResult(name, "inconclusive", f"{len(bound)} energies of molecules of H, C, N, O, F, S, Cl")
+        return CheckResult(name, "inconclusive", f"only {len(bound)} energies of molecules of H, C, N, O, F, S, Cl")
     text = (
-        f"less GSAE of wB97X/6-31G(d): {bound.mean():.3f} ± {bound.std():.3f} eV/atom; "
-        f"less the linear fit of ANI-2x: {fitted.mean():+.3f} ± {fitted.std():.3f}"
+        f"minus GSAE of wB97X/6-31G(d): {bound.mean():.3f} ± {bound.std():.3f} eV/atom; "
+        f"minus the linear fit of ANI-2x: {fitted.mean():+.3f} ± {fitted.std():.3f}"
     )
     numbers = {
         "gsae_mean": float(bound.mean()),
@@ -116,13 +117,13 @@ def _level_of_theory(scan: Scan, chosen: NDArray[np.bool_], theory: str) -> Chec
         text += ": not total energies of bound molecules"
         return CheckResult(name, "warning" if theory else "inconclusive", text, numbers)
     if abs(fitted.mean()) > OTHER_THEORY:
-        text += ": another level of theory than wB97X/6-31G(d)"
+        text += ": level of theory differs from wB97X/6-31G(d)"
         return CheckResult(name, "warning" if theory == "wB97X/6-31G(d)" else "ok", text, numbers)
     return CheckResult(name, "ok", text, numbers)
 
 
 def _missing(scan: Scan) -> CheckResult:
-    """Structures without a label that others have."""
+    """Structures that lack a label present in others."""
     expected = {key: TARGETS[key].is_defined(scan.table.pbc) for key in scan.largest}
     missing = {key: chosen & ~scan.has(key) for key, chosen in expected.items()}
     counts = {key: int(lacking.sum()) for key, lacking in missing.items()}
@@ -142,7 +143,7 @@ def _zeros(scan: Scan) -> CheckResult:
 
 
 def _most_first(flags: dict[str, NDArray[np.bool_]]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Structures that are flagged for any target, and for how many; those with the most first."""
+    """Structures flagged for any target, with the number of targets, in descending order."""
     n_flags: NDArray[np.float64] = np.stack(list(flags.values())).sum(axis=0, dtype=np.float64)
     return worst_first(n_flags > 0, n_flags)
 
@@ -167,11 +168,11 @@ def _net_forces(scan: Scan) -> CheckResult:
 def _contacts(scan: Scan) -> CheckResult:
     name, contact, nearest = "close contacts", scan.table.contact, scan.table.nearest
     if not np.isfinite(contact).any():
-        return CheckResult(name, "inconclusive", "no structure of several atoms")
+        return CheckResult(name, "inconclusive", "no structure with several atoms")
     index, severity = worst_first(contact < TOO_CLOSE, -contact)
     text = (
-        f"{len(index):,} structures with atoms closer than {TOO_CLOSE} of the sum of their covalent radii; smallest "
-        f"{contact.min():.2f} ({nearest.min():.3f} Å between any two atoms)"
+        f"{len(index):,} structures with atoms closer than {TOO_CLOSE} times the sum of their covalent radii; smallest "
+        f"ratio {contact.min():.2f} (smallest distance {nearest.min():.3f} Å)"
     )
     numbers = {"smallest_ratio": float(contact.min()), "smallest": float(nearest.min()), "n": len(index)}
     return flagging(name, text, numbers, index, -severity)
@@ -187,20 +188,20 @@ def _duplicates(scan: Scan) -> CheckResult:
     n_conflicting = int((difference > 1e-4).sum())
     text = f"{len(later):,} structures repeat an earlier one to the last digit"
     if n_conflicting:
-        text += f"; {n_conflicting:,} of them with another energy, by up to {difference.max():.3g} eV"
+        text += f"; energies of {n_conflicting:,} of them differ, by up to {difference.max():.3g} eV"
     index, severity = worst_first(np.ones(len(later), np.bool_), difference)
     numbers: dict[str, float] = {"n": len(later), "n_conflicting": n_conflicting}
     return flagging("duplicates", text, numbers, later[index], severity)
 
 
 def _near_duplicates(scan: Scan, source: Source) -> CheckResult:
-    """Structures whose distances are those of another of the same sequence of elements, to `SAME`."""
+    """Structures whose distances agree to `SAME` with those of another with the same sequence of elements."""
     name, pairs = "near duplicates", _likely_pairs(scan)
     n_likely = len(pairs)
     if n_likely > COMPARED:
         pairs = pairs[np.sort(np.random.default_rng(0).permutation(n_likely)[:COMPARED])]
     if n_likely == 0:
-        return CheckResult(name, "ok", f"none to {SAME} Å in all distances, three atoms or more", {"n": 0})
+        return CheckResult(name, "ok", f"none to {SAME} Å in all distances, for three atoms or more", {"n": 0})
     index = np.unique(pairs)
     again = source.fetch(index)
     apart = np.full(len(pairs), np.inf)
@@ -210,7 +211,7 @@ def _near_duplicates(scan: Scan, source: Source) -> CheckResult:
             difference = distances(again.positions[first]) - distances(again.positions[second])
             apart[k] = np.abs(difference).max(initial=0.0)
     near = apart < SAME
-    text = f"{near.sum():,} structures with all distances those of another to {SAME} Å"
+    text = f"{near.sum():,} structures agree with another in all distances to {SAME} Å"
     if n_likely > len(pairs):
         text += f" among {len(pairs):,} of {n_likely:,} likely pairs, drawn at random"
     which, severity = worst_first(near, -apart)
@@ -219,15 +220,15 @@ def _near_duplicates(scan: Scan, source: Source) -> CheckResult:
 
 
 def _likely_pairs(scan: Scan) -> NDArray[np.int64]:
-    """(n_pairs, 2) structures that fall into the same box, next to one another there; equal ones left out."""
+    """(n_pairs, 2) structures that are neighbours in the same hash bin, without exact duplicates."""
     table = scan.table
-    several = table.size > 2  # the curve of a diatomic may be scanned at any density
+    several = table.size > 2  # scans of diatomics may be arbitrarily dense
     found = []
     for hashes in table.near.T:
         order = np.lexsort((table.order, hashes))
         first, second = order[:-1], order[1:]
         close = (hashes[first] == hashes[second]) & (table.exact[first] != table.exact[second]) & several[first]
-        # a projection differs by less than the root of the number of projected distances times their difference
+        # projections differ by less than the root of the number of projected distances times their difference
         close &= np.abs(table.order[first] - table.order[second]) < SAME * np.minimum(table.size[first], 16)
         found.append(np.sort(np.stack([first[close], second[close]], axis=1), axis=1))
     pairs: NDArray[np.int64] = np.unique(np.concatenate(found), axis=0)

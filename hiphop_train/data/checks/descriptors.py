@@ -1,4 +1,4 @@
-"""Descriptors of many structures at once: nearest distances, net forces, hashes of equal or nearly equal geometries."""
+"""Descriptors of structures: nearest distances, net forces, hashes of equal and of nearly equal geometries."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ from hiphop_train.targets import TARGETS
 
 PAIRS_AT_ONCE = 1_000_000
 LARGE = 1000
-"""Number of atoms from which on pairs are searched in a tree."""
+"""Number of atoms above which pairs are searched with a tree."""
 REACH = 2.75
-"""Angstrom; further apart no two atoms are bonded."""
+"""Angstrom, longer than any bond."""
 N_PROJECTIONS, N_DISTANCES = 8, 256
 GRID = 0.02
-"""Angstrom, width of the boxes into which projections of distances fall."""
+"""Angstrom, width of the bins of projected distances."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +27,11 @@ class GeometryDescriptors:
 
     Attributes
     ----------
-    contact : (n,) float32, smallest distance by sum of covalent radii; infinite where there is one atom
+    contact : (n,) float32, smallest ratio of distance to sum of covalent radii; infinite for single atoms
     nearest : (n,) float32, smallest distance, Angstrom
     exact : (n,) uint64, hash that is equal for the same atoms at the same positions, in any order
-    near : (n, 2) uint64, two hashes, one of them equal for almost the same distances in the same sequence of elements
-    order : (n,) float32, Angstrom, one projection of the distances, almost equal where these are
+    near : (n, 2) uint64, two hashes, of which one is equal for nearly equal distances in the same sequence of elements
+    order : (n,) float32, Angstrom, one projection of the distances, nearly equal for nearly equal distances
     """
 
     contact: NDArray[np.float32]
@@ -42,11 +42,11 @@ class GeometryDescriptors:
 
 
 def geometry_descriptors(structures: Structures) -> GeometryDescriptors:
-    """Describe all positions, without a loop over structures of the same size.
+    """Compute the descriptors of all positions, without a loop over structures of the same size.
 
     Parameters
     ----------
-    structures : few enough to fit into memory
+    structures : few enough to fit in memory
     """
     n = len(structures)
     contact, nearest = np.full(n, np.inf, np.float32), np.full(n, np.inf, np.float32)
@@ -129,7 +129,7 @@ def largest_norms(structures: Structures) -> dict[str, NDArray[np.float32]]:
 def _closest(
     positions: NDArray[np.float32], numbers: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Smallest distance, by radii and as it is, of structures of one size: positions (n, n_atoms, 3)."""
+    """Smallest ratio to the radii and smallest distance in structures of one size: positions (n, n_atoms, 3)."""
     i, j = np.triu_indices(positions.shape[1], 1)
     distance = np.linalg.norm(positions[:, i] - positions[:, j], axis=2)
     radii = covalent_radii.astype(np.float32)[numbers]
@@ -151,7 +151,7 @@ def _closest_of_large(
 
 
 def _closest_periodic(structures: Structures, k: int) -> tuple[float, float]:
-    import torch  # takes a second, and most sets are open
+    import torch  # slow, and most sets are not periodic
 
     from hiphop_train.graph.neighbours import neighbours
 
@@ -167,10 +167,10 @@ def _closest_periodic(structures: Structures, k: int) -> tuple[float, float]:
 
 
 def _near_hashes(positions: NDArray[np.float32], sequence: Hashes) -> tuple[Hashes, NDArray[np.float32]]:
-    """Hashes of boxes that distances, projected on a few random directions, fall into (locality-sensitive hashing).
+    """Hashes of the bins of distances projected on a few random directions (locality-sensitive hashing).
 
-    Distances that differ by at most delta (root mean square) have projections that differ by about delta; there are two
-    grids, one shifted by half a box, so that few near pairs are cut apart by both.
+    Distances that differ by at most delta (root mean square) have projections that differ by about delta; of the two
+    grids, one is shifted by half a bin, so that few near pairs are separated by both.
     """
     n_atoms = positions.shape[1]
     rng = np.random.default_rng(n_atoms)
@@ -195,6 +195,6 @@ def _near_hashes(positions: NDArray[np.float32], sequence: Hashes) -> tuple[Hash
 def _atom_hashes(numbers: NDArray[np.uint8], values: NDArray[np.floating]) -> Hashes:
     """(n_atoms,) hashes of elements with values, (n_atoms, n_values)."""
     hashes = numbers.astype(np.uint64)
-    for column in (values.astype(np.float64) + 0.0).view(np.uint64).T:  # + 0.0 makes one zero of two
+    for column in (values.astype(np.float64) + 0.0).view(np.uint64).T:  # + 0.0 turns -0.0 into 0.0
         hashes = chain(hashes, column)
     return hashes

@@ -1,4 +1,4 @@
-"""Summary of an HDF5 file: all arrays, whether or not its configuration reads them."""
+"""Summary of all arrays in an HDF5 file, including those that its configuration does not read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +11,19 @@ from hiphop_train.data.formats.hdf5 import hdf5_errors, open_hdf5
 SAMPLED_GROUPS = 300
 """Groups whose values are read, spread evenly over the file."""
 ROWS = 2_000
-"""Rows that are read of one array."""
+"""Rows read per array."""
 
 
 @dataclass
 class ArraySummary:
-    """All arrays of one name.
+    """Summary of all arrays of one name.
 
     Attributes
     ----------
     name, dtype : as in the file
-    shape : of the first one
-    n_arrays, n_rows : how many, and their rows together
-    n_read, n_nan, n_zero : rows that were read, those of them that are all NaN, and those that are all zero
+    shape : of the first array
+    n_arrays, n_rows : number of arrays, and of rows in all of them
+    n_read, n_nan, n_zero : rows read, and among them rows that are all NaN, and all zero
     """
 
     name: str
@@ -41,9 +41,9 @@ def summarise_hdf5(file: Path) -> tuple[list[ArraySummary], int, int]:
 
     Returns
     -------
-    summaries : in the order of their names
-    n_groups : groups that hold arrays
-    n_read : groups whose values were read
+    summaries : sorted by name
+    n_groups : number of groups with arrays
+    n_read : number of groups whose values were read
     """
     summaries: dict[str, ArraySummary] = {}
     with open_hdf5(file) as handle, hdf5_errors(file):

@@ -1,4 +1,4 @@
-"""What labels say about their own units and signs: bonds, energies beside those of atoms, neighbouring conformers."""
+"""Statistics that reveal the units and signs of labels: bonds, energies per atoms, neighbouring conformers."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ from hiphop_train.data.structures import Structures
 from hiphop_train.targets import TARGETS
 
 CLOSE = 0.08
-"""Angstrom, root mean square displacement up to which the trapezoidal rule holds."""
+"""Angstrom, largest root mean square displacement for the trapezoidal rule."""
 SMALL_STRAIN = 0.05
-"""Largest component of the strain up to which it holds."""
+"""Largest component of the strain for the trapezoidal rule."""
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,21 @@ class LabelStatistics:
 
     Attributes
     ----------
-    bond_ratio : median over atoms of nearest-neighbour distance by sum of covalent radii; about 1 in Angstrom
-    n_energies : energies that were compared with those of the atoms
-    energy_ratio, energy_spread : median of energies by sums of all-electron energies of their atoms, 1.00 to 1.02 in eV
-        for total energies at any level of theory; and how far it varies around that
-    n_neighbours : pairs of neighbouring conformers that were compared
+    bond_ratio : median over atoms of the ratio of nearest-neighbour distance to sum of covalent radii; about 1 in
+        Angstrom
+    n_energies : number of energies compared with those of the atoms
+    energy_ratio, energy_spread : median ratio of energies to the sums of all-electron energies of their atoms, 1.00 to
+        1.02 in eV for total energies at any level of theory, and its relative spread
+    n_neighbours : number of pairs of neighbouring conformers
     n_neighbour_groups, n_groups_agreeing : groups with such pairs, and those in which energies fall along the forces
-    work_correlation, work_slope : of energy differences with the work of the declared forces; both 1 when all agrees
-    n_bonds : bonds that were compared
-    bond_correlation : of bond length with the force that stretches it, within pairs of elements; negative for forces
-    n_hydrogen_bonds, hydrogen_correlation : bonds of hydrogen to others, and the same correlation among them
-    hydrogen_stiffness : eV/Angstrom^2, how the force falls with the length of these bonds; 50 to 130 is usual
+    work_correlation, work_slope : of energy differences with the work of the declared forces; both 1 if consistent
+    n_bonds : number of bonds compared
+    bond_correlation : of bond length with the stretching force, within pairs of elements; negative for the right sign
+    n_hydrogen_bonds, hydrogen_correlation : number of bonds to hydrogen, and the same correlation among them
+    hydrogen_stiffness : eV/Angstrom^2, minus the slope of the force with the length of these bonds; usually 50 to 130
     n_strained, stress_correlation, stress_slope : pairs of neighbouring periodic structures with different cells, and
-        correlation and slope of the energy differences that forces leave with the work of the declared stress
-    n_zero, n_known : by target, structures whose label is exactly zero though it need not be, and those with the label
+        correlation and slope of energy differences, minus the work of forces, with the work of the declared stress
+    n_zero, n_known : by target, structures whose label is suspiciously zero, and structures with the label
     """
 
     bond_ratio: float
@@ -62,7 +63,7 @@ class LabelStatistics:
 
 
 def label_statistics(structures: Structures) -> LabelStatistics:
-    """Compute the statistics of all given structures, at one level of theory."""
+    """Compute the statistics of structures at one level of theory."""
     ratio, lengths, stretching, elements = _bonds(structures)
     energies, works, groups = _neighbouring_conformers(structures)
     hydrogen = elements // 200 == 1
@@ -96,9 +97,9 @@ def label_statistics(structures: Structures) -> LabelStatistics:
 
 
 def may_not_vanish(key: str, sizes: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """(n,) whether a label that is exactly zero is suspicious in structures of so many atoms.
+    """(n,) whether a label of exactly zero is suspicious in structures of these sizes.
 
-    Single atoms have no forces. What is odd under inversion vanishes by symmetry in many structures, as a dipole does.
+    Single atoms have no forces. Targets that are odd under inversion, such as the dipole, often vanish by symmetry.
     """
     target = TARGETS[key]
     if target.per == "atom":
@@ -107,7 +108,7 @@ def may_not_vanish(key: str, sizes: NDArray[np.integer]) -> NDArray[np.bool_]:
 
 
 def _by_atoms(structures: Structures) -> tuple[int, float, float]:
-    """How many energies, and median and spread of their ratios to the energies of the atoms, all electrons."""
+    """Number of energies, and median and spread of their ratios to the all-electron energies of the atoms."""
     elements = np.unique(structures.numbers).tolist()
     compositions = np.zeros((len(structures), 119), np.int32)
     compositions[:, elements] = structures.composition(elements)
@@ -120,9 +121,9 @@ def _by_atoms(structures: Structures) -> tuple[int, float, float]:
 def _bonds(
     structures: Structures,
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Distances by radii, and for bonded pairs with known forces their lengths, stretching forces and elements.
+    """Median ratio of distance to radii, and lengths, stretching forces and elements of bonds with known forces.
 
-    The two elements are numbered as 200 times the lower atomic number plus the higher.
+    The two elements are encoded as 200 times the lower atomic number plus the higher.
     """
     ratios, lengths, stretching, elements = [], [], [], []
     for k in range(len(structures)):
@@ -149,7 +150,7 @@ def _bonds(
 
 
 def _consecutive(structures: Structures, usable: NDArray[np.bool_]) -> list[tuple[int, slice, slice]]:
-    """Usable structures k that are followed by one of the same group and atoms, and the atoms of both."""
+    """Usable structures k followed by one with the same group and atoms, and the atoms of both."""
     same = (
         (structures.group[1:] == structures.group[:-1])
         & (structures.sizes[1:] == structures.sizes[:-1])
@@ -169,7 +170,7 @@ def _consecutive(structures: Structures, usable: NDArray[np.bool_]) -> list[tupl
 def _neighbouring_conformers(
     structures: Structures,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Energy differences of consecutive conformers, minus the trapezoidal work of the forces between them, groups."""
+    """Energy differences of consecutive conformers, minus the work of the forces (trapezoidal rule), and groups."""
     usable = structures.has_energy & structures.has_forces & ~structures.pbc.any(axis=1)
     energies, works, groups = [], [], []
     for k, first, second in _consecutive(structures, usable):
@@ -186,10 +187,10 @@ def _neighbouring_conformers(
 
 
 def _strained_structures(structures: Structures) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Energy differences of consecutive periodic structures with different cells, and the trapezoidal work of stress.
+    """Energy differences of consecutive periodic structures with different cells, and the work of stress.
 
-    The step from one to the next is a strain of the cell, which takes the positions along, and displacements; the work
-    of the forces along these is subtracted from the energy differences.
+    The step between two structures is a homogeneous strain plus displacements; the work of the forces along these is
+    subtracted from the energy differences. Work is integrated by the trapezoidal rule.
     """
     usable = structures.has_energy & structures.has_forces & structures.has("stress") & structures.pbc.all(axis=1)
     stress, energies, works = structures.label("stress"), [], []
@@ -213,7 +214,7 @@ def _strained_structures(structures: Structures) -> tuple[NDArray[np.float64], N
 
 
 def _kabsch(moving: NDArray[np.float64], fixed: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotation R that brings centred points closest, moving @ R ~ fixed (Kabsch 1976)."""
+    """Rotation R that best aligns centred points, moving @ R ~ fixed (Kabsch 1976)."""
     u, _, vt = np.linalg.svd(moving.T @ fixed)
     sign = np.sign(np.linalg.det(u @ vt))
     rotation: NDArray[np.float64] = u @ np.diag([1.0, 1.0, sign]) @ vt

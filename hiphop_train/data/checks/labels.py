@@ -1,9 +1,9 @@
-"""Physical checks of labels: whether the file holds what its configuration declares.
+"""Physical checks of labels against the units and signs that the configuration declares.
 
-The heuristics: bonded distances show the unit of length; energies beside those of their atoms, the unit of energy;
-energy differences of neighbouring, aligned conformers, sign and unit of forces against energies; forces along bonds
-against bond lengths, the sign where there are no neighbours; the stiffness of bonds to hydrogen, much the same in all
-molecules, the unit of forces by itself; energy differences of neighbouring cells, sign and unit of stress.
+Heuristics: bond lengths test the length unit; energies relative to those of the atoms, the energy unit; energy
+differences of neighbouring, aligned conformers, the sign and unit of forces relative to energies; correlation of forces
+along bonds with bond lengths, the sign of forces without neighbouring conformers; the stiffness of bonds to hydrogen,
+similar in all molecules, the force unit by itself; energy differences of neighbouring cells, sign and unit of stress.
 """
 
 import numpy as np
@@ -15,22 +15,22 @@ from hiphop_train.errors import DataError
 from hiphop_train.units import ENERGY
 
 ADVICE = (
-    "correct the units and signs that the data configuration declares (energy_unit, length_unit, force_sign, "
-    "stress_sign: data.reader.*); if these are not ordinary molecules and the declaration is right, data.check=false"
+    "correct the units and signs in the data configuration (energy_unit, length_unit, force_sign, stress_sign: "
+    "data.reader.*); if these are not ordinary molecules and the declaration is right, set data.check=false"
 )
 FEWEST_PAIRS = 10
-"""Pairs of neighbouring structures from which on their energies count."""
+"""Fewest pairs of neighbouring structures for a conclusion from energy differences."""
 CLEAR = 0.8
-"""Correlation from which on they do."""
+"""Smallest correlation for a conclusion from energy differences."""
 
 
 def check_labels(structures: Structures, sample: int = 2000, seed: int = 0) -> LabelStatistics:
-    """Apply the heuristics, and raise `DataError` when they contradict the declared units or signs.
+    """Apply the heuristics, and raise `DataError` if they contradict the declared units or signs.
 
     Parameters
     ----------
     structures : as read
-    sample : number of structures that are examined, in whole groups, chosen by `seed`
+    sample : number of structures to check, in whole groups, chosen by `seed`
 
     Returns
     -------
@@ -57,7 +57,7 @@ def _sample(structures: Structures, count: int, seed: int) -> Structures:
 
 
 def apply_heuristics(statistics: LabelStatistics) -> list[CheckResult]:
-    """Compare the statistics of labels with those of correct ones."""
+    """Compare the statistics of labels with their expected values."""
     return [
         _length_unit(statistics),
         *(_zeros(statistics, key) for key in statistics.n_zero if key != "energy"),
@@ -73,7 +73,7 @@ def apply_heuristics(statistics: LabelStatistics) -> list[CheckResult]:
 def _length_unit(statistics: LabelStatistics) -> CheckResult:
     name, numbers = "unit of length", {"bond_ratio": statistics.bond_ratio}
     if np.isnan(statistics.bond_ratio):
-        return CheckResult(name, "inconclusive", "no open structure of several atoms", numbers)
+        return CheckResult(name, "inconclusive", "no open structure with several atoms", numbers)
     text = f"bonds are {statistics.bond_ratio:.2f} times as long as the sum of covalent radii"
     if not 0.7 < statistics.bond_ratio < 1.5:
         return CheckResult(name, "contradiction", f"{text}; the declared unit of length is wrong", numbers)
@@ -87,7 +87,7 @@ def _zeros(statistics: LabelStatistics, key: str) -> CheckResult:
         return CheckResult(name, "inconclusive", f"no {key} to check", numbers)
     text = f"{key} exactly zero in {n_zero:,} of {n:,} structures"
     if n_zero >= 10 and n_zero > 0.5 * n:
-        return CheckResult(name, "contradiction", f"{text}: zero stands for missing {key} there", numbers)
+        return CheckResult(name, "contradiction", f"{text}: zeros apparently mark missing {key}", numbers)
     return CheckResult(name, "warning" if n_zero else "ok", text, numbers)
 
 
@@ -107,7 +107,7 @@ def _sign_by_work(statistics: LabelStatistics) -> CheckResult:
         f"in {statistics.n_groups_agreeing} of {statistics.n_neighbour_groups} groups energies fall along the forces"
     )
     if correlation < 0:
-        text = f"energies rise along the declared forces ({text}): the file holds the opposite sign"
+        text = f"energies rise along the declared forces ({text}): the file has the opposite sign"
         return CheckResult(name, "contradiction", text, numbers)
     return CheckResult(name, "ok", text, numbers)
 
@@ -122,8 +122,8 @@ def _sign_by_bonds(statistics: LabelStatistics) -> CheckResult:
         return CheckResult(name, "ok", f"forces shorten long bonds: {text}", numbers)
     text = f"the declared forces stretch long bonds ({text})"
     if statistics.n_neighbours >= FEWEST_PAIRS and abs(statistics.work_correlation) > CLEAR:
-        return CheckResult(name, "warning", text, numbers)  # energies, which are more reliable, have decided
-    return CheckResult(name, "contradiction", f"{text}: the file holds the opposite sign", numbers)
+        return CheckResult(name, "warning", text, numbers)  # energies are more reliable
+    return CheckResult(name, "contradiction", f"{text}: the file has the opposite sign", numbers)
 
 
 def _units_by_work(statistics: LabelStatistics) -> CheckResult:
@@ -143,7 +143,7 @@ def _units_by_stiffness(statistics: LabelStatistics) -> CheckResult:
     numbers = {"stiffness": stiffness, "n_bonds": n}
     if n < 100 or not statistics.hydrogen_correlation < -0.5:
         return CheckResult(name, "inconclusive", f"{n} bonds to hydrogen", numbers)
-    text = f"bonds to hydrogen have a stiffness of {stiffness:.3g} eV/Angstrom^2, where 50 to 130 is usual"
+    text = f"bonds to hydrogen have a stiffness of {stiffness:.3g} eV/Angstrom^2 (usually 50 to 130)"
     if not 8.0 < stiffness < 400.0:
         text += ": the declared units of energy and force are wrong"
         return CheckResult(name, "contradiction", text, numbers)
@@ -151,7 +151,7 @@ def _units_by_stiffness(statistics: LabelStatistics) -> CheckResult:
 
 
 def _energy_unit(statistics: LabelStatistics) -> CheckResult:
-    """Total energies are those of the atoms to a percent, and units differ by far more."""
+    """Total energies agree with those of the atoms to a percent, while units differ by far more."""
     name, n, ratio = "unit of energy by atoms", statistics.n_energies, statistics.energy_ratio
     numbers = {"ratio": ratio, "spread": statistics.energy_spread, "n": n}
     if n < 5:
@@ -161,9 +161,9 @@ def _energy_unit(statistics: LabelStatistics) -> CheckResult:
         return CheckResult(name, "ok", text, numbers)
     factors = [a / b for a in ENERGY.values() for b in ENERGY.values() if a != b]
     if statistics.energy_spread < 0.02 and any(0.97 < ratio / factor < 1.03 for factor in factors):
-        text += " in all structures: they are total energies in another unit than the declared one"
+        text += " in all structures: total energies in a unit other than the declared one"
         return CheckResult(name, "contradiction", text, numbers)
-    return CheckResult(name, "inconclusive", f"{text}: not total energies of all electrons", numbers)
+    return CheckResult(name, "inconclusive", f"{text}: not all-electron total energies", numbers)
 
 
 def _stress_by_work(statistics: LabelStatistics) -> CheckResult:
@@ -175,11 +175,11 @@ def _stress_by_work(statistics: LabelStatistics) -> CheckResult:
         return CheckResult(name, "inconclusive", text, numbers)
     text = f"energy differences are {slope:.3g} times the work of the stress over {n} pairs of neighbouring cells"
     if slope < 0:
-        text += ": the file holds the opposite sign of stress; change data.reader.stress_sign, "
-        return CheckResult(name, "contradiction", f"{text}or read no stress: data.stress_key=false", numbers)
+        text += ": the file has the opposite sign of stress; change data.reader.stress_sign, "
+        return CheckResult(name, "contradiction", f"{text}or do not read stress: data.stress_key=false", numbers)
     if not 0.5 < slope < 2.0:
         text += (
             ": the declared units of energies and stress do not match; change data.reader.stress_unit (virial_unit), "
         )
-        return CheckResult(name, "contradiction", f"{text}or read no stress: data.stress_key=false", numbers)
+        return CheckResult(name, "contradiction", f"{text}or do not read stress: data.stress_key=false", numbers)
     return CheckResult(name, "ok", text, numbers)

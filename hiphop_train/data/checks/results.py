@@ -1,4 +1,4 @@
-"""Results of dataset checks, and the robust statistics that their thresholds refer to."""
+"""Results of dataset checks, and the robust statistics of their thresholds."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Status = Literal["ok", "warning", "contradiction", "inconclusive"]
-"""``inconclusive``: the data do not say; ``contradiction``: they are not as their configuration declares."""
+"""``inconclusive``: too few data, or no clear result; ``contradiction``: the data contradict their configuration."""
 
 SIGMA = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
+"""Ratio of standard deviation to median absolute deviation of a normal distribution."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class CheckResult:
     text : one line with numbers
     numbers : the same numbers by name
     flagged : (n_flagged,) indices of the structures with the problem, worst first
-    severity : (n_flagged,) how bad it is for each, in the unit of `text`
+    severity : (n_flagged,) magnitude of the problem, in the unit of `text`
     """
 
     name: str
@@ -38,7 +38,7 @@ class CheckResult:
 def flagging(
     name: str, text: str, numbers: dict[str, float], flagged: NDArray[np.int64], severity: NDArray[np.float64]
 ) -> CheckResult:
-    """Return the result of a check that warns of the structures that it flags."""
+    """Return the result of a check: a warning if structures are flagged, otherwise ok."""
     return CheckResult(name, "warning" if len(flagged) else "ok", text, numbers, flagged, severity)
 
 
@@ -52,7 +52,7 @@ def worst_first(
 
 
 def robust(values: NDArray[np.floating]) -> tuple[float, float]:
-    """Median and robust standard deviation, from the median absolute deviation; NaN left out."""
+    """Median and robust standard deviation (from the median absolute deviation), ignoring NaN."""
     known = values[~np.isnan(values)]
     if len(known) == 0:
         return float("nan"), float("nan")

@@ -1,6 +1,6 @@
 """One pass over a data set of any size: descriptors of each structure, and a sample of neighbouring conformers.
 
-Only the descriptors stay in memory, about 90 bytes a structure; the structures that they point at are read again.
+Only the descriptors stay in memory, about 90 bytes per structure; flagged structures are read again.
 """
 
 import heapq
@@ -19,15 +19,15 @@ from hiphop_train.data.structures import Structures, concatenate
 from hiphop_train.targets import TARGETS
 
 CHUNK = 20_000
-"""Structures that are processed together, where they have at most `CHUNK_ATOMS` atoms."""
+"""Structures processed together, up to `CHUNK_ATOMS` atoms."""
 CHUNK_ATOMS = 500_000
 RUN = 64
-"""Neighbouring conformers that are sampled together."""
+"""Neighbouring conformers sampled together."""
 SAMPLE = 5_000
 
 
 class Source:
-    """Structures that are read again each time, chunk by chunk.
+    """Structures of a reader, read anew on each pass, chunk by chunk.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Source:
         self.counts: list[int] = []
 
     def chunks(self) -> Iterator[Structures]:
-        """Go through all structures, in order; small blocks are joined, those of different files never."""
+        """Yield all structures in order; small blocks of the same file are joined."""
         self.counts = []
         held: list[Structures] = []
         for block in self.reader.blocks():
@@ -56,7 +56,7 @@ class Source:
             yield concatenate(held, held[0].source)
 
     def fetch(self, index: NDArray[np.int64]) -> Structures:
-        """Read some structures, by their running numbers, in ascending order."""
+        """Read structures by index, in ascending order."""
         index, found, first = np.unique(index), [], 0
         for count, block in zip(self.counts, self.reader.blocks(), strict=True):
             here = index[(index >= first) & (index < first + count)]
@@ -68,7 +68,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A row for each structure.
+    """One row per structure.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class Scan:
 
     Attributes
     ----------
-    table : a row for each structure
+    table : one row per structure
     largest : target key -> (n,) float32, largest norm of an entry in each structure, in the target's unit; NaN where
         unknown
     compositions : (n_compositions, 119) int32, number of atoms of each atomic number
@@ -135,31 +135,31 @@ class Scan:
 
     @property
     def geometries(self) -> NDArray[np.int64]:
-        """One structure for each geometry, which occurs once for each level of theory."""
+        """One structure per geometry; a geometry occurs once per level of theory."""
         if len(self.theory_names) == 1:
             return np.arange(len(self))
         pairs = np.stack([self.table.group, self.table.conformation], axis=1)
         return np.sort(np.unique(pairs, axis=0, return_index=True)[1])
 
     def atom_counts(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(119,) number of atoms of each atomic number in some structures."""
+        """(119,) number of atoms of each atomic number in the given structures."""
         per_composition = np.bincount(self.table.composition[index], minlength=len(self.compositions))
         counts: NDArray[np.int64] = per_composition @ self.compositions
         return counts
 
     def origin(self, k: int) -> dict[str, Any]:
-        """File, subset, group and number in the group of structure k."""
+        """File, subset, group and conformation of structure k."""
         source, subset, group = self.origins[self.table.group[k]]
         return {"file": source, "subset": subset, "group": group, "conformation": int(self.table.conformation[k])}
 
 
 def scan(source: Source, advance: Callable[[int], None], seed: int = 0) -> Scan:
-    """Go through all structures once.
+    """Scan all structures in one pass.
 
     Parameters
     ----------
     source : of the structures
-    advance : called with numbers of structures that have been scanned
+    advance : progress callback, called with the number of structures in each chunk
     seed : of the sample
     """
     rows: list[dict[str, NDArray[Any]]] = []
@@ -212,23 +212,23 @@ def _compositions(chunk: Structures, known: dict[bytes, int]) -> NDArray[np.int3
 
 
 def _groups(chunk: Structures, known: dict[tuple[str, str, str], int]) -> NDArray[np.int32]:
-    """Number the groups over all chunks; a name is another group in another file or subset."""
+    """Number the groups over all chunks; equal names in different files or subsets are different groups."""
     pairs, which = np.unique(np.stack([chunk.subset, chunk.group]), axis=1, return_inverse=True)
     keys = [(chunk.source, chunk.subset_names[s], chunk.group_names[g]) for s, g in pairs.T]
     return np.array([known.setdefault(key, len(known)) for key in keys], np.int32)[which.reshape(-1)]
 
 
 class _Sample:
-    """Runs of neighbouring conformers with the smallest of random numbers: the same chance for each run.
+    """Random sample of runs of neighbouring conformers: those with the smallest random keys.
 
     Parameters
     ----------
-    seed : of the numbers
+    seed : of the random keys
     """
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.heap: list[tuple[float, int, Structures]] = []  # the largest number first
+        self.heap: list[tuple[float, int, Structures]] = []  # largest key first
         self.size = self.count = 0
 
     def add(self, chunk: Structures) -> None:

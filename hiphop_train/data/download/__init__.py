@@ -1,1 +1,1 @@
-"""Published data sets: fetched, verified, unpacked."""
+"""Download, verification and unpacking of published data sets."""

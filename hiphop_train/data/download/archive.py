@@ -1,4 +1,4 @@
-"""Extraction of files from a published archive: only those that the registry names, only to their destinations."""
+"""Extraction of files from a published archive: only those named in the registry, only to their destinations."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from hiphop_train.errors import DataError
 
 
 def require_space(target: Path, n_bytes: int) -> None:
-    """Raise unless the disk has room for so many more bytes."""
+    """Raise `DataError` if the disk has too little free space."""
     free = shutil.disk_usage(target.parent).free
     if n_bytes > free:
         raise DataError(
@@ -21,17 +21,17 @@ def require_space(target: Path, n_bytes: int) -> None:
 
 
 def unpack(remote: Remote, archive: Path, root: Path, advance: Advance) -> dict[str, str]:
-    """Unpack the files of an archive that the registry names.
+    """Unpack the files of an archive that are named in the registry.
 
-    A file is written to the destination in the registry, at most under its own last name: paths, links and devices in
-    the archive are neither followed nor created.
+    A file is written to the destination in the registry; of its path in the archive, at most the last component is
+    used. Links and devices in the archive are neither followed nor created.
 
     Parameters
     ----------
     remote : names the files
     archive : tar archive, compressed or not
     root : data folder
-    advance : called with bytes of the archive as they are read
+    advance : progress callback, called with numbers of bytes read from the archive
 
     Returns
     -------
@@ -61,12 +61,12 @@ def unpack(remote: Remote, archive: Path, root: Path, advance: Advance) -> dict[
         ) from error
     missing = [pattern for pattern in remote.unpack if pattern not in matched]
     if missing:
-        raise DataError(f"{archive} does not contain {', '.join(missing)}; it is kept (tar -tf lists it)")
+        raise DataError(f"{archive} does not contain {', '.join(missing)}; it is kept (list it with tar -tf)")
     return found
 
 
 def _write(remote: Remote, members: tarfile.TarFile, member: tarfile.TarInfo, target: Path, name: str) -> str:
-    """Write one file under a temporary name, verify and rename it; returns its checksum."""
+    """Write one file under a temporary name, verify and rename it; return its checksum."""
     expected = remote.inside.get(name)
     kind = expected.split(":")[0] if expected else "sha256"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def _write(remote: Remote, members: tarfile.TarFile, member: tarfile.TarInfo, ta
         if target.exists():
             if not target.is_file() or checksum_of(target, kind) != str(digest):
                 raise DataError(
-                    f"{target} exists and differs from the file in the archive; it is left as it is. "
+                    f"{target} exists and differs from the file in the archive; it was not changed. "
                     "Move it away, or choose another folder: --root"
                 )
         else:

@@ -1,4 +1,4 @@
-"""The data sets that can be fetched: address, size and checksum of their files."""
+"""Registry of data sets that can be fetched: URL, size and checksum of their files."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from hiphop_train.errors import DataError, did_you_mean
 
 REGISTRY = Path(__file__).with_name("registry.yaml")
 CHUNK = 1 << 20
-"""Bytes that are processed at once."""
+"""Bytes processed at once."""
 
 Advance = Callable[[int], None]
-"""Called with numbers of bytes that have been processed."""
+"""Progress callback, called with numbers of bytes processed."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Remote:
     ----------
     url : address
     name : path below the data folder
-    size : bytes, where known
-    checksum : ``md5:...``, ``sha256:...`` or ``git:...`` (SHA-1 of a blob), where one was published
-    unpack : pattern of names in the archive -> path below the data folder; one that ends with ``/`` is a folder
-    inside : path below the data folder -> checksum of what was unpacked
+    size : bytes, if known
+    checksum : ``md5:...``, ``sha256:...`` or ``git:...`` (SHA-1 of a blob), if published
+    unpack : pattern of names in the archive -> path below the data folder; a folder if it ends with ``/``
+    inside : path below the data folder -> checksum of the unpacked file
     """
 
     url: str
@@ -51,8 +51,8 @@ class Published:
 
     Attributes
     ----------
-    name, what : short name; one line about it
-    folder : destination by default
+    name, what : short name and one-line description
+    folder : default destination
     files : of the set
     """
 
@@ -72,7 +72,7 @@ def registry(path: Path = REGISTRY) -> dict[str, Published]:
 
 
 def published(name: str, path: Path = REGISTRY) -> Published:
-    """Return a data set by name; raises `DataError` with all names where there is none."""
+    """Return a data set by name; for an unknown name, raise `DataError` with all names."""
     sets = registry(path)
     if name not in sets:
         raise DataError(
@@ -82,12 +82,12 @@ def published(name: str, path: Path = REGISTRY) -> Published:
 
 
 class Digest:
-    """Checksum of a file that arrives in parts.
+    """Incremental checksum of a file.
 
     Parameters
     ----------
     kind : md5, sha256 or git
-    size : bytes of the whole file, with which the SHA-1 of a git blob begins
+    size : bytes of the whole file, part of the header of a git blob
     """
 
     def __init__(self, kind: str, size: int) -> None:

@@ -1,8 +1,8 @@
-"""Transfer of published files: resumed where it broke off, verified on the way, never over another file.
+"""Transfer of published files: resumed after interruptions, verified while received, never overwriting other files.
 
-Of the libraries, pooch verifies and unpacks but does not resume (after a dropped connection 37 GB start over), takes
-the empty 202 of figshare for a file, and replaces a different file at the destination; so requests does what is hard
-(redirects, proxies, certificates), and the loop around it is here.
+The library pooch verifies and unpacks, but does not resume (after a dropped connection 37 GB start over), accepts the
+empty 202 responses of figshare as files, and replaces a different file at the destination; so this module adds a loop
+around requests, which handles redirects, proxies and certificates.
 """
 
 import fcntl
@@ -22,10 +22,10 @@ from hiphop_train.data.download.registry import CHUNK, Advance, Digest, Remote, 
 from hiphop_train.errors import DataError
 
 BROKEN = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-"""What a dropped or silent connection raises."""
+"""Exceptions of a dropped or silent connection."""
 
 PACKET = 1 << 16
-"""Bytes that are received before they are written; of what a broken connection sent, less than these are lost."""
+"""Bytes received before they are written; a broken connection loses fewer than these."""
 
 Bar = Callable[[str, int | None], Advance]
 """Starts a progress bar with a title and a number of bytes."""
@@ -33,12 +33,12 @@ Bar = Callable[[str, int | None], Advance]
 
 @dataclass(frozen=True)
 class Retries:
-    """How often and how long a server is tried.
+    """Number and timing of retries.
 
     Attributes
     ----------
-    attempts : requests in a row without a new byte before the transfer fails
-    pause : seconds before the second of them, doubled before each further one
+    attempts : consecutive requests without a new byte before the transfer fails
+    pause : seconds before the second attempt, doubled before each further one
     timeout : seconds without a byte after which a connection counts as broken
     """
 
@@ -51,13 +51,13 @@ DEFAULT_RETRIES = Retries()
 
 
 def fetch(remote: Remote, root: Path, bar: Bar, retries: Retries = DEFAULT_RETRIES) -> tuple[list[Path], bool]:
-    """Fetch one published file into a folder, unpacked where it is an archive.
+    """Fetch one published file into a folder, and unpack it if it is an archive.
 
     Parameters
     ----------
     remote : the file
     root : the folder
-    bar : shows progress
+    bar : starts progress bars
     retries : of requests
 
     Returns
@@ -83,12 +83,12 @@ def fetch(remote: Remote, root: Path, bar: Bar, retries: Retries = DEFAULT_RETRI
         return [target], False
     found = unpack(remote, target, root, bar(f"unpacking {remote.name}", target.stat().st_size))
     _write_record(record, remote, root, found)
-    target.unlink()  # what is needed of it has been unpacked
+    target.unlink()  # its needed files have been unpacked
     return [root / name for name in found], False
 
 
 def _existing(remote: Remote, root: Path, record: Path, bar: Bar) -> list[Path]:
-    """Files that exist and are the published ones; raises where one exists and is not."""
+    """Existing files that match the published ones; raise `DataError` if one differs."""
     if not remote.unpack:
         target = root / remote.name
         if not target.exists():
@@ -97,7 +97,7 @@ def _existing(remote: Remote, root: Path, record: Path, bar: Bar) -> list[Path]:
         expected = remote.checksum or known.get(remote.name)
         if expected is None:
             raise DataError(
-                f"{target} exists, and no checksum was published to compare it with; it is left as it is. "
+                f"{target} exists, and no checksum was published to compare it with; it was not changed. "
                 f"Use it, or move it away to fetch it again from {remote.url}"
             )
         _verify(Remote(remote.url, remote.name, remote.size, expected), target, bar)
@@ -114,19 +114,19 @@ def _existing(remote: Remote, root: Path, record: Path, bar: Bar) -> list[Path]:
 
 
 def _require_absent(remote: Remote, root: Path) -> None:
-    """Raise where a file exists that would be unpacked, before the archive is fetched."""
+    """Raise `DataError` if a file to be unpacked exists, before the archive is fetched."""
     for pattern, destination in remote.unpack.items():
         is_folder = destination.endswith("/")
         for path in root.glob(f"{destination}{pattern.rsplit('/')[-1]}" if is_folder else destination):
             raise DataError(
-                f"{path} exists, and nothing says whether it comes from {remote.name}; it is left as it is. "
+                f"{path} exists, but may not come from {remote.name}; it was not changed. "
                 f"Use it, or move it away to fetch it again from {remote.url}"
             )
 
 
 def _verify(remote: Remote, target: Path, bar: Bar) -> str:
-    """Raise unless a file at the destination is the published one; returns its checksum."""
-    advice = "it is left as it is. Move it away, or choose another folder: --root"
+    """Raise `DataError` unless the file at the destination is the published one; return its checksum."""
+    advice = "it was not changed. Move it away, or choose another folder: --root"
     if not target.is_file():
         raise DataError(f"{target} is a folder, expected a file; {advice}")
     size = target.stat().st_size
@@ -140,7 +140,7 @@ def _verify(remote: Remote, target: Path, bar: Bar) -> str:
 
 
 def _recorded(record: Path, remote: Remote) -> dict[str, str]:
-    """Checksums that were recorded when the same address was fetched before."""
+    """Checksums recorded by an earlier download from the same address."""
     try:
         content = json.loads(record.read_text())
         return dict(content["files"]) if content["url"] == remote.url else {}
@@ -149,7 +149,7 @@ def _recorded(record: Path, remote: Remote) -> dict[str, str]:
 
 
 def _write_record(record: Path, remote: Remote, root: Path, checksums: dict[str, str]) -> None:
-    """Record what was fetched, where the registry does not suffice to recognise it."""
+    """Record checksums of fetched files, if the registry does not contain them."""
     if remote.checksum and not remote.unpack:
         return
     unfinished = record.with_name(f".{record.name}.{os.getpid()}")
@@ -159,19 +159,19 @@ def _write_record(record: Path, remote: Remote, root: Path, checksums: dict[str,
 
 @contextmanager
 def _locked(part: Path) -> Iterator[IO[bytes]]:
-    """Open an unfinished file to be written by this process alone."""
+    """Open an unfinished file with an exclusive lock."""
     with part.open("a+b") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataError(f"{part} is being written by another process; wait for it to end") from error
+            raise DataError(f"{part} is being written by another process; wait until it has finished") from error
         except OSError:
             pass  # a file system without locks
         yield handle
 
 
 def _download(remote: Remote, target: Path, bar: Bar, retries: Retries) -> str:
-    """Fetch a file under a temporary name, verify and rename it; returns its checksum."""
+    """Fetch a file under a temporary name, verify and rename it; return its checksum."""
     part = target.with_name(f"{target.name}.part")
     with _locked(part) as handle:
         transfer = _Transfer(remote, handle, part.with_name(f"{part.name}.json"), retries, target)
@@ -189,8 +189,8 @@ class _Transfer:
     Parameters
     ----------
     remote : the file
-    handle : partial file, which may hold the beginning already
-    state : file that says of which version of the remote file
+    handle : partial file, possibly with bytes of an earlier attempt
+    state : file with the URL and the validator (ETag or date) of those bytes
     retries : of requests
     target : destination, for messages
     """
@@ -203,7 +203,7 @@ class _Transfer:
         self.done = self._resumable()
 
     def _resumable(self) -> int:
-        """Bytes that exist; none count where nothing would show that the remote file has changed since."""
+        """Number of bytes to resume from; zero if a change of the remote file could not be detected."""
         if self.remote.checksum is None and not self._validator():
             self.handle.truncate(0)
         return self.handle.seek(0, os.SEEK_END)
@@ -232,7 +232,7 @@ class _Transfer:
             problem = f"it has {found}, expected {self.remote.checksum}"
         self._restart()
         self.total = self.remote.size
-        if resumed:  # the old beginning may be the cause
+        if resumed:  # the earlier part may be the cause
             return self.run(bar)
         raise DataError(
             f"{self.remote.url} is not the published file: {problem}; what was received has been removed\n"
@@ -258,7 +258,7 @@ class _Transfer:
                 time.sleep(self.retries.pause * 2 ** (failures - 1))
 
     def _request(self) -> str:
-        """Request what is missing and receive it; returns the problem, if another request may solve it."""
+        """Request and receive the missing bytes; return the problem if another request may solve it."""
         headers = {"Accept-Encoding": "identity"}  # sizes and ranges are those of the file itself
         if self.done:
             headers["Range"] = f"bytes={self.done}-"
@@ -270,7 +270,7 @@ class _Transfer:
                 self._restart()
                 return "the server does not have that part of the file"
             if status in (202, 429) or status >= 500:
-                hint = " without a file (it is being prepared, or the server wants a browser)" if status == 202 else ""
+                hint = " without a file (still being prepared, or browsers only)" if status == 202 else ""
                 return f"the server answers {status}{hint}"
             if status not in (200, 206):
                 raise DataError(
@@ -284,7 +284,7 @@ class _Transfer:
         start, total = self._announced(answer)
         if start != self.done:
             self._restart()
-            return "the server sent another part than the requested one"
+            return "the server did not send the requested part"
         if self.remote.size is not None and total is not None and total != self.remote.size:
             kind = answer.headers.get("Content-Type", "no type")
             raise DataError(
@@ -323,7 +323,7 @@ class _Transfer:
         return 0, int(length) if length.isdigit() else None
 
     def _keep_validator(self, answer: requests.Response) -> None:
-        """Record what identifies this version of the file, so that a beginning is not joined to the end of another."""
+        """Record the version of the remote file, so that parts of different versions are never joined."""
         tag = answer.headers.get("ETag", "")
         validator = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
         self.state.write_text(json.dumps({"url": self.remote.url, "validator": validator}))
@@ -345,10 +345,10 @@ class _Transfer:
         return digest
 
     def instructions(self) -> str:
-        """Instructions to fetch the file without this command."""
+        """Instructions to fetch the file manually."""
         kept = f"  {self.done:,} bytes are kept: the same command resumes there\n" if self.done else ""
         then = "verifies and unpacks it" if self.remote.unpack else "verifies it"
         return (
-            f"{kept}  or fetch it on a machine with a network and copy it to its place; the same command then {then}:\n"
+            f"{kept}  or fetch it on a machine with a network and copy it; the same command then {then}:\n"
             f"    from  {self.remote.url}\n    size  {self.remote.described()}\n    to    {self.target}"
         )

@@ -1,4 +1,4 @@
-"""The layout of ANI-1: HDF5 files in the pyanitools layout, energies only, high-energy conformers in separate arrays.
+"""The layout of ANI-1: HDF5 files of pyanitools, with energies only and high-energy conformers in separate arrays.
 
 Smith et al., Sci. Data 4, 170193 (2017). The SMILES in the files can disagree with the geometry and are not read.
 """
@@ -23,11 +23,11 @@ class ANI1Reader(Reader):
 
     Parameters
     ----------
-    root : folder that holds the files, at any depth
-    names : of the files to read; all of them must exist
-    energy_unit, length_unit : what the files hold
-    high_energy : whether to read also the conformers of high energy, which the set keeps separate
-    download : how to get the files, shown when one is missing
+    root : folder with the files, at any depth
+    names : of the files to read; all must exist
+    energy_unit, length_unit : of the files
+    high_energy : whether to read also the high-energy conformers, which are stored separately
+    download : download instructions, shown if a file is missing
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ANI1Reader(Reader):
         return find_files(self.root, self.names, self.download)
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the molecules of all files, high-energy conformers of each after the others."""
+        """Yield the molecules of all files, high-energy conformers of each after the others."""
         first = 0
         for file in self.files():
             for name, group in leaf_groups(file, "species"):

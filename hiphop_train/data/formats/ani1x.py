@@ -1,6 +1,6 @@
 """The layout of the ANI-1x release: one group per formula, one array per label and level of theory.
 
-Smith et al., Sci. Data 7, 134 (2020). Missing labels are NaN; a group may hold several isomers.
+Smith et al., Sci. Data 7, 134 (2020). Missing labels are NaN; a group may contain several isomers.
 """
 
 import json
@@ -28,7 +28,7 @@ LAYOUT = "the ANI-1x layout"
 
 
 class LevelKeys(TypedDict):
-    """Names of the arrays of one level of theory, by target; without forces it has energies only."""
+    """Names of the arrays of one level of theory, by target; null where it has none."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
@@ -38,18 +38,18 @@ class LevelKeys(TypedDict):
 
 
 class ANI1xReader(Reader):
-    """Read a file in the ANI-1x release layout; conformations without the requested energy are left out.
+    """Read a file in the ANI-1x release layout; conformations without the requested energy are skipped.
 
     Parameters
     ----------
     path : HDF5 file
-    levels : levels of theory that the file holds, and the names of their arrays
-    level : the level of theory to read, or several: then a conformation appears once for each of them at which it has
-        an energy
+    levels : levels of theory in the file, and the names of their arrays
+    level : the level of theory to read, or several: then a conformation appears once for each level at which it has an
+        energy
     energy_unit, length_unit, force_sign, dipole_unit : of the file; forces are in energy_unit / length_unit
-    groups_path : JSON whose list ``molecule`` names the molecule of each conformation, in the file's order; without it
-        the formula is the group
-    download : how to get the file, shown when it is missing
+    groups_path : JSON file whose list ``molecule`` names the molecule of each conformation, in the file's order; if
+        None, formulas are the groups
+    download : download instructions, shown if the file is missing
     """
 
     def __init__(
@@ -68,18 +68,16 @@ class ANI1xReader(Reader):
         for name in wanted:
             if name not in levels:
                 raise ConfigError(
-                    f"data.level: '{name}' is not a level of {path}{did_you_mean(name, levels)}\n"
+                    f"data.level: '{name}' is not a level of theory of {path}{did_you_mean(name, levels)}\n"
                     f"  allowed: {', '.join(levels)}, or several: 'data.level=[{','.join(levels)}]'"
                 )
         if not wanted or len(set(wanted)) < len(wanted):
-            raise ConfigError(f"data.level={level!r}: give one level, or several different ones")
+            raise ConfigError(f"data.level={level!r}: give one level of theory, or several different ones")
         self.path = path
         self.levels = {name: _given(levels[name]) for name in wanted}
         has_dipoles = any("dipole" in keys for keys in self.levels.values())
         if has_dipoles and dipole_unit is None:
-            raise ConfigError(
-                "data.reader.dipole_unit must be given where data.reader.levels names an array of dipoles"
-            )
+            raise ConfigError("data.reader.dipole_unit must be given if data.reader.levels names an array of dipoles")
         self.factors = declared(energy_unit, length_unit, force_sign, dipole_unit=dipole_unit if has_dipoles else None)
         self.groups_path = groups_path
         self.download = download
@@ -89,7 +87,7 @@ class ANI1xReader(Reader):
         return [require_file(self.path, "data.path", self.download)]
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the groups, conformations in the file's order."""
+        """Yield the groups, conformations in the file's order."""
         (file,) = self.files()
         molecules = self._molecules()
         counts: Counter[tuple[str, str]] = Counter()  # of known labels, by level of theory and target
@@ -115,8 +113,8 @@ class ANI1xReader(Reader):
                 first += conformations.n
         if molecules is not None and len(molecules) != first:
             raise DataError(
-                f"{locate(self.groups_path or '')} names {len(molecules)} conformations, but {file} holds {first}; "
-                "set data.reader.groups_path=null to take formulas as groups"
+                f"{locate(self.groups_path or '')} names {len(molecules)} conformations, but {file} contains {first}; "
+                "set data.reader.groups_path=null to use formulas as groups"
             )
         for name, keys in self.levels.items():
             for key, array in keys.items():
@@ -127,13 +125,13 @@ class ANI1xReader(Reader):
                     )
 
     def _conformations(self, group: h5py.Group, file: Path) -> Conformations:
-        """All arrays, labels under 'level.target'; dipoles are not stored in all groups."""
-        keys, places = {"positions": "coordinates"}, {}
+        """All arrays, labels under 'level.target'; some groups lack dipoles."""
+        keys, settings = {"positions": "coordinates"}, {}
         for name, labels in self.levels.items():
             for key, array in labels.items():
                 if array is not None and (key in ("energy", "forces") or array in group):
-                    keys[f"{name}.{key}"], places[f"{name}.{key}"] = array, f"data.reader.levels.{name}.{key}"
-        return Conformations(group, file, keys, LAYOUT, places)
+                    keys[f"{name}.{key}"], settings[f"{name}.{key}"] = array, f"data.reader.levels.{name}.{key}"
+        return Conformations(group, file, keys, LAYOUT, settings)
 
     def _read(
         self, file: Path, conformations: Conformations, part: slice, first: int, molecules: list[str] | None
@@ -174,13 +172,13 @@ class ANI1xReader(Reader):
 
 
 def _given(keys: LevelKeys) -> dict[str, str | None]:
-    """Leave out optional targets that are not read."""
+    """Drop optional targets that are not read."""
     named = {key: array if array is None else str(array) for key, array in keys.items()}
     return {key: array for key, array in named.items() if array is not None or key in ("energy", "forces")}
 
 
 def _regroup(structures: Structures, molecules: list[str]) -> Structures:
-    """Use the molecules as groups; a list that is too short is refused at the end of the file."""
+    """Use the molecules as groups; a list of the wrong length is refused at the end of the file."""
     last = len(molecules) - 1
     names = [molecules[min(k, last)] if molecules else "" for k in structures.conformation]
     found, group = np.unique(names, return_inverse=True)

@@ -1,7 +1,7 @@
 """The layout of ANI-2x and COMP6v2: one HDF5 group per number of atoms, atomic numbers for each conformation.
 
-Devereux et al., J. Chem. Theory Comput. 16, 4192 (2020). Groups mix molecules of all kinds; charges, which are not
-read, have one column more than the number of atoms, for their sum.
+Devereux et al., J. Chem. Theory Comput. 16, 4192 (2020). Groups mix different molecules; charges, which are not read,
+have one column more than the number of atoms, for their sum.
 """
 
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ class ANI2xReader(Reader):
 
     Parameters
     ----------
-    root : folder that holds the files, at any depth
-    names : of the files to read; all of them must exist
-    energy_unit, length_unit, force_sign : what the files hold; forces are in energy_unit / length_unit
+    root : folder with the files, at any depth
+    names : of the files to read; all must exist
+    energy_unit, length_unit, force_sign : of the files; forces are in energy_unit / length_unit
     forces : whether to read forces, which some levels of theory lack
-    download : how to get the files, shown when one is missing
+    download : download instructions, shown if a file is missing
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ANI2xReader(Reader):
         return find_files(self.root, self.names, self.download)
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the groups of all files, conformations in the files' order."""
+        """Yield the groups of all files, conformations in the files' order."""
         keys = {"numbers": "species", "positions": "coordinates", "energy": "energies"}
         keys |= {"forces": "forces"} if self.forces else {}
         first = 0
@@ -77,7 +77,7 @@ class ANI2xReader(Reader):
 
 
 def _formulas(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Index of the formula of each row of atomic numbers, and all formulas, in the order of their appearance."""
+    """Index of the formula of each row of atomic numbers, and all formulas in order of appearance."""
     new = np.ones(len(numbers), np.bool_)
     new[1:] = (numbers[1:] != numbers[:-1]).any(axis=1)
     known: dict[str, int] = {}
