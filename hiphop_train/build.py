@@ -1,7 +1,7 @@
-"""From configuration sections to objects: the one place that calls Hydra's instantiate.
+"""Construction of objects from configuration sections; the only module that calls Hydra's instantiate.
 
-What one part needs from another is handed over here: the model's elements and cutoff to the data, its elements and the
-sizes of its features to the readout, the run directory to loggers and checkpoints.
+Dependencies between parts are passed here: the model's elements and cutoff to the data, its elements and feature sizes
+to the readout, the run directory to loggers and checkpoints.
 """
 
 import inspect
@@ -41,12 +41,12 @@ DATA_VARIABLES = (
     "exclude",
     "charged",
 )
-"""Keys of the data section that only exist to be set on the command line; other keys of the section refer to them."""
+"""Keys of the data section that are shortcuts for the command line; other keys of the section refer to them."""
 
 OWN_KEYS: dict[str, dict[str, Any]] = {
     "trainer": {"compile": Choice, "precision": Precision, "matmul_precision": MatmulPrecision}
 }
-"""Keys that we read ourselves, in sections whose class is not ours, with their types."""
+"""Keys that this package reads from sections of other packages' classes, with their types."""
 
 HANDED_OVER: dict[str, tuple[str, ...]] = {
     "model.readout": ("feature_sizes", "elements"),
@@ -64,11 +64,11 @@ HANDED_OVER: dict[str, tuple[str, ...]] = {
     ),
     "logger": ("run_dir",),
 }
-"""Arguments that no configuration sets, because they are handed over here."""
+"""Arguments passed here instead of being set by the configuration."""
 
 
 def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype, n_levels: int = 1) -> Potential:
-    """Build a potential with random weights, E0 zero and scale one.
+    """Build a potential with random weights, zero E0 and unit scale.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def make_part(section: Mapping[str, Any] | DictConfig, name: str, **handed_over:
 
 
 def make_parts(section: DictConfig | None, name: str, **handed_over: Any) -> list[Any]:
-    """Build each of several named objects, callbacks or loggers."""
+    """Build several named objects, such as callbacks or loggers."""
     return [
         _instantiate(part, f"{name}.{key!s}", **handed_over)
         for key, part in (section or {}).items()
@@ -132,8 +132,8 @@ def make_trainer(trainer: DictConfig, callbacks: list[Callback], loggers: list[L
         for key in OWN_KEYS["trainer"]:
             section.pop(key, None)
     if section.accelerator == "auto" and not torch.cuda.is_available():
-        section.accelerator = "cpu"  # Apple's MPS, which Lightning would take, has no float64
-    made: Trainer = _instantiate(
+        section.accelerator = "cpu"  # Lightning would use Apple's MPS, which lacks float64
+    built: Trainer = _instantiate(
         section,
         "trainer",
         callbacks=callbacks,
@@ -143,11 +143,11 @@ def make_trainer(trainer: DictConfig, callbacks: list[Callback], loggers: list[L
         use_distributed_sampler=False,  # our sampler divides batches over ranks
         inference_mode=False,  # forces need gradients in validation
     )
-    return made
+    return built
 
 
 def _with_needed(section: dict[str, Any], name: str, offered: dict[str, Any]) -> dict[str, Any]:
-    """Add to a section, and to those within it, the offered arguments that their targets have parameters for."""
+    """Add to a section and its subsections the offered arguments that their targets accept."""
     target = section["_target_"]
     try:
         parameters = inspect.signature(get_object(target)).parameters

@@ -1,9 +1,9 @@
-"""The checkpoint is the contract: plain data and tensors only, versioned, complete without the code that wrote it.
+"""Checkpoints: versioned files of plain data and tensors, complete without the code that wrote them.
 
-A checkpoint is Lightning's file (``state_dict`` holds averaged weights, ``current_model_state`` the raw ones) with a
+A checkpoint is Lightning's file (``state_dict`` contains averaged weights, ``current_model_state`` the raw ones) with a
 record under ``hiphop_train``: version, resolved configuration, units, fingerprint of the data, version of the code.
-One of imported weights has ``state_dict`` and record only; its record says the ``origin``, and its configuration has no
-more than model and dtype.
+A checkpoint of imported weights has only ``state_dict`` and record; its record has an ``origin``, and its configuration
+only model and dtype.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ VERSION = 3
 UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom"}
 
 PREFIX = "potential."
-"""What the names of the potential's parameters begin with in ``state_dict``."""
+"""Prefix of the names of the potential's parameters in ``state_dict``."""
 
 
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Name the level of theory, which the reader of the ANI-1x layout now does too."""
+    """Name the level of theory, as the reader of the ANI-1x layout now does."""
     record = {**content["hiphop_train"], "version": 2, "levels": ["default"]}
     data = record["config"].get("data")
     if data is not None and data["reader"]["_target_"].endswith(".ANI1xReader"):
@@ -41,7 +41,7 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_version_2(content: dict[str, Any]) -> dict[str, Any]:
-    """Find the readers where they are now, in `hiphop_train.data.formats`."""
+    """Update the paths of the readers to `hiphop_train.data.formats`."""
     record = {**content["hiphop_train"], "version": 3}
     data = record["config"].get("data")
     if data is not None:
@@ -53,7 +53,7 @@ def _from_version_2(content: dict[str, Any]) -> dict[str, Any]:
 
 
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1, 2: _from_version_2}
-"""From a version to the function that turns its checkpoints into those of the next version."""
+"""Version -> function that converts its checkpoints to the next version."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Loaded:
     Attributes
     ----------
     potential : with averaged weights, in evaluation mode
-    record : what was stored beside the weights
+    record : the record stored with the weights
     file : the checkpoint
-    run_dir : the run directory it belongs to; for a file that is in none, a folder of its name beside it
+    run_dir : its run directory; for a file outside of one, a folder with its name beside it
     """
 
     potential: Potential
@@ -77,13 +77,13 @@ class Loaded:
 def make_record(
     config: dict[str, Any], fingerprint: str, statistics: dict[str, Any], levels: list[str]
 ) -> dict[str, Any]:
-    """Return what a checkpoint carries beside its weights.
+    """Return the record of a checkpoint.
 
     Parameters
     ----------
-    config : resolved configuration, plain
+    config : resolved configuration, in plain types
     fingerprint : of the data
-    statistics : what was fitted to the training labels, for people to read
+    statistics : fitted to the training labels, for information
     levels : names of the levels of theory, in the order of E0
     """
     return {
@@ -98,19 +98,19 @@ def make_record(
 
 
 def of_weights(model: dict[str, Any], dtype: str, weights: dict[str, Tensor], origin: str) -> dict[str, Any]:
-    """Return the contents of a checkpoint of weights that were not trained here.
+    """Return the contents of a checkpoint of imported weights.
 
     Parameters
     ----------
     model : the model section, readout included
     dtype : of the network, float32 or float64
     weights : state dictionary of the potential
-    origin : one line that says where they come from
+    origin : source of the weights, in one line
 
     Raises
     ------
     RuntimeError
-        when the weights do not fit the model
+        if the weights do not fit the model
     """
     potential = make_potential(model, DTYPES[dtype])
     potential.load_state_dict(weights)
@@ -121,7 +121,7 @@ def of_weights(model: dict[str, Any], dtype: str, weights: dict[str, Tensor], or
 
 
 def find_checkpoint(path: str, key: str = "checkpoint") -> tuple[Path, Path]:
-    """Return checkpoint file and run directory for a run directory or a file; `key` is the configuration's for it."""
+    """Return checkpoint file and run directory, given either; `key` is the configuration key of `path`."""
     given = Path(path).expanduser()
     if given.is_dir():
         for name in ("best.ckpt", "last.ckpt"):
@@ -129,8 +129,8 @@ def find_checkpoint(path: str, key: str = "checkpoint") -> tuple[Path, Path]:
             if file.is_file():
                 return file, given
         raise CheckpointError(
-            f"{given} holds no checkpoints/best.ckpt or checkpoints/last.ckpt: it is no run directory, or its training "
-            f"ended before the first epoch; give a run directory or a checkpoint file: {key}=PATH"
+            f"{given} contains no checkpoints/best.ckpt or checkpoints/last.ckpt: it is not a run directory, or its "
+            f"training ended before the first checkpoint; give a run directory or a checkpoint file: {key}=PATH"
         )
     if not given.is_file():
         raise CheckpointError(f"{given} does not exist; give a run directory or a checkpoint file: {key}=PATH")
@@ -138,7 +138,7 @@ def find_checkpoint(path: str, key: str = "checkpoint") -> tuple[Path, Path]:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Read a checkpoint file, upgraded to the present version."""
+    """Read a checkpoint file, upgraded to the current version."""
     if is_zipfile(file) and any(name.endswith("/constants.pkl") for name in ZipFile(file).namelist()):
         raise CheckpointError(f"{file} is an exported potential; give the run directory or checkpoint it came from")
     try:
@@ -156,7 +156,7 @@ def read(file: Path) -> dict[str, Any]:
         record = content["hiphop_train"]
     if record["version"] != VERSION:
         raise CheckpointError(
-            f"{file} has checkpoint version {record['version']}, this code reads version {VERSION}; "
+            f"{file} has checkpoint version {record['version']}, but this code reads version {VERSION}; "
             f"it was written by hiphop-train {record.get('code_version')}: install that version or a newer one"
         )
     return content
@@ -175,5 +175,5 @@ def load(path: str) -> Loaded:
     try:
         potential.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{file}: its weights do not fit its own configuration: {error}") from error
+        raise CheckpointError(f"{file}: weights do not fit the stored configuration: {error}") from error
     return Loaded(potential.eval(), record, file, run_dir)

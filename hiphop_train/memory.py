@@ -1,17 +1,17 @@
-"""What the C library does with memory that is given back to it."""
+"""Settings of glibc's allocator."""
 
 import ctypes
 import platform
 
 ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(2**62), "MALLOC_MMAP_MAX_": "0"}
-"""Variables that have the effect of `keep_freed_memory` in a process that is started with them."""
+"""Environment variables with the effect of `keep_freed_memory` on a new process."""
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep memory for the next tensor instead of giving it back to the system.
+    """Make glibc keep freed memory for the next tensor instead of returning it to the system.
 
-    By default every tensor above 32 MiB is a mapping of its own, whose pages the system fills with zeros one by one at
-    first use, at each step again: half of the time of 20,000 atoms. Without glibc nothing is done.
+    By default every tensor above 32 MiB is mapped separately, and the system zeroes its pages at first use, at every
+    step: half the time for 20,000 atoms. Without glibc this has no effect.
     """
     if platform.libc_ver()[0] != "glibc":
         return

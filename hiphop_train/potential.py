@@ -1,4 +1,4 @@
-"""The potential: E0 + terms, and by differentiation forces and virial. Physics is written here, once."""
+"""The potential: E0 plus terms, with forces and virial by differentiation."""
 
 from abc import ABC, abstractmethod
 from typing import Dict, List, Tuple
@@ -21,8 +21,8 @@ class Term(nn.Module, ABC):
 
     Parameters
     ----------
-    is_hierarchical : whether its energies are levels that should decrease, E0 being the first
-    targets : which targets there are among the further outputs
+    is_hierarchical : whether its energies are levels that should decrease, with E0 as the first
+    targets : keys of the targets among the further outputs
     """
 
     def __init__(self, is_hierarchical: bool = False, targets: Tuple[str, ...] = ()) -> None:
@@ -37,20 +37,20 @@ class Term(nn.Module, ABC):
         Returns
         -------
         outputs : dict
-            ``energies`` of the atoms (n_atoms, n_levels), eV: a term may resolve its energy into levels; and further
-            outputs of the potential
+            ``energies`` of the atoms (n_atoms, n_levels), eV, which may be resolved into levels; and further outputs
+            of the potential
         """
 
 
 class Network(Term):
-    """The learned term: representation, readout, and what was fitted to the training set before the weights.
+    """The learned term: representation and readout, with statistics fitted to the training set before the weights.
 
-    That is an energy scale, and the standardisation of the features of a representation that asks for it.
+    These are an energy scale and, if the representation declares it, the standardisation of its features.
 
     Parameters
     ----------
-    representation : features of the atoms
-    readout : energies from features
+    representation : maps graphs to features of the atoms
+    readout : maps features to energies
     """
 
     scale: Tensor
@@ -60,7 +60,7 @@ class Network(Term):
         self.representation = representation
         self.readout = readout
         functions = representation.standardised_functions
-        self.standardisations = nn.ModuleList()  # of the last level, or none
+        self.standardisations = nn.ModuleList()  # of the last level, or empty
         if functions:
             self.standardisations.append(Standardisation(len(representation.elements), len(functions)))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
@@ -80,11 +80,11 @@ def hierarchicality(level_energies: Tensor) -> Tensor:
 
     Parameters
     ----------
-    level_energies : (n_atoms, n_levels), level 0 being E0
+    level_energies : (n_atoms, n_levels), level 0 is E0
 
     Returns
     -------
-    R : (n_atoms,), between 0 and n_levels - 1; two levels that both vanish add 0
+    R : (n_atoms,), between 0 and n_levels - 1; if two consecutive levels vanish, their summand is 0
     """
     squares = level_energies.square()
     upper, lower = squares[:, 1:], squares[:, :-1]
@@ -94,9 +94,9 @@ def hierarchicality(level_energies: Tensor) -> Tensor:
 
 
 def stress(virial: Tensor, cell: Tensor, pbc: Tensor) -> Tensor:
-    """Return the stress (n_systems, 3, 3), eV/Angstrom^3: the derivative with respect to a strain per volume, as ASE's.
+    """Return the stress (n_systems, 3, 3), eV/Angstrom^3: derivative with respect to strain per volume, as in ASE.
 
-    It is zero where a system is not periodic in all three directions, and so has no volume.
+    It is zero unless a system is periodic in all three directions, since it has no volume otherwise.
 
     Parameters
     ----------
@@ -115,9 +115,9 @@ class Potential(nn.Module):
     Parameters
     ----------
     terms : summands; the first is the network
-    elements : type names, to which the graph's species refer
+    elements : type names, indexed by the graph's species
     cutoff : Angstrom
-    n_theories : levels of theory, rows of E0; each system says which one is its own
+    n_theories : number of levels of theory, the rows of E0, indexed by the graph's theory
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ class Potential(nn.Module):
 
     Notes
     -----
-    E0 and all returned energies are float64: at 1000 Hartree, float32 is 2 meV coarse.
+    E0 and all returned energies are float64: at 1000 Hartree, the resolution of float32 is 2 meV.
     """
 
     e0: Tensor
@@ -140,7 +140,7 @@ class Potential(nn.Module):
         self.register_buffer("e0", torch.zeros(n_theories, len(elements), dtype=torch.float64))
 
     def set_statistics(self, e0: NDArray[np.float64], scale: float) -> None:
-        """Take what was fitted to the training labels: E0 (n_theories, n_types) and the network's scale, in eV."""
+        """Set the statistics of the training labels: E0 (n_theories, n_types) and the network's scale, in eV."""
         self.e0 = torch.tensor(e0, dtype=torch.float64, device=self.e0.device)
         network = self.terms[0]
         assert isinstance(network, Network)
@@ -151,17 +151,17 @@ class Potential(nn.Module):
 
         Parameters
         ----------
-        graph : structures with their pairs inside of the cutoff
+        graph : structures with their pairs within the cutoff
         forces, virial : whether to differentiate; in training mode the derivatives can be differentiated again
 
         Returns
         -------
         outputs : dict
             ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) in eV,
-            float64; ``hierarchicality`` (n_systems,), the mean over atoms, 0 without hierarchical levels; when asked
-            for, ``forces`` (n_atoms, 3) in eV/Angstrom and ``virial`` (n_systems, 3, 3) in eV, the negative derivative
-            with respect to a strain, with ``stress`` (n_systems, 3, 3) in eV/Angstrom^3, see `stress`; and what a
-            readout adds
+            float64; ``hierarchicality`` (n_systems,), the mean over atoms, 0 without hierarchical levels; if requested,
+            ``forces`` (n_atoms, 3) in eV/Angstrom and ``virial`` (n_systems, 3, 3) in eV, the negative derivative with
+            respect to strain, with ``stress`` (n_systems, 3, 3) in eV/Angstrom^3, see `stress`; and further outputs of
+            the readout
         """
         derivatives = forces or virial
         vectors = graph.pair_vectors

@@ -1,7 +1,7 @@
-"""Targets: the quantities that a potential is trained on and judged by, each described by one record.
+"""Targets: the quantities that a potential is trained and evaluated on, each described by one record.
 
-Readers, packed sets, batches, loss, metrics, reports, checks and export go through these records; none of them knows a
-target by name where a record will do. Labels and outputs carry a target under its ``key``.
+Readers, packed sets, batches, loss, metrics, reports, checks and export iterate over these records instead of naming
+targets. Labels and outputs contain a target under its ``key``.
 """
 
 import math
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from hiphop_train.units import DEBYE, GPA, KCAL_PER_MOL
 
 Per = Literal["structure", "atom", "cell", "molecule"]
-"""What has one entry: every structure, every atom, every structure that is periodic in all three directions, or every
-structure that is periodic in none."""
+"""One entry per structure, per atom, per structure that is periodic in all three directions ("cell"), or per structure
+that is periodic in none ("molecule")."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,17 @@ class Target:
 
     Attributes
     ----------
-    key : under which labels and outputs hold it
-    per : what has one entry
+    key : of the target in labels and outputs
+    per : see `Per`
     shape : of an entry
-    unit : inside of this package
-    reported_unit : in losses, metrics and reports
-    reported_factor : units inside per reported unit
-    extensive : whether it is the sum over two systems far apart
-    rank : of the Cartesian tensor that it is: under a rotation R each index transforms by R
+    unit : internal unit
+    reported_unit : unit in losses, metrics and reports
+    reported_factor : internal units per reported unit
+    extensive : whether it is additive over two systems far apart
+    rank : as a Cartesian tensor: under a rotation R each index transforms by R
     is_odd : whether it changes sign under inversion of all positions
-    is_symmetric : whether it is a symmetric 3 x 3 tensor, of whose entries six are independent
-    decimals : of the reported unit, in tables
+    is_symmetric : whether it is a symmetric 3 x 3 tensor, with six independent components
+    decimals : number of decimals in tables, in the reported unit
     """
 
     key: str
@@ -51,27 +51,27 @@ class Target:
     decimals: int = 2
 
     def is_defined(self, pbc: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return for which structures the target is defined (n,), given their periodic directions (n, 3)."""
+        """Return whether the target is defined for each structure (n,), given their periodic directions (n, 3)."""
         n_periodic = pbc.sum(axis=1)
         required = {"cell": n_periodic == 3, "molecule": n_periodic == 0}
         defined: NDArray[np.bool_] = required.get(self.per, n_periodic >= 0)
         return defined
 
     def array_shape(self, n_structures: int, n_atoms: int) -> tuple[int, ...]:
-        """Shape of the array that holds an entry for all of so many structures with so many atoms."""
+        """Shape of the array of all entries, given the numbers of structures and of atoms in total."""
         return (n_atoms if self.per == "atom" else n_structures, *self.shape)
 
     @property
     def components(self) -> list[int]:
-        """Indices of an entry's independent components in the flattened entry.
+        """Indices of the independent components in the flattened entry.
 
-        Those of a symmetric tensor are xx, yy, zz, yz, xz and xy: an error of a shear counts once.
+        Those of a symmetric tensor are xx, yy, zz, yz, xz and xy, so that errors of shear components count once.
         """
         return [0, 4, 8, 5, 2, 1] if self.is_symmetric else list(range(math.prod(self.shape)))
 
     @property
     def milli_unit(self) -> str:
-        """Unit that errors are reported in beside `reported_unit`: meV where the unit has eV, else none (empty)."""
+        """Second unit of reported errors, with meV for units with eV; otherwise empty."""
         return f"m{self.unit}" if self.unit.startswith("eV") else ""
 
 
@@ -89,5 +89,5 @@ strain, divided by the volume; a virial is minus stress times volume."""
 
 
 def derivatives(keys: Collection[str]) -> dict[str, bool]:
-    """Return the arguments of `Potential.forward` under which the outputs hold those targets."""
+    """Return the arguments of `Potential.forward` for outputs that contain the given targets."""
     return {"forces": "forces" in keys, "virial": "stress" in keys}

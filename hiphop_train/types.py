@@ -1,6 +1,6 @@
-"""The one graph that data, models, export and engines share, and the dictionary of outputs.
+"""The graph shared by data, models, export and engines, and the dictionary of outputs.
 
-Annotations are written in the form that TorchScript understands.
+Annotations are those supported by TorchScript.
 """
 
 from typing import Callable, Dict, NamedTuple
@@ -8,20 +8,20 @@ from typing import Callable, Dict, NamedTuple
 from torch import Tensor
 
 Outputs = Dict[str, Tensor]
-"""Outputs and labels under the same keys: those of `hiphop_train.targets`, and beside them ``atomic_energy`` (n_atoms,)
-eV, ``level_energies`` (n_atoms, n_levels) eV, ``hierarchicality`` (n_systems,), ``virial`` (n_systems, 3, 3) eV."""
+"""Outputs and labels under the same keys: those of `hiphop_train.targets`, and ``atomic_energy`` (n_atoms,) eV,
+``level_energies`` (n_atoms, n_levels) eV, ``hierarchicality`` (n_systems,), ``virial`` (n_systems, 3, 3) eV."""
 
 
 class Graph(NamedTuple):
     """One structure or a batch of structures, with all pairs of atoms within the cutoff.
 
-    Every ordered pair appears once: atom ``pair_i`` receives from atom ``pair_j``. Models see geometry only
-    through ``pair_vectors``; forces and virial come from the derivative of the energy with respect to them.
-    `hiphop_train.graph.assemble.make_graph` is its constructor.
+    Every ordered pair appears once: atom ``pair_i`` receives from atom ``pair_j``. Models use the geometry only
+    through ``pair_vectors``; forces and virial follow from the derivative of the energy with respect to them.
+    `hiphop_train.graph.assemble.make_graph` constructs it.
     """
 
     species: Tensor
-    """(n_atoms,) int64: index into the model's own list of type names."""
+    """(n_atoms,) int64: index into the model's list of type names."""
     positions: Tensor
     """(n_atoms, 3) Angstrom."""
     cell: Tensor
@@ -44,27 +44,27 @@ class Graph(NamedTuple):
     theory: Tensor
     """(n_systems,) int64: level of theory, index into the rows of E0."""
     extras: Dict[str, Tensor]
-    """What somebody prepared for a use of their own, under a key that starts with their name (see
-    `hiphop_train.accelerate`); tensors whose key starts with `ON_HOST` stay in the host's memory. Models need none."""
+    """Precomputed tensors under keys that start with the name of their owner (see `hiphop_train.accelerate`); those
+    whose key starts with `ON_HOST` stay in the host's memory. Models need none."""
 
 
 ON_HOST = "host:"
-"""Start of the keys of extras whose numbers the host reads: on a GPU, reading them would be a synchronisation."""
+"""Prefix of the keys of extras that the host reads, which on a GPU would synchronise host and device."""
 
 Prepare = Callable[[Graph], Graph]
-"""Adds extras to a graph, in the loader; can be sent to other processes."""
+"""Adds extras to a graph, in the loader; picklable."""
 
 
 class Batch(NamedTuple):
     """A graph with its labels.
 
-    Labels have the keys of the targets; beside each ``key`` there are ``key_weight``, one number per entry: 0 where a
-    label is missing or a structure only completes a rank's share, and ``key_scale`` (), by which losses are multiplied:
-    the number of structures (or atoms) in the whole batch relative to a mean batch, where batches differ in size.
-    ``weight`` (n_systems,) is that of the structures themselves.
+    Labels have the keys of the targets. Each ``key`` has a ``key_weight``, one number per entry, 0 for missing labels
+    and for structures that only pad a rank's share; and a ``key_scale`` (), by which losses are multiplied: the number
+    of structures (or atoms) in the whole batch relative to the mean over batches. ``weight`` (n_systems,) is that of
+    the structures.
     """
 
     graph: Graph
     labels: Outputs
     sample: Tensor
-    """(n_systems,) int64: number of each structure in its data set."""
+    """(n_systems,) int64: index of each structure in its data set."""

@@ -1,4 +1,4 @@
-"""Units: eV, Angstrom and eV/Angstrom inside; conversion happens once, where a file is read.
+"""Units: eV, Angstrom and eV/Angstrom internally; values are converted once, when a file is read.
 
 Constants are CODATA 2018.
 """
@@ -32,7 +32,7 @@ LENGTH: dict[str, float] = {"angstrom": 1.0, "bohr": BOHR}
 """Angstrom per unit of length."""
 
 FORCE_SIGN: dict[str, float] = {"force": 1.0, "gradient": -1.0}
-"""Factor that turns stored values into forces: some files store dE/dx under the name ``forces``."""
+"""Factor from stored values to forces: some files store dE/dx under the name ``forces``."""
 
 STRESS: dict[str, float] = {
     "eV/angstrom^3": 1.0,
@@ -44,8 +44,8 @@ STRESS: dict[str, float] = {
 """eV/Angstrom^3 per unit of stress."""
 
 STRESS_SIGN: dict[str, float] = {"tension_positive": 1.0, "compression_positive": -1.0}
-"""Factor that turns stored values into the derivative of the energy with respect to strain, per volume, as in ASE: VASP
-and others store its negative."""
+"""Factor from stored values to the derivative of the energy with respect to strain per volume, as in ASE: VASP and
+others store its negative."""
 
 DIPOLE: dict[str, float] = {"e*angstrom": 1.0, "e*bohr": BOHR, "debye": DEBYE}
 """Elementary charge times Angstrom per unit of dipole."""

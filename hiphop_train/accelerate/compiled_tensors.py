@@ -15,7 +15,7 @@ from hiphop_train.nn.tensors import raising_matrix
 
 @cache
 def tensor_program(l_max: int) -> Program:
-    """Write the recurrence of `nn.tensors.next_tensor` as a program: from x, y, z to components of rank 1 and higher."""
+    """Write the recurrence of `nn.tensors.next_tensor` as a program: from x, y, z to components of rank 1 and up."""
     writer = Writer(3)
     tensors = [[writer.sum({(axis, NOTHING): 1.0}) for axis in range(3)]]
     for rank in range(2, l_max + 1):

@@ -1,1 +1,1 @@
-"""Time and memory of a potential, by itself and beside other programs."""
+"""Time and memory of a potential, alone and in comparison with other programs."""

@@ -1,4 +1,4 @@
-"""An ASE calculator: energy and forces from positions, whatever it does on the way."""
+"""Benchmark of an ASE calculator: energy and forces from positions."""
 
 # mypy: allow-untyped-calls
 
@@ -13,7 +13,7 @@ from hiphop_train.benchmark.worker import Program, Result, Workload, serve
 
 
 class ASECalculator(Program):
-    """Energy and forces by an ASE calculator, ours with the exported file where no other is named."""
+    """Energy and forces by an ASE calculator; by default ours, with the exported file."""
 
     takes_pairs = False
     finds_pairs = True
@@ -45,7 +45,7 @@ class ASECalculator(Program):
         self.atoms = Atoms(work.numbers, work.positions, cell=work.cell[0], pbc=work.pbc[0])
 
     def evaluate(self, search: bool) -> Result:
-        """Energy and forces as at a new step: nothing that the calculator has kept of the last one is used."""
+        """Energy and forces as at a new step, without cached results of the last one."""
         self.calculator.calculate(self.atoms, ["energy", "forces"], all_changes)
         found = self.calculator.results
         return torch.tensor([float(found["energy"])], dtype=torch.float64), torch.as_tensor(found["forces"])

@@ -1,4 +1,4 @@
-"""An exported file, run as the ASE calculator runs it: without TorchScript's optimisation."""
+"""Benchmark of an exported file, run as in the ASE calculator, without TorchScript's optimisation."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ class ExportedFile(Program):
         self.cutoff = float(self.model.cutoff)
 
     def describe(self) -> dict[str, Any]:
-        """Return its format."""
+        """Return the format of the file."""
         return {"version": f"TorchScript file, format {self.model.format_version}", "settings": {}}
 
     def load(self, work: Workload) -> None:
@@ -33,7 +33,7 @@ class ExportedFile(Program):
         self.pairs = (self.tensor(work.pair_i), self.tensor(work.pair_j), self.tensor(work.pair_shift))
 
     def evaluate(self, search: bool) -> Result:
-        """Energy and forces with the given pairs; or these and the virial from positions."""
+        """Energy and forces with the given pairs, or, with the virial too, from positions."""
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             if search:
                 outputs = self.model.energy_forces(self.species, self.positions, self.cell[0], self.pbc[0])

@@ -1,4 +1,4 @@
-"""What is measured: steps of molecular dynamics and of training, side by side, and the parts of our own steps."""
+"""Measurements: steps of molecular dynamics and of training by several programs, and the parts of our own steps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,16 +16,16 @@ from hiphop_train.data.structures import Structures
 
 OURS = "ours"
 DYNAMICS = {"excluded": "takes_pairs", "included": "finds_pairs"}
-"""Whether the neighbour search is part of the step -> the entry of a program's description that says if it can."""
+"""Whether the neighbour search is part of the step -> flag in a program's description that it supports this."""
 TRAINING = "training"
 
 EQUAL = {"float32": 5e-4, "float64": 1e-8}
-"""Tolerance between programs with the same weights: of forces, over the largest one; of energies, eV per atom."""
+"""Tolerance between programs with the same weights: of forces, relative to the largest; of energies, eV per atom."""
 
 
 @dataclass(frozen=True)
 class Programs:
-    """All that are timed.
+    """All programs that are timed.
 
     Attributes
     ----------
@@ -44,11 +44,11 @@ class Programs:
         return self.processes[OURS]
 
     def able(self, what: str) -> list[str]:
-        """Names of those that say so in their description."""
+        """Names of the programs with a flag in their description."""
         return [name for name, process in self.processes.items() if process.description[what]]
 
     def dynamics(self) -> list[tuple[str, str]]:
-        """Programs, and how they are timed: with neighbour search, without."""
+        """Programs and their variants, with and without neighbour search."""
         return [
             (name, variant)
             for name, process in self.processes.items()
@@ -68,10 +68,10 @@ class Comparison:
 
     Attributes
     ----------
-    turns : name and what it did -> times
-    differences : name -> ``forces``, the largest difference from ours over the largest force, and ``energy``, the
-        largest difference in eV per atom; of those with our weights
-    pairs : name -> number of ordered pairs within its cutoff, of those that take pairs
+    turns : name and variant -> times
+    differences : name -> ``forces``, the largest difference from ours relative to the largest force, and ``energy``,
+        the largest difference in eV per atom; for programs with our weights
+    pairs : name -> number of ordered pairs within its cutoff, for programs that take pairs
     tolerance : see `EQUAL`
     """
 
@@ -81,7 +81,7 @@ class Comparison:
     pairs: dict[str, int] = field(default_factory=dict)
 
     def ratio(self, name: str, what: str) -> dict[str, float] | None:
-        """Return a program's time over ours, unless outputs that must be equal are not."""
+        """Return the ratio of a program's time to ours, or None if outputs that should be equal differ."""
         equal = all(value <= self.tolerance for value in self.differences.get(name, {}).values())
         ours = self.turns.get((OURS, what))
         return ratio(self.turns[name, what], ours) if equal and ours is not None and name != OURS else None
@@ -99,12 +99,12 @@ def compare(
 
     Parameters
     ----------
-    programs : of which those of the jobs work
+    programs : all programs
     jobs : name, and ``excluded``, ``included`` or ``training``
     workload : function of a cutoff (Angstrom, or None: without pairs)
-    problems : name -> why it cannot do this work
-    rounds : turns of each
-    advance : progress
+    problems : name -> why the program cannot run this workload
+    rounds : number of turns
+    advance : progress callback
     """
     found = Comparison(EQUAL[programs.dtype])
     problems = dict(problems)
@@ -129,7 +129,7 @@ def compare(
 
 
 def _load(programs: Programs, name: str, work: Workload, training: bool) -> str:
-    """Give a program its work; returns what went wrong."""
+    """Load a workload into a program; return the problem, or an empty string."""
     file = programs.folder / "work.npz"
     work.save(file)
     problem = problem_of(lambda: programs.processes[name].ask("load", file=str(file), training=training))
@@ -140,7 +140,7 @@ def _load(programs: Programs, name: str, work: Workload, training: bool) -> str:
 def _compare_outputs(
     programs: Programs, name: str, sizes: NDArray[np.int64], found: Comparison, problems: dict[str, str]
 ) -> None:
-    """Compare a program's outputs with ours, for the work that both have loaded."""
+    """Compare a program's outputs with ours, for the loaded workload."""
     try:
         theirs, ours = outputs(programs, name), outputs(programs, OURS)
     except DoesNotFit:
@@ -154,7 +154,7 @@ def _compare_outputs(
 
 
 def outputs(programs: Programs, name: str) -> dict[str, NDArray[np.float64]]:
-    """Energies and forces of the work that a program has loaded."""
+    """Energies and forces of a program's loaded workload."""
     file = programs.folder / f"{name}.npz"
     programs.processes[name].ask("outputs", file=str(file))
     with np.load(file) as arrays:
@@ -172,13 +172,13 @@ def dynamics(
     ----------
     programs : to time
     system : structure
-    rounds : turns of each
-    too_small : names of those whose memory a smaller structure exceeded; they are not tried again, and more are added
-    advance : progress
+    rounds : number of turns
+    too_small : names of programs that ran out of memory on a smaller structure and are skipped; updated
+    advance : progress callback
 
     Returns
     -------
-    row : ``programs`` -> name -> variant -> times; ``ratios`` -> name -> variant -> over ours; ``differences`` and
+    row : ``programs`` -> name -> variant -> times; ``ratios`` -> name -> variant -> ratio to ours; ``differences`` and
         ``pairs`` as in `Comparison`
     """
     jobs = programs.dynamics()
@@ -212,15 +212,15 @@ def training(programs: Programs, batch: Structures, rounds: int, advance: Callab
 
     Parameters
     ----------
-    programs : to time, of which those that train
+    programs : those that can train are timed
     batch : structures with labels
-    rounds : turns of each
-    advance : progress
+    rounds : number of turns
+    advance : progress callback
     """
     jobs = [(name, TRAINING) for name in programs.able("trains")]
     given = programs.able("takes_pairs")
     refused = [name for name, _ in jobs if name not in given] if batch.pbc.any() else []
-    problems = dict.fromkeys(refused, "failed: it takes no batch of periodic structures")
+    problems = dict.fromkeys(refused, "failed: does not support batches of periodic structures")
     found = compare(programs, jobs, lambda cutoff: systems.batch_of(batch, cutoff), problems, rounds, advance)
     times: dict[str, Any] = {}
     for (name, _), turn in found.turns.items():
@@ -252,12 +252,12 @@ def throughput(process: WorkerProcess, rounds: int, advance: Callable[[int], Non
 
 
 def breakdown(process: WorkerProcess, what: str, rounds: int) -> dict[str, Any]:
-    """Parts of our step (``md`` on the structure that is loaded, ``training``), after one that is not counted."""
+    """Times of the parts of our step (``md`` on the loaded structure, or ``training``), after one warm-up step."""
     return stages([process.ask("measure", what=what) for _ in range(rounds + 1)][1:])
 
 
 def stages(measured: list[dict[str, float]]) -> dict[str, Any]:
-    """Medians of the parts of a step in milliseconds and per cent of their sum, and the whole step measured at once."""
+    """Medians of the parts of a step in milliseconds and per cent of their sum, and of the whole step."""
     medians = {name: float(np.median([times[name] for times in measured])) for name in measured[0]}
     whole = medians.pop("whole")
     total = sum(medians.values())
@@ -270,7 +270,7 @@ def stages(measured: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def fits(rows: list[dict[str, Any]], names: list[str]) -> dict[str, dict[str, Any]]:
-    """How times and memory grow with the number of atoms, by program and variant; over water if it has two sizes."""
+    """Scaling of time and memory with the number of atoms, by program and variant; over water if of several sizes."""
     waters = [row for row in rows if row["is_water"]]
     chosen = waters if len({row["atoms"] for row in waters}) > 1 else rows
     found: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Our own potential, of any model, as training and molecular dynamics use it."""
+"""Benchmark of our own potential, with any model, as used in training and molecular dynamics."""
 
 # mypy: allow-untyped-calls
 
@@ -74,12 +74,12 @@ class OurPotential(Program):
         }
 
     def describe(self) -> dict[str, Any]:
-        """Return version, model and how it is accelerated."""
+        """Return version, model and acceleration report."""
         version = f"hiphop-train {__version__}"
         return {"version": version, "settings": self.settings["model"], "accelerated": str(self.acceleration)}
 
     def _accelerate(self, purpose: Purpose) -> None:
-        """Accelerate as `hiphop-train` does, or as users of a checkpoint do."""
+        """Accelerate as in `hiphop-train`, or as for users of a checkpoint."""
         self.purpose = purpose
         choice = self.settings["compile"]
         self.acceleration = accelerate(self.model, self.dtype, self.device, purpose, choice, key="compile")
@@ -95,7 +95,7 @@ class OurPotential(Program):
         self.batch = self.acceleration.prepare(self.graph(self.pairs)) if self.model.training else None
 
     def graph(self, pairs: tuple[Tensor, Tensor, Tensor]) -> Graph:
-        """Return the graph, with the pair vectors at the present positions."""
+        """Return the graph, with the pair vectors at the current positions."""
         vectors = pair_vectors(self.positions, self.cell, self.system, *pairs)
         return make_graph(
             self.species, self.positions, self.cell, self.pbc, self.system, self.n_systems, *pairs, self.dtype,
@@ -107,7 +107,7 @@ class OurPotential(Program):
         return neighbours(self.positions, self.cell[0], self.pbc[0], self.cutoff)
 
     def evaluate(self, search: bool) -> Result:
-        """Energy and forces with the given pairs, or with those that are found first."""
+        """Energy and forces, with the given pairs or after a neighbour search."""
         if search:
             self.pairs = (self.pairs[0][:0], self.pairs[1][:0], self.pairs[2][:0])  # frees the old ones
             self.pairs = self.search()
@@ -115,7 +115,7 @@ class OurPotential(Program):
         return outputs["energy"], outputs["forces"]
 
     def _dynamics_stages(self) -> dict[str, float]:
-        """Milliseconds of each part of a step of molecular dynamics, and of a whole step measured at once."""
+        """Milliseconds of each part of a step of molecular dynamics, and of a whole step."""
         clock = Clock(self.device)
         self.evaluate(search=True)
         times = {"whole": clock.split()}
@@ -126,7 +126,7 @@ class OurPotential(Program):
         return times | forward_and_force(self.model, graph, clock)
 
     def _prepare_training(self) -> None:
-        """Build what `hiphop-train` builds, at the first call."""
+        """Build loader, loss and optimizer as in `hiphop-train`, at the first call."""
         if self.batches is not None:
             return
         given = self.settings["training"]
@@ -150,7 +150,7 @@ class OurPotential(Program):
         self._step(self._next())
 
     def _endless(self) -> Iterator[Batch]:
-        """Go through the epochs."""
+        """Yield batches, epoch after epoch."""
         epoch = 0
         while True:
             sampler = self.loader.sampler
@@ -184,7 +184,7 @@ class OurPotential(Program):
         return loss
 
     def _throughput(self) -> dict[str, float]:
-        """Train for a moment, loader included."""
+        """Train for `PERIOD` seconds, loader included."""
         self._prepare_training()
         clock = Clock(self.device)
         seconds, structures, atoms, steps = 0.0, 0, 0, 0
@@ -197,7 +197,7 @@ class OurPotential(Program):
         return {"seconds": seconds, "conformations": structures, "atoms": atoms, "steps": steps}
 
     def _training_stages(self) -> dict[str, float]:
-        """Milliseconds of each part of a training step, and of a whole step measured at once."""
+        """Milliseconds of each part of a training step, and of a whole step."""
         self._prepare_training()
         clock = Clock(self.device)
         self._step(self._next())
@@ -232,16 +232,16 @@ class OurPotential(Program):
 def forward_and_force(
     potential: Potential, graph: Graph, clock: Clock, outputs: dict[str, Tensor] | None = None
 ) -> dict[str, float]:
-    """Milliseconds of the energy, evaluated by itself, and of what forces add to it.
+    """Milliseconds of the energy alone, and of the additional time for forces.
 
     Parameters
     ----------
     potential : in training or evaluation mode
     graph : of a structure or batch
-    clock : running
+    clock : to measure with
     outputs : receives the outputs of the evaluation with forces
     """
-    vectors = graph.pair_vectors.detach().requires_grad_(True)  # as with forces, so that autograd records the same
+    vectors = graph.pair_vectors.detach().requires_grad_(True)  # so that autograd records as with forces
     clock.split()
     energy = potential(with_pair_vectors(graph, vectors), forces=False)
     forward = clock.split()

@@ -1,4 +1,4 @@
-"""A plot of time and memory against the number of atoms, both axes logarithmic, with a line for each program."""
+"""Log-log plot of time and memory against the number of atoms, with one line per program."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from hiphop_train.evaluation.style import COLOURS, INK, save, tidy
 
 
 def draw(path: Path, rows: list[dict[str, Any]], title: str) -> None:
-    """Draw a panel of times (ms, with given pairs where the program takes them) and one of memory.
+    """Draw a panel of times (ms, with given pairs if the program takes them) and one of memory.
 
     Parameters
     ----------

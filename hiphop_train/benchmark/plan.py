@@ -1,4 +1,4 @@
-"""What is timed: every setting is checked here and every program started, before anything is measured."""
+"""Preparation of a benchmark: checks all settings and starts all programs before anything is measured."""
 
 import os
 import zipfile
@@ -23,7 +23,7 @@ from hiphop_train.export.torchscript import export, load
 from hiphop_train.potential import Potential
 
 MEMORY_SHARE = 0.8
-"""Share of the initially free memory that one process may take."""
+"""Fraction of the initially free memory that one process may use."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Ours:
     Attributes
     ----------
     name : for titles and file names
-    elements : which it knows
+    elements : of the model
     dtype : of the network
     potential : None if only an exported file is given
-    model : complete model section, or None likewise
+    model : complete model section; None if only an exported file is given
     file : the exported file, or None
     """
 
@@ -57,12 +57,12 @@ def is_exported(file: Path) -> bool:
 
 
 def ours_of(settings: Mapping[str, Any], complete: Any) -> Ours:
-    """Build the potential, or load it.
+    """Build or load the potential.
 
     Parameters
     ----------
-    settings : the command's
-    complete : function that adds its target's defaults to a model section
+    settings : of the command
+    complete : function that adds the target's defaults to a model section
     """
     given = settings["checkpoint"]
     if given is None:
@@ -82,15 +82,15 @@ def ours_of(settings: Mapping[str, Any], complete: Any) -> Ours:
 
 
 def check(settings: Mapping[str, Any], peers: Mapping[str, Peer]) -> None:
-    """Raise `ConfigError` for mistakes that show without building anything."""
+    """Raise `ConfigError` for mistakes that can be detected without building anything."""
     for name in settings["against"]:
         if name not in peers:
             raise ConfigError(f"against: '{name}' is unknown{did_you_mean(name, peers)}\n  allowed: {', '.join(peers)}")
         if not peers[name].file.is_file():
             installed = [other for other, peer in peers.items() if peer.file.is_file()]
             raise ConfigError(
-                f"against: {name} is timed by a file of the repository's folder benchmarks/peers, which is not part of "
-                f"the installed package ({PEERS} does not exist)\n"
+                f"against: {name} needs the repository's folder benchmarks/peers, which is not part of the installed "
+                f"package ({PEERS} does not exist)\n"
                 f"  run hiphop-bench from a checkout of the repository (pip install -e .)\n"
                 f"  allowed without one: {', '.join(installed)}"
             )
@@ -98,7 +98,7 @@ def check(settings: Mapping[str, Any], peers: Mapping[str, Peer]) -> None:
         if python is not None and not os.access(python, os.X_OK):
             raise ConfigError(
                 f"peers.{name}.python={python}: no such program; give the Python of an environment with "
-                f"{peers[name].package} (scripts/peers.sh makes some)"
+                f"{peers[name].package} (see scripts/peers.sh)"
             )
     for key in ("against", "structures", "water", "measure"):
         twice = [value for value in settings[key] if settings[key].count(value) > 1]
@@ -108,7 +108,7 @@ def check(settings: Mapping[str, Any], peers: Mapping[str, Peer]) -> None:
         systems.check_water(n_atoms)
     further = build.make_part(settings["loss"], "loss").parts.keys() - {"energy", "forces"}
     if further:
-        raise ConfigError(f"loss.{min(further)}: a training step is timed with energies and forces only; leave it out")
+        raise ConfigError(f"loss.{min(further)}: training steps are timed with energies and forces only; remove it")
     if not settings["measure"]:
         raise ConfigError("measure=[]: nothing to measure; allowed: md, training, breakdown")
     if not settings["structures"] and not settings["water"] and settings["measure"] == ["md"]:
@@ -118,7 +118,7 @@ def check(settings: Mapping[str, Any], peers: Mapping[str, Peer]) -> None:
 
 
 def systems_of(settings: Mapping[str, Any], ours: Ours, peers: Mapping[str, Peer]) -> list[systems.System]:
-    """Read or make all structures, smallest first; all programs must know their elements."""
+    """Read or generate all structures, smallest first; all programs must support their elements."""
     found = [systems.from_file(Path(file).expanduser()) for file in settings["structures"]]
     found += [systems.water(n_atoms, settings["seed"]) for n_atoms in settings["water"]]
     for system in found:
@@ -130,16 +130,16 @@ def systems_of(settings: Mapping[str, Any], ours: Ours, peers: Mapping[str, Peer
 
 
 def batch_of(settings: Mapping[str, Any], ours: Ours) -> Structures:
-    """Return a batch to train on: from the given data, or of generated molecules."""
+    """Return a training batch, from the given data or of generated molecules."""
     if settings["data"] is None:
-        made = systems.clusters(settings["batch_size"], settings["seed"])
+        generated = systems.clusters(settings["batch_size"], settings["seed"])
         missing = [symbol for symbol in ("H", "C", "O") if symbol not in ours.elements]
         if missing:
             raise ConfigError(
-                f"the generated molecules contain {missing[0]}, which the model does not know; "
+                f"the generated molecules contain {missing[0]}, which is not an element of the model; "
                 "give other data, data=NAME, or measure=[md]"
             )
-        return made
+        return generated
     assert ours.potential is not None
     module = build.make_data(settings["data"], ours.potential, build.DTYPES[ours.dtype], settings["seed"])
     module.use_theories(["the model's"])
@@ -156,16 +156,16 @@ def start_programs(
     folder: Path,
     advance: Callable[[int], None],
 ) -> Programs:
-    """Start all processes; raises `ConfigError` if a program is not installed. The caller closes them.
+    """Start all processes, or raise `ConfigError` if a program is not installed. The caller closes them.
 
     Parameters
     ----------
-    settings : the command's
+    settings : of the command
     ours : our potential
     peers : settings by name
     device : ``cpu`` or ``cuda``
     folder : for files between the processes
-    advance : called with 1 for each that is ready
+    advance : progress callback, called with 1 when a program is ready
     """
     limit = settings["memory_limit"]
     free = free_memory()
@@ -179,12 +179,12 @@ def start_programs(
     }
     numbers = [atomic_numbers[symbol] for symbol in ours.elements]
     common = {"elements": ours.elements, "atomic_numbers": numbers}
-    told = common | _our_settings(settings, ours, torch.device(device), folder)
-    processes = {OURS: WorkerProcess(OURS, _our_file(ours), None, {**start, "settings": told}, folder)}
+    own = common | _our_settings(settings, ours, torch.device(device), folder)
+    processes = {OURS: WorkerProcess(OURS, _our_file(ours), None, {**start, "settings": own}, folder)}
     for name in settings["against"]:
         peer = peers[name]
-        told = common | peer.settings() | _shared(peer, ours, folder)
-        processes[name] = WorkerProcess(name, peer.file, peer.python, {**start, "settings": told}, folder)
+        own = common | peer.settings() | _shared(peer, ours, folder)
+        processes[name] = WorkerProcess(name, peer.file, peer.python, {**start, "settings": own}, folder)
     programs = Programs(processes, folder, ours.dtype)
     small = folder / "small.npz"
     try:
@@ -209,12 +209,12 @@ def _our_settings(settings: Mapping[str, Any], ours: Ours, device: torch.device,
     if ours.potential is None:
         return {"exported": str(ours.file)}
     dtype = build.DTYPES[ours.dtype]
-    accelerate(ours.potential, dtype, device, "inference", settings["compile"], key="compile")  # fails here, not there
+    accelerate(ours.potential, dtype, device, "inference", settings["compile"], key="compile")  # fails early
     stored = {"model": ours.model, "n_levels": len(ours.potential.e0), "weights": ours.potential.state_dict()}
     torch.save(stored, _weights_file(folder))
     training = {key: settings[key] for key in ("data", "loss", "optimizer", "batch_size", "seed")}
-    told = {"potential": str(_weights_file(folder)), "model": ours.model, "compile": settings["compile"]}
-    return {**told, "training": training}
+    own = {"potential": str(_weights_file(folder)), "model": ours.model, "compile": settings["compile"]}
+    return {**own, "training": training}
 
 
 def _weights_file(folder: Path) -> Path:
@@ -234,7 +234,7 @@ def _shared(peer: Peer, ours: Ours, folder: Path) -> dict[str, Any]:
 
 
 def _open(process: WorkerProcess, peer: Peer | None) -> None:
-    """Start a process; errors say what to do."""
+    """Start a process; errors include advice."""
     name = process.name
     try:
         process.open()
@@ -245,7 +245,7 @@ def _open(process: WorkerProcess, peer: Peer | None) -> None:
         raise ConfigError(
             f"against: {name} cannot be imported by {python} ({error})\n"
             f"  install it: pip install {peer.package}\n"
-            f"  or, if its pinned dependencies conflict with ours, in an environment of its own (scripts/peers.sh): "
+            f"  or, if its pinned dependencies conflict with ours, in a separate environment (scripts/peers.sh): "
             f"peers.{name}.python=.peers/{name}/bin/python"
         ) from error
     except DoesNotFit as error:

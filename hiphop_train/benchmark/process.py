@@ -1,4 +1,4 @@
-"""The process in which a program is timed, seen from ours: requests and answers, one JSON object per line."""
+"""Client of the process in which a program is timed: requests and answers are JSON objects, one per line."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 class DoesNotFit(HipHopError):  # noqa: N818 (a result rather than an error)
-    """The workload takes more memory than is available."""
+    """The workload needs more memory than is available."""
 
 
 class CannotImport(HipHopError):  # noqa: N818
@@ -25,11 +25,11 @@ class CannotImport(HipHopError):  # noqa: N818
 
 
 class Failed(HipHopError):  # noqa: N818
-    """A program stopped with an error of its own."""
+    """A program stopped with any other error."""
 
 
 def free_memory() -> int | None:
-    """Free memory of the machine, bytes; None where the system does not report it."""
+    """Free memory of the machine, bytes; None if the system does not report it."""
     file = Path("/proc/meminfo")
     lines = file.read_text().splitlines() if file.is_file() else []
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
@@ -40,9 +40,9 @@ class WorkerProcess:
 
     Parameters
     ----------
-    name : as the user calls it
+    name : name in the settings
     program : file that `worker` runs
-    python : interpreter; None is ours
+    python : interpreter; None means ours
     start : first request (see `worker.Worker`)
     folder : for its standard error
     """
@@ -57,7 +57,7 @@ class WorkerProcess:
         self.description: dict[str, Any] = {}
 
     def open(self) -> dict[str, Any]:
-        """Start the process; returns the program's description."""
+        """Start the process; return the program's description."""
         environment = {**ENVIRONMENT, **os.environ}  # the same for all programs; the user's values take precedence
         if self.python is not None:
             environment.pop("PYTHONPATH", None)  # of our environment
@@ -87,20 +87,20 @@ class WorkerProcess:
         Raises
         ------
         DoesNotFit
-            when its allocator refuses, or the system kills it
+            if an allocation fails, or the system kills the process
         CannotImport
-            when the program cannot be imported
+            if the program cannot be imported
         Failed
-            when it ends with any other error
+            if it ends with any other error
         """
         if self.process is None:
             self.open()
         return self._exchange({"do": do, **arguments})
 
     def make_room(self, others: Iterable["WorkerProcess"]) -> None:
-        """Let others give back unused memory, where less is free than this one may take.
+        """Make other processes release unused memory, if less is free than this one may use.
 
-        Every process keeps what it has freed, which together may exceed the machine's memory.
+        Processes keep freed memory, which together may exceed the machine's memory.
         """
         limit, free = self.start["memory"], free_memory()
         if limit is None or free is None or free >= limit:
@@ -133,7 +133,7 @@ class WorkerProcess:
         return answer
 
     def _ended(self) -> Exception:
-        """Return why the process has ended."""
+        """Return the reason why the process ended."""
         assert self.process is not None
         code = self.process.wait()
         self.close()

@@ -14,7 +14,7 @@ SCATTER = 1.5
 
 
 def print_all(results: dict[str, Any]) -> None:
-    """Print what has been measured."""
+    """Print all results."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)
@@ -39,7 +39,7 @@ def print_all(results: dict[str, Any]) -> None:
 
 
 def largest_scatter(results: dict[str, Any]) -> float:
-    """Return the longest round over the shortest, of the work where this ratio is largest."""
+    """Return the largest ratio of the longest to the shortest round of the same work."""
     found = [times for row in results.get("md", []) for both in row["programs"].values() for times in both.values()]
     found += results.get("training", {}).get("programs", {}).values()
     return max((times["highest"] / times["lowest"] for times in found if "lowest" in times), default=1.0)
@@ -49,7 +49,7 @@ def _md(rows: list[dict[str, Any]]) -> Table:
     table = Table(
         title="molecular dynamics step: energy and forces",
         title_justify="left",
-        caption="median (lowest - highest) of the rounds; ratio: time over ours in the same round; peak: memory of the "
+        caption="median (lowest - highest) of the rounds; ratio: to our time in the same round; peak: memory of the "
         "process above its baseline before the first structure",
     )
     for column in ("system", "atoms", "program", ""):
@@ -83,7 +83,7 @@ def _md_cells(row: dict[str, Any], name: str, variant: str) -> list[str]:
 
 
 def _beside_ours(ratio: dict[str, Any] | None, difference: float | None) -> tuple[str, str]:
-    """Return a ratio, or why there is none, and the largest difference of forces."""
+    """Return a ratio, or why it is missing, and the largest difference of forces."""
     shown = "" if difference is None else f"{difference:.1e}"
     if ratio is not None:
         return _range(ratio), shown
@@ -97,8 +97,9 @@ def _print_fits(console: Console, fits: dict[str, Any]) -> None:
             error = "" if fit["standard_error"] is None else f" ± {fit['standard_error']:.3f}"
             console.print(
                 f"{name}, {SEARCH[variant]}: time grows as atoms^{fit['exponent']:.3f}{error} ({fit['points']} sizes, "
-                f"{fit['over']}); per atom {fit['largest']:,} atoms take {fit['per_atom_largest_over_smallest']:.3f} "
-                f"times as long as {fit['smallest']:,}; peak memory {memory['of_the_largest'] / 1e3:,.0f} kB/atom "
+                f"{fit['over']}); time per atom with {fit['largest']:,} atoms is "
+                f"{fit['per_atom_largest_over_smallest']:.3f} times that with {fit['smallest']:,}; "
+                f"peak memory {memory['of_the_largest'] / 1e3:,.0f} kB/atom "
                 f"({memory['lowest'] / 1e3:,.0f} - {memory['highest'] / 1e3:,.0f})"
             )
 
@@ -133,7 +134,7 @@ def _breakdown(found: dict[str, Any]) -> Table:
     table = Table(
         title="breakdown of a step: ms (per cent of the sum)",
         title_justify="left",
-        caption="medians of the rounds; the parts are measured one by one, the whole step at once in the same round",
+        caption="medians of the rounds; parts are measured separately, the whole step at once in the same round",
     )
     table.add_column("part")
     for name in found:

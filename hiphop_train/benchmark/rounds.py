@@ -1,4 +1,4 @@
-"""Rounds: every program works once in each, one at a time, so that disturbances of the machine affect all alike."""
+"""Rounds: each program runs once per round, one at a time, so that disturbances of the machine affect all equally."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from hiphop_train.benchmark.process import DoesNotFit, Failed, WorkerProcess
 
 PERIOD = 300.0
-"""Milliseconds that one turn takes at least, if necessary by repetition."""
+"""Shortest turn, milliseconds; shorter work is repeated."""
 
 MOST = 50
-"""Repetitions in a turn."""
+"""Largest number of repetitions in a turn."""
 
 WARM_UP = 3000.0
-"""Milliseconds after which a warm-up ends, with three repetitions at most: compilers look at the first two."""
+"""Milliseconds after which a warm-up ends, or after three repetitions, since compilers profile the first two."""
 
 NOT_FITTING = "does not fit in memory"
 
@@ -29,8 +29,8 @@ class Turns:
     Attributes
     ----------
     milliseconds : of one repetition, by round
-    peak : bytes, the largest
-    problem : why there are no times, or empty
+    peak : largest peak of memory, bytes
+    problem : why times are missing, or empty
     count : repetitions in a turn
     """
 
@@ -40,7 +40,7 @@ class Turns:
     count: int = 1
 
     def plain(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+        """Return the results in plain types, for JSON."""
         if self.problem:
             return {"problem": self.problem}
         return {
@@ -51,18 +51,18 @@ class Turns:
         }
 
     def run(self, process: WorkerProcess, what: str, count: int) -> float:
-        """Let a program work; returns the milliseconds of one repetition."""
+        """Run a program; return the milliseconds of one repetition."""
         answer = process.ask("run", what=what, count=count)
         self.peak = max(self.peak, int(answer["peak"]))
         return float(answer["milliseconds"])
 
     def warm_up(self, process: WorkerProcess, what: str) -> None:
-        """Work up to three times, and choose the number of repetitions."""
+        """Run up to three times, and choose the number of repetitions."""
         spent, last = 0.0, 0.0
         for _ in range(3):
             last = self.run(process, what, 1)
             spent += last
-            if spent > WARM_UP and last > 0.2 * spent:  # the first one did not take most of the time
+            if spent > WARM_UP and last > 0.2 * spent:  # the first run did not dominate
                 break
         self.count = min(MOST, max(1, math.ceil(PERIOD / max(last, 1e-3))))
 
@@ -92,19 +92,19 @@ def in_turns(
     Parameters
     ----------
     processes : by name
-    jobs : name, and what the program does (``excluded``, ``included``, ``training``)
-    rounds : turns of each
-    advance : called with 1 after each turn, the warm-up included
+    jobs : name, and task of the program (``excluded``, ``included``, ``training``)
+    rounds : number of turns
+    advance : progress callback, called with 1 after each turn, warm-up included
 
     Returns
     -------
-    turns : by job; a program whose work does not fit in memory, or that fails, has its problem, and the others go on
+    turns : by job; a program that runs out of memory or fails has its problem recorded, and the others continue
     """
     turns = {job: Turns() for job in jobs}
-    taking_part = [processes[name] for name in dict.fromkeys(name for name, _ in jobs)]
+    participants = [processes[name] for name in dict.fromkeys(name for name, _ in jobs)]
     for number in range(rounds + 1):
         for (name, what), turn in turns.items():
-            processes[name].make_room(taking_part)
+            processes[name].make_room(participants)
             if not turn.problem:
                 step = turn.take if number else turn.warm_up
                 turn.problem = problem_of(step, processes[name], what)
@@ -113,7 +113,7 @@ def in_turns(
 
 
 def problem_of(call: Callable[..., Any], *arguments: Any) -> str:
-    """Call a function that asks a program; returns what went wrong, or nothing."""
+    """Call a function that sends a request to a program; return the problem, or an empty string."""
     try:
         call(*arguments)
     except DoesNotFit:
@@ -124,7 +124,7 @@ def problem_of(call: Callable[..., Any], *arguments: Any) -> str:
 
 
 def ratio(theirs: Turns, ours: Turns) -> dict[str, float] | None:
-    """Return their time over ours, round by round; None where either has no times."""
+    """Return the ratio of their time to ours, round by round; None if either has no times."""
     if theirs.problem or ours.problem:
         return None
     return spread((np.array(theirs.milliseconds) / np.array(ours.milliseconds)).tolist())
@@ -135,7 +135,7 @@ def scaling(atoms: Sequence[int], times: Sequence[float]) -> dict[str, float | i
 
     Parameters
     ----------
-    atoms, times : of structures of at least two different sizes, else there is no fit
+    atoms, times : of structures of at least two different sizes, otherwise the fit is None
 
     Returns
     -------
@@ -147,9 +147,9 @@ def scaling(atoms: Sequence[int], times: Sequence[float]) -> dict[str, float | i
         return None
     centred: NDArray[np.float64] = x - x.mean()
     exponent = float(centred @ y / (centred @ centred))
-    rest = y - y.mean() - exponent * centred
+    residual = y - y.mean() - exponent * centred
     n = len(x)
-    error = math.sqrt(float(rest @ rest) / (n - 2) / float(centred @ centred)) if n > 2 else None
+    error = math.sqrt(float(residual @ residual) / (n - 2) / float(centred @ centred)) if n > 2 else None
     small, large = int(np.argmin(x)), int(np.argmax(x))
     growth = (times[large] / atoms[large]) / (times[small] / atoms[small])
     return {

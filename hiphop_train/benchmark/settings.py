@@ -1,6 +1,6 @@
-"""Settings of the programs that can be timed beside this one; conf/bench.yaml names them.
+"""Settings of the programs that can be compared with ours; conf/bench.yaml lists them.
 
-A further program is a class here, a file in ``benchmarks/peers`` of the checkout, and an entry in conf/bench.yaml.
+A new program needs a class here, a file in ``benchmarks/peers`` of the checkout, and an entry in conf/bench.yaml.
 """
 
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 HERE = Path(__file__).parent
 PEERS = HERE.parents[1] / "benchmarks" / "peers"
-"""Programs of others; they are in a checkout only."""
+"""Adapters of other programs, in a checkout only."""
 
 
 Needs = Literal["weights", "exported", None]
@@ -23,18 +23,18 @@ class Peer:
 
     Attributes
     ----------
-    python : interpreter of the environment where it is installed; None is our own
+    python : interpreter of the environment where it is installed; None means our own
     """
 
     python: str | None = None
     file: ClassVar[Path]
-    """What `worker` runs."""
+    """File that `worker` runs."""
     package: ClassVar[str]
-    """What pip installs."""
+    """Requirement for pip."""
     elements: ClassVar[tuple[str, ...] | None] = None
-    """All elements that it knows; None: those of our model."""
+    """Supported elements; None: those of our model."""
     needs: ClassVar[Needs] = None
-    """In which form it gets our potential."""
+    """Form in which it needs our potential."""
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of its process."""
@@ -43,7 +43,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Exported(Peer):
-    """The same potential as an exported file, run as the ASE calculator runs it."""
+    """The same potential as an exported file, run as in the ASE calculator."""
 
     file: ClassVar[Path] = HERE / "exported.py"
     package: ClassVar[str] = "hiphop-train"
@@ -56,7 +56,7 @@ class ASE(Peer):
 
     Attributes
     ----------
-    calculator : dotted name of the class, or of a function that makes one; None: ours, with the exported file
+    calculator : dotted name of the class or of a factory function; None: ours, with the exported file
     arguments : its keyword arguments
     """
 
@@ -69,7 +69,7 @@ class ASE(Peer):
 
 @dataclass(frozen=True)
 class Hippynn(Peer):
-    """hippynn with the settings and weights of our model; beside other models, its published HIP-HOP-NN."""
+    """hippynn with the settings and weights of our model; for models it lacks, its published HIP-HOP-NN."""
 
     kernels: Literal["numba", "pytorch", "triton", "cupy"] = "numba"
     file: ClassVar[Path] = PEERS / "hippynn.py"
@@ -114,8 +114,8 @@ class TensorNet(Peer):
 
     Attributes
     ----------
-    pairs : ``given``, replacing its own neighbour search, which compares all atoms with all; or its ``own``
-    max_neighbours : the limit of its own search
+    pairs : ``given``, replacing its own neighbour search, which compares all pairs of atoms; or its ``own``
+    max_neighbours : limit of its own search
     """
 
     n_layers: int = 2

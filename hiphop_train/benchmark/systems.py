@@ -1,4 +1,4 @@
-"""What is timed: structures from files, boxes of water, molecules to train on."""
+"""Benchmark systems: structures from files, boxes of water, molecules to train on."""
 
 # mypy: allow-untyped-calls
 
@@ -44,7 +44,7 @@ class System:
     positions : (n_atoms, 3) Angstrom
     cell : (3, 3) Angstrom, rows are lattice vectors, zero where open
     pbc : (3,) bool
-    is_water : whether it is a box made by `water`, all of which have the same density
+    is_water : whether it is a box from `water`; these have the same density
     """
 
     name: str
@@ -59,7 +59,7 @@ class System:
 
 
 def from_file(file: Path) -> System:
-    """Read the first structure of a file of any of ASE's formats (PDB files may end with an empty one)."""
+    """Read the first structure of a file in any of ASE's formats (PDB files may end with an empty one)."""
     if not file.is_file():
         raise ConfigError(f"structures: {file} does not exist")
     try:
@@ -75,7 +75,7 @@ def from_file(file: Path) -> System:
 
 
 def check_water(n_atoms: int) -> None:
-    """Raise `ConfigError` unless the atoms are an integer number of molecules."""
+    """Raise `ConfigError` unless the number of atoms is a multiple of 3."""
     if n_atoms < 3 or n_atoms % 3:
         nearest = 3 * max(1, round(n_atoms / 3))
         raise ConfigError(
@@ -84,11 +84,10 @@ def check_water(n_atoms: int) -> None:
 
 
 def water(n_atoms: int, seed: int) -> System:
-    """Make a periodic box of water of 1 g/cm3: a jittered lattice of molecules in random orientations.
+    """Generate a nearly cubic periodic box of water at 1 g/cm3: molecules on a jittered lattice, randomly oriented.
 
-    Every size has exactly the same density, and the box is nearly a cube. Atoms of two molecules come no closer than
-    `SHORTEST`: molecules that do get another orientation. It is not an equilibrated liquid, but its atoms have as many
-    neighbours.
+    All sizes have exactly the same density. Atoms of two molecules are at least `SHORTEST` apart: colliding molecules
+    are reoriented. It is not an equilibrated liquid, but its atoms have as many neighbours.
 
     Parameters
     ----------
@@ -118,7 +117,7 @@ def water(n_atoms: int, seed: int) -> System:
 
 
 def settling(elements: list[str]) -> System:
-    """A few atoms in a zigzag, on which programs warm up."""
+    """Return a zigzag chain of a few atoms, on which programs warm up."""
     n = 8
     numbers = np.array([atomic_numbers[elements[k % len(elements)]] for k in range(n)], np.int64)
     positions = np.stack([1.1 * np.arange(n), 0.7 * (np.arange(n) % 2), 0.1 * np.arange(n) ** 1.5], axis=1)
@@ -126,7 +125,7 @@ def settling(elements: list[str]) -> System:
 
 
 def lattice(n: int) -> tuple[int, int, int]:
-    """Return the sites along each edge of the smallest nearly cubic lattice of at least `n` sites."""
+    """Return the numbers of sites along the edges of the smallest nearly cubic lattice of at least `n` sites."""
     edge = max(1, round(n ** (1 / 3)))
     around = range(max(1, edge - 1), edge + 3)
     shapes = [(a, b, c) for a in around for b in around if b >= a for c in around if c >= b and a * b * c >= n]
@@ -134,7 +133,7 @@ def lattice(n: int) -> tuple[int, int, int]:
 
 
 def oriented(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Molecules of water (n, 3, 3) in random orientations: O H H about the centre of O and the midpoint of the H."""
+    """Water molecules (n, 3, 3) in random orientations: O H H about the centre of O and the midpoint of the two H."""
     half = 0.5 * ANGLE
     flat = BOND * np.array([[0, 0, 0], [math.sin(half), 0, math.cos(half)], [-math.sin(half), 0, math.cos(half)]])
     flat[:, 2] -= 0.25 * BOND * math.cos(half)
@@ -152,7 +151,7 @@ def oriented(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def collisions(positions: NDArray[np.float64], cell: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices of molecules that are too close to an image of themselves or to another one (the later of each pair)."""
+    """Indices of molecules too close to an image of themselves or to another molecule (the later of each pair)."""
     flat = positions.reshape(-1, 3)
     pair_i, pair_j, shift = pairs_of(flat, cell[None], np.ones((1, 3), np.bool_), [len(flat)], SHORTEST)
     foreign = (pair_i // 3 != pair_j // 3) | shift.any(axis=1)
@@ -168,7 +167,7 @@ def pairs_of(
     sizes: list[int],
     cutoff: float | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Find all pairs in a batch, as `batch_neighbours` does, in arrays; none if there is no cutoff."""
+    """Find all pairs in a batch by `batch_neighbours`, as arrays; empty if the cutoff is None."""
     if cutoff is None:
         none = np.zeros(0, np.int64)
         return none, none, none.reshape(0, 3)
@@ -179,7 +178,7 @@ def pairs_of(
 
 
 def work_of(system: System, cutoff: float | None) -> Workload:
-    """Return a structure with its pairs; without pairs if no cutoff is given."""
+    """Return a structure as a workload, with pairs if a cutoff is given."""
     cell, pbc = system.cell[None], system.pbc[None]
     pairs = pairs_of(system.positions, cell, pbc, [len(system)], cutoff)
     atoms = np.zeros(len(system), np.int64)
@@ -190,7 +189,7 @@ def work_of(system: System, cutoff: float | None) -> Workload:
 def batch_of(structures: Structures, cutoff: float | None) -> Workload:
     """Return a batch of all structures with labels: missing ones are zero, and the mean energy is subtracted.
 
-    Total energies are large; their mean square would dominate all else in float32.
+    Total energies are large; in float32 their mean square would dominate.
     """
     sizes = structures.sizes
     positions = structures.positions.astype(np.float64)
@@ -217,12 +216,12 @@ def clusters(n: int, seed: int) -> Structures:
 
 
 def check_elements(system: System, elements: list[str], whose: str) -> None:
-    """Raise `ConfigError` if a structure has an element that a program does not know."""
+    """Raise `ConfigError` if a structure has an element that a program does not support."""
     known = [atomic_numbers[symbol] for symbol in elements if symbol in atomic_numbers]
     unknown = sorted(set(system.numbers.tolist()) - set(known))
     if unknown:
         names = ", ".join(chemical_symbols[number] for number in unknown)
         raise ConfigError(
-            f"{system.name} contains {names}, which {whose} does not know; it knows {', '.join(elements)}"
+            f"{system.name} contains {names}, which {whose} does not support; supported: {', '.join(elements)}"
             + (f": 'model.elements=[{','.join([*elements, *names.split(', ')])}]'" if whose == "the model" else "")
         )

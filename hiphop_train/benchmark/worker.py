@@ -1,9 +1,9 @@
-"""One program's potential in a process of its own: requests and answers are JSON lines on its standard streams.
+"""One program's potential in a separate process: requests and answers are JSON lines on its standard streams.
 
-`hiphop_train.benchmark.process` starts ``worker.py FILE``, also with the Python of an environment where hiphop-train is
-not installed: this file needs only numpy and torch. FILE defines a `Program` and ends with ``serve(...)``.
+`hiphop_train.benchmark.process` starts ``worker.py FILE``, possibly with the Python of an environment without
+hiphop-train: this file needs only numpy and torch. FILE defines a `Program` and ends with ``serve(...)``.
 
-Energies are in whatever unit a program has; forces are their negative derivative with respect to positions in Angstrom.
+Energies are in the program's unit; forces are their negative derivatives with respect to positions in Angstrom.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ Result = tuple[Tensor, Tensor]
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "not enough memory", "Unable to allocate")
-"""What the messages of allocators have in common."""
+"""Parts of the messages of failed allocations."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,8 +44,8 @@ class Workload:
     cell : (n_systems, 3, 3) float64, Angstrom, rows are lattice vectors; zero where open
     pbc : (n_systems, 3) bool
     system : (n_atoms,) int64, ascending
-    pair_i, pair_j : (n_pairs,) int64, all ordered pairs by receiving atom i
-    pair_shift : (n_pairs, 3) int64, the vector of a pair being r_j + shift . cell - r_i
+    pair_i, pair_j : (n_pairs,) int64, all ordered pairs, sorted by receiving atom i
+    pair_shift : (n_pairs, 3) int64, such that the vector of a pair is r_j + shift . cell - r_i
     energy : (n_systems,) labels of a training batch, else zeros
     forces : (n_atoms, 3) labels
     """
@@ -80,7 +80,7 @@ class Workload:
 
     @classmethod
     def read(cls, file: Path) -> "Workload":
-        """Read what `save` wrote."""
+        """Read the arrays written by `save`."""
         with np.load(file) as arrays:
             return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
 
@@ -90,21 +90,21 @@ class Program(ABC):
 
     Parameters
     ----------
-    settings : of the program, with ``elements`` (symbols) and ``atomic_numbers`` of our model; where our potential is
+    settings : of the program, with ``elements`` (symbols) and ``atomic_numbers`` of our model; if our potential is
         needed also ``model`` (complete section) and ``potential`` (file with its weights), or ``exported`` (file)
     dtype : floating-point type of the network
     device : where it computes
 
     Attributes
     ----------
-    model : module with the parameters; None where it cannot be looked into
+    model : module with the parameters; None if it is not accessible
     cutoff : distance up to which pairs are needed, Angstrom; None if it takes no pairs
-    takes_pairs : whether it can be given its pairs
-    finds_pairs : whether it can find them itself
+    takes_pairs : whether it accepts a list of pairs
+    finds_pairs : whether it can search for pairs itself
     trains : whether the model can be trained
     same_weights : whether it has our potential's weights, so that outputs must be equal
-    energy_offset : (n_systems,) float64, part of the energy that `evaluate` leaves out, such as E0
-    measurements : name -> function that returns times, for what only this program can measure
+    energy_offset : (n_systems,) float64, part of the energy that `evaluate` omits, such as E0
+    measurements : name -> function that returns times, for measurements specific to this program
     """
 
     model: torch.nn.Module | None = None
@@ -127,7 +127,7 @@ class Program(ABC):
 
     @abstractmethod
     def load(self, work: Workload) -> None:
-        """Take a workload, so that evaluations need only what an engine would change: positions."""
+        """Load a workload, so that evaluations do only the work that new positions require."""
 
     @abstractmethod
     def evaluate(self, search: bool) -> Result:
@@ -135,7 +135,7 @@ class Program(ABC):
 
         Parameters
         ----------
-        search : find the pairs first (only asked if `finds_pairs`), instead of using the given ones
+        search : search for the pairs first (only if `finds_pairs`), instead of using the given ones
         """
 
     def tensor(self, array: NDArray[Any], dtype: torch.dtype | None = None) -> Tensor:
@@ -149,7 +149,7 @@ class Worker:
     Parameters
     ----------
     kind : class of the program
-    start : settings, dtype, device, threads (None: as many as it takes), seed, memory (bytes; None: no limit)
+    start : settings, dtype, device, threads (None: the default), seed, memory (bytes; None: no limit)
     """
 
     def __init__(self, kind: type[Program], start: dict[str, Any]) -> None:
@@ -176,7 +176,7 @@ class Worker:
         return actions[do](**arguments) or {}
 
     def describe(self) -> dict[str, Any]:
-        """Return what the parent process needs to know, and what is recorded."""
+        """Return the description for the parent process and the record."""
         program = self.program
         parameters = program.model.parameters() if program.model is not None else ()
         return {
@@ -192,17 +192,17 @@ class Worker:
         }
 
     def settle(self) -> None:
-        """Take the present memory as the baseline of all peaks."""
+        """Set the current memory as the baseline of all peaks."""
         self._trim()
         self.baseline = _status("VmRSS")
 
     def release_memory(self) -> None:
-        """Give memory back while others work; the next workload runs once before it is timed."""
+        """Release memory for other processes; the next workload runs once before it is timed."""
         _trim_heap()
         self.must_warm_up = True
 
     def load(self, file: str, training: bool) -> None:
-        """Take a structure, or a batch to train on."""
+        """Load a structure, or a batch to train on."""
         self._trim()
         work = Workload.read(Path(file))
         self.set_training(training)
@@ -222,12 +222,12 @@ class Worker:
                 parameter.requires_grad_(training)
 
     def _parameters(self) -> list[torch.nn.Parameter]:
-        """Return what is trained."""
+        """Return the trainable parameters."""
         assert self.program.model is not None
         return [parameter for parameter in self.program.model.parameters() if parameter.is_floating_point()]
 
     def run(self, what: str, count: int) -> dict[str, Any]:
-        """Repeat a step; returns the milliseconds of one, and the peak of memory above the baseline in bytes."""
+        """Repeat a step; return the milliseconds of one, and the peak of memory above the baseline in bytes."""
         action: Callable[[], Any] = {
             "excluded": lambda: self.program.evaluate(search=False),
             "included": lambda: self.program.evaluate(search=True),
@@ -266,10 +266,10 @@ class Worker:
         np.savez(file, energy=plain, forces=forces.detach().cpu().double().numpy())
 
     def _trim(self) -> None:
-        """Give unused memory back to the system, and count the limit from there on.
+        """Release unused memory to the system, and restart the limit from the current size.
 
-        Free blocks of the heap stay in the process's address space, where a larger structure may find none that is
-        large enough.
+        Free blocks of the heap stay in the process's address space, where none may be large enough for a larger
+        structure.
         """
         _trim_heap()
         if self.memory:
@@ -277,14 +277,14 @@ class Worker:
 
 
 def _status(key: str) -> int:
-    """Read a size of /proc/self/status in bytes; 0 where there is no such file."""
+    """Read a size of /proc/self/status in bytes; 0 without that file."""
     file = Path("/proc/self/status")
     lines = file.read_text().splitlines() if file.is_file() else []
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), 0)
 
 
 def _limit_memory(limit: int) -> None:
-    """Refuse this process memory beyond `limit` bytes more, so that the machine does not run out of it."""
+    """Limit the additional memory of this process to `limit` bytes, so that the machine does not run out."""
     import resource
 
     top = _status("VmData") + limit
@@ -293,21 +293,21 @@ def _limit_memory(limit: int) -> None:
 
 
 def _trim_heap() -> None:
-    """Give unused memory back to the system."""
+    """Release unused memory to the system."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak() -> None:
-    """Restart the record of the largest resident memory."""
+    """Reset the peak of resident memory."""
     file = Path("/proc/self/clear_refs")
     if file.exists():
         file.write_text("5")
 
 
 def serve(kind: type[Program]) -> None:
-    """Answer requests until they end; what programs print goes to standard error."""
+    """Answer requests until standard input ends; programs' own output is redirected to standard error."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     worker: Worker | None = None
@@ -340,5 +340,5 @@ def _error(error: Exception) -> dict[str, str]:
 if __name__ == "__main__":
     folder = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != folder]
-    sys.path.append(str(folder.parents[1]))  # last: beside hiphop_train there may be packages of another environment
+    sys.path.append(str(folder.parents[1]))  # last: it may contain another environment's packages
     runpy.run_path(sys.argv[1], run_name="__main__")

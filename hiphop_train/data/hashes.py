@@ -6,14 +6,14 @@ from numpy.typing import NDArray
 Hashes = NDArray[np.uint64]
 
 GRID = 1e-4
-"""Angstrom; positions that round to the same multiple of it count as equal."""
+"""Angstrom; positions that round to the same multiple of this count as equal."""
 
 GOLDEN_RATIO = np.uint64(0x9E3779B97F4A7C15)
 """2**64 divided by the golden ratio, the increment of splitmix64."""
 
 
 def mix(values: Hashes) -> Hashes:
-    """Scatter 64-bit numbers (the finaliser of splitmix64: Steele, Lea, Flood, OOPSLA 2014)."""
+    """Hash 64-bit integers (the finaliser of splitmix64: Steele, Lea, Flood, OOPSLA 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: Hashes = values ^ (values >> np.uint64(31))
@@ -21,12 +21,12 @@ def mix(values: Hashes) -> Hashes:
 
 
 def chain(hashes: Hashes, values: Hashes) -> Hashes:
-    """Extend hashes by one more number each; the order counts."""
+    """Extend each hash by one more number; the order matters."""
     return mix(hashes + values + GOLDEN_RATIO)
 
 
 def sum_rows(values: Hashes, offsets: NDArray[np.int64]) -> Hashes:
-    """Sum 64-bit numbers of atoms (n_atoms,) over each structure, none of them empty; sums overflow."""
+    """Sum 64-bit numbers of atoms (n_atoms,) over each structure, modulo 2^64; no structure may be empty."""
     if len(offsets) < 2:
         return np.zeros(0, np.uint64)
     sums: Hashes = np.add.reduceat(values, offsets[:-1])

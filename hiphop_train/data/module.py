@@ -1,4 +1,4 @@
-"""The data module: reads, checks and divides a data set, and yields its batches."""
+"""The data module: reads, checks and splits a data set, and yields its batches."""
 
 import hashlib
 from dataclasses import replace
@@ -31,21 +31,21 @@ class DataModule(LightningDataModule):
     ----------
     name : short name, part of the name of the run directory
     reader : reads the files
-    split : divides the structures
+    split : assigns structures to training, validation and test
     batch_size : structures, atoms or pairs per training step, over all devices
     eval_batch_size : structures per step of validation and test
     num_workers : processes that prepare batches; 0 prepares them in the training process
     check : whether labels are checked by physics when they are read
-    elements, cutoff, dtype, seed : of the model and the run; handed over at build time
+    elements, cutoff, dtype, seed : of the model and the run; passed at build time
     e0 : E0 of the elements: ``fit``, by least squares to the training energies; ``gsae`` or ``gsae_tz``, isolated atoms
         in wB97X/6-31G(d) or wB97X/def2-TZVPP; or eV by element
-    pack : whether the set is packed at the first use and mapped into memory: ``auto`` does so with large sources
+    pack : whether the set is packed at first use and mapped into memory; ``auto`` packs large sources
     packed : folder of the packed set; by default beside the source
-    level_of_theory : the model's level of theory whose E0 serves for all structures, where it knows several and the
-        data do not name the same ones
-    allow_leak : whether a geometry may be in a test and in the training split
-    batch_by : what `batch_size` counts; pairs are estimated from the number of atoms
-    bucket : number of batches whose structures are sorted by size together; 1 leaves the order random
+    level_of_theory : the model's level of theory whose E0 is used for all structures, if the model has several and the
+        data name others
+    allow_leak : whether a geometry may occur in both a test and the training split
+    batch_by : unit of `batch_size`; pairs are estimated from the number of atoms
+    bucket : number of batches whose structures are sorted by size together; 1 keeps the order random
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class DataModule(LightningDataModule):
         self.cutoff = cutoff
         self.dtype = dtype
         self.seed = seed
-        self.prepare: Prepare | None = None  # what acceleration needs of each graph, see `hiphop_train.accelerate`
+        self.prepare: Prepare | None = None  # adds the extras of acceleration, see `hiphop_train.accelerate`
         self.e0 = e0
         self.pack = pack
         self.packed = packed
@@ -112,7 +112,7 @@ class DataModule(LightningDataModule):
 
     @property
     def splits(self) -> Splits:
-        """Indices of each part, made at first use."""
+        """Indices of each split, computed at first use."""
         if self._splits is None:
             structures = self.structures
             splits = self.split.divide(structures, self._checksum)
@@ -121,7 +121,7 @@ class DataModule(LightningDataModule):
         return self._splits
 
     def use_theories(self, known: list[str]) -> None:
-        """Number the structures' levels of theory as a model does.
+        """Number the structures' levels of theory in the order of a model.
 
         Parameters
         ----------
@@ -140,8 +140,8 @@ class DataModule(LightningDataModule):
             unknown = [name for name in structures.theory_names if name not in known]
             if unknown:
                 raise ConfigError(
-                    f"the model knows the levels of theory {', '.join(known)}, but {structures.source} has "
-                    f"'{unknown[0]}'; say whose E0 serves for it: data.level_of_theory={known[0]}"
+                    f"the model has the levels of theory {', '.join(known)}, but {structures.source} has "
+                    f"'{unknown[0]}'; choose the one whose E0 to use: data.level_of_theory={known[0]}"
                 )
             numbers = np.array([known.index(name) for name in structures.theory_names], np.int16)
             theory = numbers[structures.theory]
@@ -149,7 +149,7 @@ class DataModule(LightningDataModule):
 
     @property
     def test_names(self) -> list[str]:
-        """Names of the test splits, those of unseen molecules first."""
+        """Names of the test splits, with unseen molecules first."""
         return sorted((name for name in self.splits if name.startswith("test")), reverse=True)
 
     def statistics(self) -> Statistics:
@@ -159,11 +159,11 @@ class DataModule(LightningDataModule):
 
     @property
     def checksum(self) -> str:
-        """Checksum of the structures, whatever the split."""
+        """Checksum of the structures, independent of the split."""
         return self._checksum if self.structures else ""
 
     def fingerprint(self) -> str:
-        """Checksum of labels, geometry and split, kept in checkpoints to tell data sets apart."""
+        """Checksum of labels, geometry and split, stored in checkpoints to identify the data set."""
         digest = hashlib.sha256()
         splits = self.splits
         digest.update(self._checksum.encode())
@@ -173,7 +173,7 @@ class DataModule(LightningDataModule):
         return digest.hexdigest()[:16]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch, but for what stays on the host."""
+        """Move a batch, except for extras that stay on the host."""
         if batch.graph.positions.device == device:
             return batch
         moved: Batch = to_device(batch, device)
@@ -184,11 +184,11 @@ class DataModule(LightningDataModule):
         index = self.splits["train"]
         plain = self.batch_by == "structures"
         uniform = plain and self.bucket == 1
-        always_the_same = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        is_fixed = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         sampler = BatchSampler(
             index,
             self.batch_size,
-            None if always_the_same else self.seed,
+            None if is_fixed else self.seed,
             *self._rank(),
             cost=None if plain else costs(self.structures, index, self.batch_by, self.cutoff),
             n_atoms=None if uniform else self.structures.offsets[index + 1] - self.structures.offsets[index],
@@ -200,15 +200,15 @@ class DataModule(LightningDataModule):
         return self._train_loader
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position of the training within an epoch; checkpoints store it.
+        """Return the position of the training within an epoch, for checkpoints.
 
-        Lightning restores the state of loaders too, but not where it made one before it had read the checkpoint, as it
-        does in the first epoch.
+        Lightning restores the state of loaders too, except for those created before it reads the checkpoint, as in the
+        first epoch.
         """
         return {} if self._train_loader is None else self._train_loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from that position; only the epoch of the state is affected."""
+        """Resume from the stored position; only the epoch of the state is affected."""
         self._position = state_dict
 
     def val_dataloader(self) -> BatchLoader:
@@ -216,7 +216,7 @@ class DataModule(LightningDataModule):
         return self._loader(BatchSampler(self.splits["val"], self.eval_batch_size, None, *self._rank()))
 
     def sample_dataloader(self, split: str, at_most: int = 20_000) -> BatchLoader:
-        """Batches of structures that are spread evenly over a split, in order; the same on every process."""
+        """Batches of structures spaced evenly over a split, in order; the same on every process."""
         index = self.splits[split]
         sample = index[:: -(-len(index) // at_most)]
         return self._loader(BatchSampler(sample, self.eval_batch_size))

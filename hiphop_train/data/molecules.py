@@ -1,10 +1,10 @@
-"""Which structures are the same molecule: their connectivity as a number, for millions of structures at a time.
+"""Identification of molecules by a hash of their connectivity, for millions of structures.
 
-Two atoms are bonded when their distance is below `BOND_FACTOR` times the sum of their covalent radii (Cordero et al.
-2008, the table of ASE). The atoms of a structure get colours that begin with their element and are refined by those of
-their bonded neighbours (Weisfeiler and Leman, 1968), all structures at once; a structure's number is a hash of the
-colours of all its atoms, whatever their order. Molecules that the refinement cannot tell apart (decalin and
-bicyclopentyl) count as one, which keeps them on one side of a split.
+Two atoms are bonded if their distance is below `BOND_FACTOR` times the sum of their covalent radii (Cordero et al.
+2008, the table of ASE). Atoms are coloured by their element, and colours are refined by those of bonded neighbours
+(Weisfeiler and Leman, 1968), for all structures at once; the hash of a structure combines the colours of all its atoms,
+independent of their order. Molecules that the refinement cannot distinguish (decalin and bicyclopentyl) count as one,
+which keeps them in the same split.
 
 The factor was chosen on the embedded tiny set, where the molecule is known: of 1,655 monomers from molecular dynamics
 at 300 to 1000 K, the number whose graph differs from that of most conformers of the same molecule is
@@ -12,9 +12,9 @@ at 300 to 1000 K, the number whose graph differs from that of most conformers of
     factor      1.10 1.15 1.20 1.25 1.28 1.30 1.32 1.33 1.35 1.40
     differing    528  176   56   23    8    7    3    8   21   32
 
-Below, stretched X-H bonds are lost; above, second neighbours in small rings are taken for bonds. At 1.30, in the
-middle of the flat part, 7 of 1,655 differ (none of them equals another molecule of the set), and all 396 dimers have
-exactly two fragments, both known (`scripts/connectivity.py`).
+Below, stretched X-H bonds are missed; above, second neighbours in small rings count as bonded. At 1.30, in the middle
+of the plateau, 7 of 1,655 differ (none equals another molecule of the set), and all 396 dimers have exactly two
+fragments, both known (`scripts/connectivity.py`).
 """
 
 from collections.abc import Callable
@@ -31,18 +31,18 @@ from hiphop_train.graph.neighbours import open_pairs
 BOND_FACTOR = 1.30
 """A bond is shorter than this times the sum of the two covalent radii (dimensionless)."""
 N_REFINEMENTS = 12
-"""Colours know their surroundings so many bonds far: more than what tells molecules of drug size apart."""
+"""Range of the colours in bonds, enough to distinguish drug-like molecules."""
 BLOCK_ATOMS = 200_000
-"""Atoms that are processed together."""
+"""Atoms processed together."""
 
 
 def molecule_hashes(structures: Structures, advance: Callable[[int], None] = lambda n: None) -> Hashes:
-    """Return hashes that are equal for conformers of the same molecule or molecules.
+    """Return hashes that are equal for conformers of the same molecule (or set of molecules).
 
     Parameters
     ----------
     structures : as read; bonds across the faces of a periodic cell are ignored
-    advance : called with the number of structures after each block
+    advance : progress callback, called with the number of structures after each block
 
     Returns
     -------

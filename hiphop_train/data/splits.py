@@ -1,4 +1,4 @@
-"""Splits: which structures train, which validate, which test."""
+"""Splits of a data set into training, validation and test structures."""
 
 import hashlib
 import json
@@ -24,28 +24,28 @@ Splits = dict[str, NDArray[np.int64]]
 
 
 class Split(ABC):
-    """Divide structures into ``train``, ``val`` and any number of tests, whose names begin with ``test``."""
+    """Divide structures into ``train``, ``val`` and any number of test splits, whose names begin with ``test``."""
 
     @abstractmethod
     def divide(self, structures: Structures, checksum: str) -> Splits:
-        """Return the indices of each part; a structure is in one part at most.
+        """Return the indices of each split; splits do not overlap.
 
         Parameters
         ----------
-        structures : all of them
-        checksum : of the set, by which a stored split recognises it
+        structures : the whole set
+        checksum : of the set, compared by stored splits
         """
 
 
 class RandomSplit(Split):
-    """Divide at random, by a seed of its own.
+    """Divide at random.
 
     Parameters
     ----------
-    val_fraction, test_fraction : shares of what is drawn; the rest trains
-    seed : of the division
-    by : what is drawn as a whole: ``structure`` (a conformation, with all its levels of theory), ``group`` (as the file
-        groups them), ``formula``, ``molecule`` (by connectivity, see `data.molecules`), ``subset`` (a file of several)
+    val_fraction, test_fraction : fractions of the drawn units; the remainder is the training split
+    seed : of the division, independent of other seeds
+    by : unit that is drawn as a whole: ``structure`` (a conformation at all its levels of theory), ``group`` (as in the
+        file), ``formula``, ``molecule`` (by connectivity, see `data.molecules`), ``subset`` (a file of a collection)
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class RandomSplit(Split):
 
 
 class SubsetSplit(Split):
-    """Use the subsets of the reader named train, val and test; draw val or test from train where one is missing.
+    """Use the subsets of the reader named train, val and test; draw val or test from train if one is missing.
 
     Parameters
     ----------
-    val_fraction, test_fraction : shares drawn from train when no file was given for them
+    val_fraction, test_fraction : fractions drawn from train if no file is given for them
     seed : of the draw
     """
 
@@ -98,13 +98,13 @@ class SubsetSplit(Split):
 
 
 class FilesSplit(Split):
-    """Read the numbers of the conformations of each part from files.
+    """Read the conformation numbers of each split from files.
 
     Parameters
     ----------
-    train, val, test : files of integers that count the conformations of the source from 0: NumPy's .npy, or text
-        with numbers between blanks, commas or line ends
-    val_fraction : share drawn from train where no file is given for val
+    train, val, test : files of conformation numbers in the source, from 0: NumPy's .npy, or text with numbers separated
+        by white space or commas
+    val_fraction : fraction drawn from train if no file is given for val
     seed : of the draw
     """
 
@@ -125,8 +125,8 @@ class FilesSplit(Split):
                 if len(missing):
                     raise DataError(
                         f"{path} (data.split.{part}) names conformation {missing[0]}, which {structures.source} does "
-                        f"not hold with the requested labels; its numbers range from {structures.conformation.min()} "
-                        f"to {structures.conformation.max()}"
+                        f"not contain with the requested labels; its numbers range from "
+                        f"{structures.conformation.min()} to {structures.conformation.max()}"
                     )
                 splits[part] = np.flatnonzero(np.isin(structures.conformation, wanted))
         if "val" not in splits:
@@ -148,21 +148,21 @@ class StoredSplit(Split):
         self.path = path
 
     def divide(self, structures: Structures, checksum: str) -> Splits:
-        """Return the parts as stored."""
+        """Return the stored splits."""
         file = locate(self.path)
         try:
             with file.open("rb") as handle, np.load(handle) as stored:
                 parts = {name: stored[name] for name in stored.files}
-            made_for = str(parts.pop("checksum"))
+            expected = str(parts.pop("checksum"))
         except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise DataError(
                 f"{file} (data.split.path) cannot be read as a split ({type(error).__name__}: {error}); give "
                 "splits.npz of a run directory"
             ) from error
-        if made_for != checksum:
+        if expected != checksum:
             raise DataError(
-                f"{file} divides a set with checksum {made_for}, but {structures.source} has {checksum}; it was made "
-                "for other data"
+                f"{file} is for data with checksum {expected}, but {structures.source} has {checksum}; give the data "
+                "of that run, or another split"
             )
         return {name: index.astype(np.int64) for name, index in parts.items()}
 
@@ -177,7 +177,7 @@ def store_splits(file: Path, splits: Splits, checksum: str) -> None:
 
 
 def formula_hashes(structures: Structures) -> Hashes:
-    """(n,) numbers that are equal for equal formulas."""
+    """(n,) hashes that are equal for equal formulas."""
     found = [
         mix(sum_rows(mix(block.numbers.astype(np.uint64) + np.uint64(0x2545F491)), block.offsets))
         for block in structures.blocks()
@@ -186,11 +186,11 @@ def formula_hashes(structures: Structures) -> Hashes:
 
 
 class IndexFileSplit(Split):
-    """Read the split from a JSON file made for exactly one data file.
+    """Read the split from a JSON file that belongs to one data file.
 
     Parameters
     ----------
-    path : JSON with ``splits`` (name -> indices in the data file's order) and ``data_sha256``
+    path : JSON file with ``splits`` (name -> indices in the data file's order) and ``data_sha256``
     data_path : the data file whose checksum must match
     """
 
@@ -199,7 +199,7 @@ class IndexFileSplit(Split):
         self.data_path = data_path
 
     def divide(self, structures: Structures, checksum: str) -> Splits:
-        """Return the parts named in the file."""
+        """Return the splits in the file."""
         file, data_file = locate(self.path), locate(self.data_path)
         try:
             stored = json.loads(file.read_text())
@@ -210,12 +210,12 @@ class IndexFileSplit(Split):
         found = hashlib.sha256(data_file.read_bytes()).hexdigest()
         if found != expected:
             raise DataError(
-                f"{file} divides a file with sha256 {expected}, but {data_file} has {found}; "
+                f"{file} is for a data file with sha256 {expected}, but {data_file} has {found}; "
                 "choose another split, for instance data/split=random"
             )
         for name, index in splits.items():
             if len(index) and (index.min() < 0 or index.max() >= len(structures)):
-                raise DataError(f"{file}: split '{name}' holds an index outside of 0 to {len(structures) - 1}")
+                raise DataError(f"{file}: split '{name}' contains an index outside 0 to {len(structures) - 1}")
         return splits
 
 
@@ -225,19 +225,18 @@ def _read_numbers(file: Path, key: str) -> NDArray[np.int64]:
             numbers = np.load(file).reshape(-1)
         else:
             numbers = np.array(file.read_text().replace(",", " ").split(), np.float64)
-        whole: NDArray[np.int64] = numbers.astype(np.int64)
-        if not len(whole) or not np.array_equal(whole, numbers):
-            raise ValueError("it does not hold integers")
+        integers: NDArray[np.int64] = numbers.astype(np.int64)
+        if not len(integers) or not np.array_equal(integers, numbers):
+            raise ValueError("it does not contain integers")
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
-            f"{file} ({key}) cannot be read as numbers of conformations ({error}); give a .npy file or a text of "
-            "integers"
+            f"{file} ({key}) cannot be read as conformation numbers ({error}); give integers in a .npy or text file"
         ) from error
-    return whole
+    return integers
 
 
 def _draw(units: NDArray[Any], fractions: dict[str, float], seed: int) -> Splits:
-    """Draw whole units for each part, given the unit of each structure; what is left trains."""
+    """Draw whole units for each split, given the unit of each structure; the remainder is the training split."""
     names, unit = np.unique(units, return_inverse=True)
     part_of = np.full(len(names), len(fractions))
     order = np.random.default_rng(seed).permutation(len(names))
@@ -252,13 +251,13 @@ def _draw(units: NDArray[Any], fractions: dict[str, float], seed: int) -> Splits
 
 
 def check_splits(splits: Splits, structures: Structures, allow_leak: bool = False) -> None:
-    """Raise `DataError` when a part is empty, a structure is in two parts, or a geometry is in two."""
+    """Raise `DataError` if a split is empty, a structure is in two, or a training geometry is also in another."""
     source = structures.source
     for required in ("train", "val"):
         if len(splits.get(required, ())) == 0:
             raise DataError(
                 f"{source}: the split '{required}' is empty; "
-                "give more structures, or change data.split (fractions) or data.val_path"
+                "add structures, or change data.split (fractions) or data.val_path"
             )
     for name, index in splits.items():
         if len(index) == 0:
@@ -276,8 +275,8 @@ def check_splits(splits: Splits, structures: Structures, allow_leak: bool = Fals
             first = index[np.flatnonzero(known)[0]]
             same = np.flatnonzero(structures.geometry[splits["train"]] == structures.geometry[first])
             raise DataError(
-                f"{source}: {known.sum()} of {len(index)} structures of the split '{name}' are in the training split "
-                f"too, for instance {structures.name(first)} as {structures.name(splits['train'][same[0]])}; remove "
-                "duplicates (hiphop-data check lists them), divide by molecule (data/split=random "
+                f"{source}: {known.sum()} of {len(index)} structures of the split '{name}' are also in the training "
+                f"split, for instance {structures.name(first)} as {structures.name(splits['train'][same[0]])}; remove "
+                "duplicates (listed by hiphop-data check), split by molecule (data/split=random "
                 "data.split.by=molecule), or allow it: data.allow_leak=true"
             )

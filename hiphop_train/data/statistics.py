@@ -1,6 +1,6 @@
-"""Statistics fitted to the training labels, in one visible step between data set-up and fit.
+"""Statistics fitted to the training labels, in a separate step between data set-up and training.
 
-They are sums over the structures, taken in blocks, so that the set may be larger than memory.
+They are sums over the structures, computed in blocks, so the set may be larger than memory.
 """
 
 from collections.abc import Sequence
@@ -44,15 +44,15 @@ AtomEnergies = Literal["fit", "gsae", "gsae_tz"] | dict[str, float]
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What the potential uses of the training labels.
+    """Statistics of the training labels that the potential uses.
 
     Attributes
     ----------
-    e0 : (n_theories, n_elements) float64, eV, energy of an atom of each element in the least-squares sense, or as given
-    scale : eV, natural unit of the network's energies: the root mean square of the force components times 1 Angstrom,
-        or without forces the residual of the E0 fit per square root of atoms
-    rank : of the composition matrix, the lowest over levels of theory; below the number of elements, E0 is the smallest
-        of many equal fits
+    e0 : (n_theories, n_elements) float64, eV, energy of an atom of each element, from least squares or as given
+    scale : eV, unit of the network's energies: the root mean square of the force components times 1 Angstrom, or
+        without forces the residual of the E0 fit per square root of the number of atoms
+    rank : of the composition matrix, the lowest over levels of theory; if below the number of elements, E0 is the
+        solution of minimal norm
     residual : eV, standard deviation of energies after E0
     fitted : whether E0 was fitted
     """
@@ -69,7 +69,7 @@ class Statistics:
 
 
 class _Sums:
-    """Sums over the energies at one level of theory, by composition: all that a fit of E0 needs."""
+    """Sums over the energies at one level of theory, by composition; sufficient for a fit of E0."""
 
     def __init__(self) -> None:
         self.of_composition: dict[bytes, NDArray[np.float64]] = {}  # number, mean, sum of squares about the mean
@@ -91,7 +91,7 @@ class _Sums:
             )
 
     def table(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Compositions (n, n_elements), and for each number, mean energy and squares about it."""
+        """Compositions (n, n_elements), and for each the number, mean and sum of squared deviations of energies."""
         kinds = np.array([np.frombuffer(key) for key in self.of_composition])
         count, mean, squares = np.array(list(self.of_composition.values())).T
         return kinds, count, mean, squares
@@ -106,8 +106,8 @@ def fit_statistics(
     ----------
     structures : all structures
     elements : atomic numbers of the model's types
-    index : those that train; by default all
-    e0 : how E0 comes about
+    index : training structures; by default all
+    e0 : source of E0
     """
     sums = [_Sums() for _ in structures.theory_names]
     squares, n_components = 0.0, 0
@@ -144,23 +144,23 @@ def fit_statistics(
 def _fit(
     sums: _Sums, n_elements: int, named: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.float64], int, float, int, float]:
-    """E0, rank, sum of squared residuals about their mean, number of energies, sum of squared residuals per atom."""
+    """E0, rank, sum of squared deviations of residuals, number of energies, sum of squared residuals per atom."""
     if not sums.of_composition:
         return np.zeros(n_elements) if named is None else named, 0, 0.0, 0, 0.0
     composition, count, mean, squares = sums.table()
     weight = np.sqrt(count)
     solution = np.linalg.lstsq(composition * weight[:, None], mean * weight, rcond=1e-10)
     e0 = solution[0].astype(np.float64) if named is None else named
-    left = mean - composition @ e0
-    centre = float((count * left).sum() / count.sum())
-    spread = float((squares + count * (left - centre) ** 2).sum())
+    residual = mean - composition @ e0
+    centre = float((count * residual).sum() / count.sum())
+    spread = float((squares + count * (residual - centre) ** 2).sum())
     sizes = composition.sum(axis=1)
-    per_atom = float(((squares + count * left**2) / sizes).sum())
+    per_atom = float(((squares + count * residual**2) / sizes).sum())
     return e0, int(solution[2]), spread, int(count.sum()), per_atom
 
 
 def _given(e0: str | dict[str, float], elements: Sequence[int], structures: Structures) -> NDArray[np.float64]:
-    """E0 (n_elements,) in eV by name or as given."""
+    """E0 (n_elements,) in eV, by name or as given."""
     if len(structures.theory_names) > 1:
         raise ConfigError(
             f"data.e0={e0!r}: with several levels of theory ({', '.join(structures.theory_names)}) E0 must be fitted: "
@@ -171,7 +171,7 @@ def _given(e0: str | dict[str, float], elements: Sequence[int], structures: Stru
     missing = [symbol for symbol in symbols if symbol not in table]
     if missing:
         raise ConfigError(
-            f"data.e0={e0!r} has no energy of {', '.join(missing)}; it has {', '.join(table)}. Give all, in eV: "
+            f"data.e0={e0!r} has no energy of {', '.join(missing)}, only of {', '.join(table)}; give all, in eV: "
             f"'data.e0={{{','.join(f'{symbol}:...' for symbol in symbols)}}}', or data.e0=fit"
         )
     return np.array([table[symbol] for symbol in symbols])

@@ -1,7 +1,6 @@
-"""Structures with labels in flat arrays: what readers return, and what batches are cut from.
+"""Structures with labels in flat arrays: the result of readers and the source of batches.
 
-The arrays may be parts of files that are mapped into memory (`data.store`): what looks at all structures goes through
-them in blocks (`Structures.blocks`).
+The arrays may be memory-mapped (`data.store`), so passes over all structures iterate in blocks (`Structures.blocks`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,27 +16,27 @@ from hiphop_train.targets import TARGETS
 
 @dataclass(frozen=True, eq=False)
 class Structures:
-    """Many structures, atoms of one after those of another.
+    """A set of structures, with the atoms of all structures concatenated.
 
     Attributes
     ----------
     source : name of the file or set, for messages
     offsets : (n + 1,) int64; atoms of structure k are [offsets[k], offsets[k + 1])
     numbers : (n_atoms,) uint8 atomic numbers
-    positions : (n_atoms, 3) float64, or float32 where the file holds no more, Angstrom
+    positions : (n_atoms, 3) float64, or float32 if the file has no more digits, Angstrom
     cell : (n, 3, 3) float64, Angstrom, rows are lattice vectors, zero where open
     pbc : (n, 3) bool
-    labels : target key -> array of shape `Target.array_shape`, in the target's unit; NaN for the whole of a structure
-        where it is unknown. Energy (total) and forces (true forces) are always among them, other targets only where
-        a structure has them
+    labels : target key -> array of shape `Target.array_shape`, in the target's unit; NaN for all entries of a structure
+        if unknown. Energy (total) and forces (not gradients) are always present, other targets only if a structure has
+        them
     group : (n,) integer, index into `group_names`
     group_names : names of the sets (molecules, formulas) whose members are conformers of each other
     subset : (n,) integer, index into `subset_names`
     subset_names : names of the parts (files) of a collection
     theory : (n,) integer, index into `theory_names`
     theory_names : levels of theory of the labels, each with its own E0
-    conformation : (n,) int64, running number of the geometry in its source, counting also what was left out; the same
-        for labels at several levels of theory
+    conformation : (n,) int64, running number of the geometry in its source, including skipped ones; the same for labels
+        at several levels of theory
     geometry : (n,) uint64, equal for equal geometries (`hashes.geometry_hashes`)
     """
 
@@ -87,7 +86,7 @@ class Structures:
         return self.has("forces")
 
     def has(self, key: str) -> NDArray[np.bool_]:
-        """(n,) whether a label is known; for targets per atom the first atom stands for all of a structure."""
+        """(n,) whether a label is known; for targets per atom, judged by the first atom."""
         if key not in self.labels:
             return np.zeros(len(self), np.bool_)
         values = self.labels[key]
@@ -97,7 +96,7 @@ class Structures:
         return known
 
     def label(self, key: str) -> NDArray[np.float64]:
-        """Return the array of a label, all NaN where the set has no such label."""
+        """Return the array of a label, all NaN if the set has none."""
         if key in self.labels:
             return self.labels[key]
         return np.full(TARGETS[key].array_shape(len(self), len(self.numbers)), np.nan, np.float32)
@@ -107,7 +106,7 @@ class Structures:
         return replace(self, labels={**self.labels, **labels})
 
     def atoms_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Indices of all atoms of some structures, in the order of these."""
+        """Indices of all atoms of the given structures, in their order."""
         sizes = self.offsets[index + 1] - self.offsets[index]
         starts = np.repeat(self.offsets[index], sizes)
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -115,13 +114,13 @@ class Structures:
         return atoms
 
     def take(self, index: NDArray[np.int64]) -> "Structures":
-        """Choose structures, in the given order."""
+        """Select structures, in the given order."""
         sizes = self.offsets[index + 1] - self.offsets[index]
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         return self._select(index, self.atoms_of(index), offsets)
 
     def blocks(self, size: int = 50_000) -> Iterator["Structures"]:
-        """Go through all structures in order, in blocks of a given size; the arrays are views."""
+        """Yield all structures in order, in blocks of a given size; the arrays are views."""
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
             first, last = int(self.offsets[start]), int(self.offsets[stop])
@@ -130,11 +129,11 @@ class Structures:
     def _select(
         self, chosen: NDArray[np.int64] | slice, atoms: NDArray[np.int64] | slice, offsets: NDArray[np.int64]
     ) -> "Structures":
-        """Choose structures, given their atoms and the offsets of the result."""
+        """Select structures, given their atoms and the offsets of the result."""
         arrays = {name: getattr(self, name)[atoms] for name in PER_ATOM}
         arrays |= {name: getattr(self, name)[chosen] for name in PER_STRUCTURE}
         labels = {
-            key: array[atoms if TARGETS[key].per == "atom" else chosen]  # as memory-mapped as the whole
+            key: array[atoms if TARGETS[key].per == "atom" else chosen]  # slices stay memory-mapped
             for key, array in self.labels.items()
         }
         return replace(self, offsets=offsets, labels=labels, **arrays)
@@ -155,7 +154,7 @@ PER_STRUCTURE = ("cell", "pbc", "group", "subset", "theory", "conformation", "ge
 
 
 def concatenate(parts: Sequence[Structures], source: str) -> Structures:
-    """Put sets one after another; groups are the same where their names and those of their subsets are."""
+    """Concatenate sets; groups with equal names of group and subset are merged."""
     if not parts:
         raise DataError(f"{source}: no structures were found")
     names = Names()
@@ -177,7 +176,7 @@ def concatenate(parts: Sequence[Structures], source: str) -> Structures:
 
 
 class Names:
-    """Names of groups, subsets and levels of theory over several sets, numbered in the order of their appearance."""
+    """Names of groups, subsets and levels of theory over several sets, numbered in order of appearance."""
 
     def __init__(self) -> None:
         self.groups: dict[tuple[str, str], int] = {}  # by subset and name
@@ -200,10 +199,10 @@ class Names:
         return tuple(self.theories)
 
     def rename(self, part: Structures) -> Structures:
-        """Return a set whose numbers of group, subset and level of theory refer to the names of all sets so far."""
+        """Return a set whose indices of groups, subsets and levels of theory refer to the names of all sets so far."""
         subset = _numbers(part.subset_names, self.subsets)[part.subset]
         theory = _numbers(part.theory_names, self.theories)[part.theory]
-        # a group name may stand in several subsets of one set, and is another group in each
+        # equal group names in different subsets are different groups
         pairs, which = np.unique(np.stack([part.subset, part.group]), axis=1, return_inverse=True)
         keys = [(part.subset_names[s], part.group_names[g]) for s, g in pairs.T]
         group = _numbers(keys, self.groups)[which.reshape(-1)] if keys else part.group

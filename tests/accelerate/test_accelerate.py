@@ -275,7 +275,8 @@ def test_without_a_compiler(model_name: str, potential_of: PotentialOf, varied: 
     if NO_COMPILER in str(report):
         with pytest.raises(ConfigError) as refused:
             accelerate(potential, torch.float64, CPU, "training", True)
-        assert (
+        message = f"trainer.compile=true: {NO_COMPILER}; or set trainer.compile=auto, which falls back to PyTorch"
+        assert str(refused.value) == message
             str(refused.value)
             == f"trainer.compile=true: {NO_COMPILER}; or set trainer.compile=auto, which falls back to PyTorch"
         )

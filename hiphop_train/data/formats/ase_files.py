@@ -26,20 +26,20 @@ from hiphop_train.units import DipoleUnit, EnergyUnit, ForceSign, LengthUnit, St
 
 Paths = str | list[str]
 Key = str | Literal[False] | None
-"""Name of a label; None: what ASE itself takes for it; False: it is not read."""
+"""Name of a label; None: ASE's own label; False: it is not read."""
 
 VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
-"""Places of the components of a symmetric tensor among six numbers, in ASE's order xx yy zz yz xz xy."""
+"""Indices of the components of a symmetric tensor among six numbers, in ASE's order xx yy zz yz xz xy."""
 ASYMMETRY = 1e-5, 1e-3
-"""eV/Angstrom^3 and share of the largest component by which opposite components of a stress may differ: rounding."""
+"""Largest asymmetry of a stress due to rounding: eV/Angstrom^3, and relative to the largest component."""
 
 UNDEFINED = {"cell": "not periodic in three directions", "molecule": "periodic"}
-"""What structures are that have no such target, by `Target.per`."""
+"""Description of structures without such a target, by `Target.per`."""
 
 
 @dataclass
 class _Seen:
-    """What the structures read so far of one file had."""
+    """Labels found so far in one file."""
 
     structures: int = 0
     labels: Counter[str] = field(default_factory=Counter)
@@ -53,22 +53,22 @@ class ASEReader(Reader):
 
     Parameters
     ----------
-    path : training file, a pattern of several (``data/*.xyz``) or a list
-    format : ASE's name of the format; null: as ASE guesses from name and content
+    path : training file, a pattern (``data/*.xyz``) or a list of files
+    format : ASE's name of the format; null: guessed by ASE from name and content
     energy_unit, length_unit, force_sign : of the files; forces are in energy_unit / length_unit
-    val_path, test_path : further files, whose structures then make these splits
+    val_path, test_path : further files, whose structures form these splits
     energy_key, forces_key, stress_key, dipole_key : names of the labels in the file; null: ASE's own energy, forces,
         stress and dipole; false: no stress, no dipole
-    ignore_cell : treat all structures as open, whatever box the file gives
+    ignore_cell : treat all structures as open, even if the file gives cells
     virial_key : name of virials, which are read instead of stresses: stress = -virial / volume
     stress_unit, stress_sign, virial_unit, dipole_unit : of the files
 
     Notes
     -----
-    Every label may be missing in some structures: each trains on those it has. A file without a single label is
-    refused. A box counts only in its periodic directions. Stress and virial have six components in the order xx yy zz
-    yz xz xy, or nine row by row. Labels are ignored where their target is not defined: stress where a structure is not
-    periodic in three directions, dipole where it is periodic.
+    Any label may be missing in a structure, which is then trained on the others. A file without any label is refused.
+    Cells are used in periodic directions only. Stress and virial have six components in the order xx yy zz yz xz xy, or
+    nine in row-major order. Labels of undefined targets are ignored: stress unless a structure is periodic in three
+    directions, dipole if it is periodic.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class ASEReader(Reader):
         dipole_unit: DipoleUnit = "e*angstrom",
     ) -> None:
         if format is not None and format not in ioformats:
-            raise DataError(f"data.format={format}: ASE knows no such format{did_you_mean(format, ioformats)}")
+            raise DataError(f"data.format={format} is not a format of ASE{did_you_mean(format, ioformats)}")
         if virial_key is not None and stress_key:
             raise ConfigError(
-                f"data.stress_key={stress_key} and data.virial_key={virial_key}: stress is computed from virials where "
-                "these are named; give one of the two"
+                f"data.stress_key={stress_key} and data.virial_key={virial_key} exclude each other: stress is computed "
+                "from virials; give one of the two"
             )
         self.paths = {"train": path, "val": val_path, "test": test_path}
         self.format = format
@@ -124,7 +124,7 @@ class ASEReader(Reader):
         return [file for files in self._files().values() for file in files]
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the files, whose subsets are named train, val and test."""
+        """Yield the files, whose subsets are named train, val and test."""
         first = 0
         for subset, files in self._files().items():
             for file in files:
@@ -147,7 +147,7 @@ class ASEReader(Reader):
         for k, atoms in enumerate(frames, first - start):
             where = f"{file}, structure {k}"
             if len(atoms) == 0:
-                raise DataError(f"{where}: has no atoms")
+                raise DataError(f"{where} has no atoms")
             if self.ignore_cell:
                 atoms.pbc = False
             labels = self._labels(atoms, where, seen)
@@ -168,7 +168,7 @@ class ASEReader(Reader):
         return found.finish(subset) if found.blocks else None
 
     def _labels(self, atoms: Atoms, where: str, seen: _Seen) -> dict[str, NDArray[np.float64]]:
-        """Return the labels of a structure by target, each with the shape of one entry, in the units of the file."""
+        """Return the labels of a structure by target, each with the target's shape, in the units of the file."""
         results = atoms.calc.results if atoms.calc is not None else {}
         labels = {}
         for key, name in self.keys.items():
@@ -186,10 +186,10 @@ class ASEReader(Reader):
             is_number = target.shape == () and target.per != "atom"
             if array.dtype.kind not in "fiu" or (is_number and array.size != 1):
                 expected = "a number" if is_number else "an array of numbers"
-                raise DataError(f"{where}: its {key} is not {expected}, but {str(value)[:40]!r}")
+                raise DataError(f"{where}: {key} is {str(value)[:40]!r}; expected {expected}")
             array = array.astype(np.float64)
             if np.isnan(array).any():
-                raise DataError(f"{where}: its {key} is NaN; leave a missing label out instead")
+                raise DataError(f"{where}: {key} is NaN; omit missing labels instead")
             if is_number:
                 array = array.reshape(())
             elif key == "stress":
@@ -198,12 +198,12 @@ class ASEReader(Reader):
         return labels
 
     def _stress(self, array: NDArray[np.float64], where: str, volume: float) -> NDArray[np.float64]:
-        """Return a stress or virial (6,), (9,) or (3, 3) as a symmetric (3, 3), a virial over volume."""
+        """Return a stress, or a virial over volume, (6,), (9,) or (3, 3) as a symmetric (3, 3)."""
         what = "virial" if self.has_virial else "stress"
         if array.shape not in ((6,), (9,), (3, 3)):
             raise DataError(
-                f"{where}: its {what} has shape {array.shape}; expected 6 numbers (xx yy zz yz xz xy), 9 row by row, "
-                "or 3 x 3"
+                f"{where}: {what} has shape {array.shape}; expected 6 numbers (xx yy zz yz xz xy), 9 in row-major "
+                "order, or 3 x 3"
             )
         array = array[VOIGT] if array.shape == (6,) else array.reshape(3, 3)
         if self.has_virial and volume > 0:  # without volume the cell is refused
@@ -212,18 +212,18 @@ class ASEReader(Reader):
         allowed = absolute / abs(self.factors.of("stress")) + relative * np.abs(array).max()
         if np.abs(array - array.T).max() > allowed:
             raise DataError(
-                f"{where}: its {what} is not symmetric: {array.tolist()}; it may be another quantity: name the right "
-                "one (data.stress_key=KEY or data.virial_key=KEY), or read none: data.stress_key=false"
+                f"{where}: {what} is not symmetric: {array.tolist()}; if it is another quantity, name the right one "
+                "(data.stress_key=KEY or data.virial_key=KEY), or do not read it: data.stress_key=false"
             )
         return 0.5 * (array + array.T)
 
     def _check_labels(self, file: Path, seen: _Seen) -> None:
-        """Raise when a file that was read has nothing of what was requested."""
+        """Raise `DataError` if a file lacks a requested label."""
         if seen.structures == 0:
             return
         keys = f"keys in the file: {', '.join(sorted(seen.keys - {'numbers', 'positions'})) or 'none'}"
         reasons = {
-            key: f"{n} structures are {UNDEFINED[TARGETS[key].per]}, and their {key} is ignored"
+            key: f"{n} structures are {UNDEFINED[TARGETS[key].per]}; their {key} is ignored"
             for key, n in seen.ignored.items()
         }
         for key, name in self.keys.items():
@@ -242,11 +242,11 @@ class ASEReader(Reader):
 
 
 def _expand(paths: Paths, key: str) -> list[Path]:
-    """Return the files that a path, a pattern or a list of these means."""
+    """Return the files given by a path, a pattern or a list of these."""
     files: list[Path] = []
     for path in [paths] if isinstance(paths, str) else paths:
-        place = locate(path)
-        matching = [] if place.is_file() else [Path(name) for name in sorted(glob(str(place))) if Path(name).is_file()]
+        file = locate(path)
+        matching = [] if file.is_file() else [Path(name) for name in sorted(glob(str(file))) if Path(name).is_file()]
         files += matching or [require_file(path, key)]
     if not files or len(set(files)) < len(files):
         raise DataError(f"{key}={paths!r}: {'names a file twice' if files else 'names no file'}")
@@ -257,7 +257,7 @@ def _guess(file: Path) -> str:
     try:
         return str(filetype(str(file)))
     except UnknownFileTypeError as error:
-        raise DataError(f"{file}: ASE does not recognize its format; name it with data.format=NAME") from error
+        raise DataError(f"{file}: ASE does not recognise its format; name it with data.format=NAME") from error
     except Exception as error:
         raise _unreadable(file, "a file of structures", error) from error
 
@@ -267,7 +267,7 @@ def _unreadable(file: Path, what: str, error: Exception) -> DataError:
 
 
 def _others(file: Path, format: str) -> Iterator[tuple[int, Iterator[Atoms]]]:
-    """Number and content of the blocks of a file in any format."""
+    """Yield number of structures and content of the blocks of a file in any format."""
     if format == "db" and file.suffix == ".db":
         _require_database(file)
     try:
@@ -287,21 +287,21 @@ def _others(file: Path, format: str) -> Iterator[tuple[int, Iterator[Atoms]]]:
 
 
 def _require_database(file: Path) -> None:
-    """Raise unless a file is an ASE database: ASE would create its tables in any other, and in an empty file."""
+    """Raise unless a file is an ASE database: ASE would create its tables in any other or empty file."""
     log = file.with_name(f"{file.name}-wal")
-    # without a log SQLite need not look for one, and leaves none behind
+    # without a log, `immutable` keeps SQLite from creating one
     address = f"{file.resolve().as_uri()}?mode=ro{'' if log.exists() else '&immutable=1'}"
     try:
         with closing(sqlite3.connect(address, uri=True)) as connection:
             tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     except sqlite3.Error as error:
         raise DataError(
-            f"{file} cannot be read as an SQLite database, which .db stands for with ASE: {error}; if it is another "
-            "kind of file, name it with data.format=NAME, or fetch it again"
+            f"{file} cannot be read as an SQLite database, which .db means in ASE: {error}; if it has another format, "
+            "name it with data.format=NAME, otherwise fetch it again"
         ) from error
     if "systems" not in tables:
         shown = ", ".join(tables[:10]) + (", ..." if len(tables) > 10 else "")
         raise DataError(
-            f"{file} is not an ASE database: it has no table 'systems', but {shown or 'no tables at all'}; "
+            f"{file} is not an ASE database: no table 'systems'; present: {shown or 'none'}; "
             "convert it to one, or to extended XYZ, with the program that wrote it"
         )

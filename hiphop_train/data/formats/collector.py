@@ -1,4 +1,4 @@
-"""Gathering of what readers find into `Structures`: shapes and values checked, units and signs converted."""
+"""Collection of arrays into `Structures`: checks of shapes and values, conversion of units and signs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,15 +28,15 @@ from hiphop_train.units import (
 )
 
 FARTHEST = 1e6
-"""Angstrom; coordinates beyond are damage."""
+"""Angstrom; larger coordinates are damaged."""
 LARGEST = {"energy": 1e7, "forces": 1e6, "stress": 1e4, "dipole": 1e6}
-"""Labels beyond are damage, in the units of `TARGETS`, per atom where the target is extensive: no element comes near
-such an energy, nuclei would have to touch for such forces."""
+"""Larger labels are damaged, in the units of `TARGETS`, per atom for extensive targets: energies of all elements are
+far below, and forces too, unless nuclei touch."""
 
 
 @dataclass(frozen=True)
 class Factors:
-    """What the numbers of a file are multiplied by to be in Angstrom and in the units of `TARGETS`, signs included.
+    """Factors from the numbers of a file to Angstrom and the units of `TARGETS`, signs included.
 
     Attributes
     ----------
@@ -61,9 +61,9 @@ def declared(
     dipole_unit: DipoleUnit | None = None,
     virial_unit: EnergyUnit | None = None,
 ) -> Factors:
-    """Return the factors for what a configuration declares.
+    """Return the factors for the units and signs of a configuration.
 
-    Forces are in energy_unit / length_unit; with a unit of virials, stresses are given as virial / volume.
+    Forces are in energy_unit / length_unit; with a unit of virials, stresses are virial / volume.
     """
     energy, length = ENERGY[energy_unit], LENGTH[length_unit]
     labels = {"energy": energy}
@@ -79,13 +79,13 @@ def declared(
 
 
 class Collector:
-    """Gather blocks of conformers of one composition into one `Structures`.
+    """Collect blocks of conformers of one composition into one `Structures`.
 
     Parameters
     ----------
     source : name of the file, for messages
     factors : from the units of the file
-    may_miss : whether NaN stands for a missing label; otherwise it is an error
+    may_miss : whether NaN means a missing label; otherwise it is an error
     first : running number of the first conformation in the source
     """
 
@@ -115,13 +115,13 @@ class Collector:
         Parameters
         ----------
         group : name
-        numbers : (n_atoms,) atomic numbers, or (n, n_atoms) where conformers differ
+        numbers : (n_atoms,) atomic numbers, or (n, n_atoms) if conformers differ
         positions : (n, n_atoms, 3)
         labels : target key -> array with an entry of the target's shape for each structure (n, ...) or atom
             (n, n_atoms, ...); None where it is unknown
-        cell, pbc : (n, 3, 3), (n, 3); open without
+        cell, pbc : (n, 3, 3), (n, 3); None means open
         theory : name of the level of theory
-        conformation : (n,) running numbers in the source; by default those that follow the last ones
+        conformation : (n,) running numbers in the source; by default the next ones
         """
         where = f"{self.source}, group {group}"
         if numbers.ndim not in (1, 2) or numbers.shape[-1] == 0:
@@ -163,27 +163,27 @@ class Collector:
     ) -> None:
         if numbers.min() < 1 or numbers.max() > 118:
             wrong = numbers[(numbers < 1) | (numbers > 118)][0]
-            raise DataError(f"{where}: atomic number {wrong} is not that of an element (1 to 118)")
+            raise DataError(f"{where}: {wrong} is not an atomic number (1 to 118)")
         if cell is not None and pbc is not None:
             for k in range(len(cell)):
                 if np.linalg.matrix_rank(cell[k][pbc[k]]) < pbc[k].sum():
                     raise DataError(
-                        f"{where}: the cell has no volume, or no lattice vector, in a periodic direction: "
+                        f"{where}: the cell has no volume, or lacks a lattice vector, in a periodic direction: "
                         f"{cell[k].tolist()} with pbc {pbc[k].tolist()}"
                     )
-        if not np.abs(positions).max() < FARTHEST / self.factors.length:  # as it is with NaN, too
-            raise DataError(f"{where}: coordinates hold NaN or infinity, or numbers beyond {FARTHEST:.0e} Angstrom")
+        if not np.abs(positions).max() < FARTHEST / self.factors.length:  # also catches NaN
+            raise DataError(f"{where}: coordinates contain NaN, infinity, or numbers beyond {FARTHEST:.0e} Angstrom")
         same = (positions[:, 1:] == positions[:, :-1]).all(axis=2)
-        if same.any():  # such as zeros where a download left holes
+        if same.any():  # such as zeros from an incomplete download
             k, atom = np.argwhere(same)[0]
             raise DataError(f"{where}: atoms {atom} and {atom + 1} of conformation {k} have the same position")
 
     def _check_label(self, where: str, key: str, array: NDArray[Any], n_atoms: int) -> None:
-        """Missing labels are NaN for a whole structure, where the format knows missing labels at all."""
+        """Missing labels must be NaN for a whole structure, in formats that allow them."""
         largest = LARGEST.get(key, np.inf) / abs(self.factors.of(key)) * (n_atoms if TARGETS[key].extensive else 1)
         if (np.abs(array) > largest).any():
             raise DataError(
-                f"{where}: {key}: values that are infinite or beyond everything possible "
+                f"{where}: {key}: infinite or impossibly large values "
                 f"({float(np.nanmax(np.abs(array))):.3g} in the file's unit); remove these structures from the file"
             )
         missing = np.isnan(array).mean(axis=tuple(range(1, array.ndim)))  # (n,)
@@ -194,7 +194,7 @@ class Collector:
     def finish(self, subset: str) -> Structures:
         """Join all blocks under one subset name."""
         if not self.blocks:
-            raise DataError(f"{self.source}: holds no structures with the requested labels")
+            raise DataError(f"{self.source} contains no structures with the requested labels")
         join = {key: np.concatenate([block[key] for block in self.blocks]) for key in self.blocks[0]}
         sizes = join.pop("size")
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -244,12 +244,12 @@ def _check_shapes(
 
 
 def refuse_zeros(where: str, labels: Mapping[str, NDArray[Any]], first: int = 0) -> None:
-    """Raise where energy or forces are exactly zero, as a download with holes leaves them: no total energy is.
+    """Raise `DataError` if an energy or forces are exactly zero, as in incomplete downloads; total energies never are.
 
     Parameters
     ----------
     where : for messages
-    labels : energy (n,) and perhaps forces (n, n_atoms, 3); further ones are not examined
+    labels : energy (n,) and optionally forces (n, n_atoms, 3); others are ignored
     first : number of the first conformation, for messages
     """
     energy, forces = labels["energy"], labels.get("forces")
@@ -260,8 +260,8 @@ def refuse_zeros(where: str, labels: Mapping[str, NDArray[Any]], first: int = 0)
         zero = zero | (forces == 0).all(axis=(1, 2))
     if zero.any():
         raise DataError(
-            f"{where}: energy or forces of conformation {first + int(np.argmax(zero))} are exactly zero: it was never "
-            "written, or is damaged; compare size and checksum of the file with the source and fetch it again"
+            f"{where}: energy or forces of conformation {first + int(np.argmax(zero))} are exactly zero; the file is "
+            "incomplete or damaged: compare its size and checksum with the source and fetch it again"
         )
 
 
@@ -275,16 +275,16 @@ def collect(
     first: int,
     row: int,
 ) -> Structures | None:
-    """Return complete conformations of one group; None where there are none.
+    """Return complete conformations of one group; None for an empty group.
 
     Parameters
     ----------
-    file, subset, group : where they come from
+    file, subset, group : their origin
     numbers : (n_atoms,) or (n, n_atoms) atomic numbers
     arrays : ``positions`` and labels, in the units of the file
     factors : from these units
     first : running number of the first conformation in the source
-    row : its row in the group, for messages
+    row : row of the first conformation in the group, for messages
     """
     labels = {key: array for key, array in arrays.items() if key in TARGETS}
     refuse_zeros(f"{file}, group {group}", labels, row)

@@ -1,6 +1,6 @@
 """COMP6v1, the benchmark set of the ANI potentials: HDF5 files in the pyanitools layout.
 
-Smith et al., J. Chem. Phys. 148, 241733 (2018). The array named ``forces`` holds energy gradients.
+Smith et al., J. Chem. Phys. 148, 241733 (2018). The array named ``forces`` contains energy gradients.
 """
 
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ class COMP6Reader(Reader):
 
     Parameters
     ----------
-    root : folder that holds the files, at any depth
+    root : folder with the files, at any depth
     subsets : benchmark name -> file names, as published
-    energy_unit, length_unit, force_sign : what the files hold; forces are in energy_unit / length_unit
-    download : how to get the files, shown when none is found
+    energy_unit, length_unit, force_sign : of the files; forces are in energy_unit / length_unit
+    download : download instructions, shown if no file is found
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class COMP6Reader(Reader):
         files = sorted(file for file in root.rglob("*.h5") if file.name in names) if root.is_dir() else []
         if not files:
             raise DataError(
-                f"{root} holds no COMP6v1 file (looked for {', '.join(sorted(names))})\n"
+                f"{root} contains no COMP6v1 file (looked for {', '.join(sorted(names))})\n"
                 f"  download them: {self.download}\n  or give their folder: data.root=FOLDER"
             )
         return files
 
     def blocks(self) -> Iterator[Block]:
-        """Go through all molecules of all files; conformers of one molecule share a group."""
+        """Yield all molecules of all files; conformers of one molecule share a group."""
         names = self._subset_of_file()
         first = 0
         for file in self.files():
@@ -73,6 +73,6 @@ class COMP6Reader(Reader):
         return collect(file, subset, name, numbers, conformations.read(), self.factors, first, 0)
 
     def missing(self, structures: Structures) -> list[str]:
-        """Names of the published files that were not found; published totals hold only when there are none."""
+        """Names of the published files that were not found; published totals refer to the complete set."""
         stems = {name.split("/")[0] for name in structures.group_names}
         return [file for files in self.subsets.values() for file in files if Path(file).stem not in stems]

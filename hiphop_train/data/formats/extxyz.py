@@ -1,4 +1,4 @@
-"""Extended XYZ, cut into blocks of structures and checked here, each parsed by ASE."""
+"""Extended XYZ: divided into blocks and checked here, parsed by ASE."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -17,13 +17,13 @@ from hiphop_train.errors import DataError
 
 _comment: Callable[[str], dict[str, Any]] = key_val_str_to_dict
 LONGEST_LINE = 10_000_000
-"""Characters; no line of text is longer."""
+"""Characters; longer lines are not text."""
 PLAIN = "species:S:1:pos:R:3"
-"""Columns of an XYZ file that does not say what they are."""
+"""Columns of an XYZ file without a declaration."""
 
 
 def extxyz_blocks(file: Path) -> Iterator[tuple[int, Iterator[Atoms]]]:
-    """Number and content of the blocks of an extended XYZ file."""
+    """Yield number of structures and content of the blocks of an extended XYZ file."""
     first, block, n_atoms = 0, [], 0
     for frame in _frames(file):
         block.append(frame)
@@ -36,7 +36,7 @@ def extxyz_blocks(file: Path) -> Iterator[tuple[int, Iterator[Atoms]]]:
 
 
 def _frames(file: Path) -> Iterator[list[str]]:
-    """Lines of each structure of an extended XYZ file: ASE would trust any number of atoms that it declares."""
+    """Yield the lines of each structure of an extended XYZ file; ASE would not check the declared number of atoms."""
     try:
         with open_with_compression(str(file), "r") as stream:
             lines = _lines(stream)
@@ -57,16 +57,16 @@ def _frames(file: Path) -> Iterator[list[str]]:
                 else:
                     raise DataError(f"{file}, structure {k}: ends after {len(frame) - 2} of {n_atoms} atoms; truncated")
                 line = next(lines, "")
-                while line.startswith("VEC"):  # the lattice, as ADF writes it
+                while line.startswith("VEC"):  # lattice vectors written by ADF
                     frame.append(line)
                     line = next(lines, "")
                 yield frame
                 k += 1
             rest = next((line for line in chain([line], lines) if line.strip()), None)
             if rest is not None:
-                raise DataError(f"{file}, after structure {k - 1}: an empty line, and then {rest.strip()[:40]!r}")
+                raise DataError(f"{file}, after structure {k - 1}: an empty line followed by {rest.strip()[:40]!r}")
             if k == 0:
-                raise DataError(f"{file}: holds no structures; it is empty")
+                raise DataError(f"{file} is empty")
     except (OSError, EOFError, ValueError, MemoryError) as error:
         raise DataError(f"{file} cannot be read as extended XYZ: {type(error).__name__}: {error}") from error
 
@@ -75,8 +75,7 @@ def _lines(stream: IO[str]) -> Iterator[str]:
     while line := stream.readline(LONGEST_LINE):
         if not line.endswith("\n"):
             raise ValueError(
-                "the last line does not end, so that its last number may have been cut; if the file is complete, add a "
-                "line break"
+                "the last line has no line break, so its last number may be truncated; if the file is complete, add one"
                 if len(line) < LONGEST_LINE
                 else "a line of more than ten million characters"
             )
@@ -89,16 +88,16 @@ def _parse(file: Path, block: list[list[str]], first: int) -> Iterator[Atoms]:
         _check_columns(f"{file}, structure {k}", frame)
         try:
             (atoms,) = ase.io.iread(StringIO("".join(frame)), index=":", format="extxyz")
-            if atoms.calc is not None and "stress" in atoms.calc.results:  # of nine components ASE keeps but six
+            if atoms.calc is not None and "stress" in atoms.calc.results:  # ASE keeps only six of nine components
                 atoms.calc.results["stress"] = _comment(frame[1])["stress"]
-        except Exception as error:  # ASE raises whatever its parser meets: ValueError, KeyError, IndexError, XYZError
+        except Exception as error:  # ASE's parser raises ValueError, KeyError, IndexError, XYZError
             problem = f"{type(error).__name__}: {error}"
             raise DataError(f"{file}, structure {k} cannot be read as extended XYZ: {problem}") from error
         yield atoms
 
 
 def _check_columns(where: str, frame: list[str]) -> None:
-    """Every atom must have the declared columns: ASE ignores surplus ones, and accepts a file without positions."""
+    """Check that every atom has the declared columns: ASE ignores surplus ones, and accepts files without positions."""
     found = re.search(r"(?:^|\s)Properties\s*=\s*[\"{]?([^\s\"{}]+)", frame[1])
     properties = PLAIN if found is None else found.group(1)
     declared = properties.split(":")
@@ -111,10 +110,10 @@ def _check_columns(where: str, frame: list[str]) -> None:
     atom = next((atom for atom, number in enumerate(widths) if number != width), None)
     if atom is None:
         return
-    says = f"where Properties={properties} declares" if found else "but its second line has no Properties=, which means"
+    source = f"Properties={properties} declares" if found else "without Properties= in the second line they must be"
     more = widths[0] - width
     advice = ""
-    if more > 0 and len(set(widths)) == 1:  # all alike: columns that nobody declared, and no damage
+    if more > 0 and len(set(widths)) == 1:  # all alike: undeclared columns, not damage
         name = "forces:R:3" if more == 3 and "forces" not in columns else f"NAME:R:{more}"
-        advice = f"; say in its second line what the others are, as in Properties={properties}:{name}, or delete them"
-    raise DataError(f"{where}: atom {atom} has {widths[atom]} columns, {says} {width}{advice}")
+        advice = f"; declare the others in the second line, as in Properties={properties}:{name}, or delete them"
+    raise DataError(f"{where}: atom {atom} has {widths[atom]} columns, but {source} {width}{advice}")

@@ -1,4 +1,4 @@
-"""What readers of HDF5 files share: damage and links refused, arrays declared and checked before they are read."""
+"""Shared by the readers of HDF5 files: refusal of damage and links, checks of arrays before they are read."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from hiphop_train.errors import DataError, did_you_mean
 
 @contextmanager
 def hdf5_errors(file: Path) -> Iterator[None]:
-    """Whatever HDF5 cannot read inside becomes a `DataError`."""
+    """Convert errors of HDF5 in the context to `DataError`."""
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
@@ -33,7 +33,7 @@ def open_hdf5(file: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading."""
     with ExitStack() as stack:
         with hdf5_errors(file):
-            stack.enter_context(h5py.File(file, "r"))  # locks it against writing, which the next one does not
+            stack.enter_context(h5py.File(file, "r"))  # locks it against writing, unlike the second handle
             guarded = stack.enter_context(GuardedFile(file))
             handle = stack.enter_context(h5py.File(guarded, "r"))
             _, guarded.width = handle.id.get_create_plist().get_sizes()
@@ -41,7 +41,7 @@ def open_hdf5(file: Path) -> Iterator[h5py.File]:
 
 
 def members(group: h5py.Group, file: Path) -> Iterator[tuple[str, h5py.Group]]:
-    """Name and content of the groups in a group, in HDF5's order, each opened when it is reached."""
+    """Yield name and content of the groups in a group, in HDF5's order, opened one at a time."""
     with hdf5_errors(file):
         names = list(group)
     for name in names:
@@ -55,34 +55,34 @@ def members(group: h5py.Group, file: Path) -> Iterator[tuple[str, h5py.Group]]:
 def leaves(
     group: h5py.Group, file: Path, key: str, path: str = "", above: tuple[h5py.Group, ...] = ()
 ) -> Iterator[tuple[str, h5py.Group]]:
-    """Path and content of all groups that hold arrays, at any depth; each ought to hold a certain one.
+    """Yield path and content of all groups with arrays, at any depth.
 
     Parameters
     ----------
     group : where to look
     file : for messages
-    key : name of the array
-    path : of the group, put before the names
-    above : the groups that hold this one
+    key : name of an array that each of them should contain
+    path : of the group, prefixed to the names
+    above : the parent groups
     """
     for name, child in members(group, file):
         if child in (group, *above):
-            raise DataError(f"{file}, group {path}{name}: holds itself, by a link; take the link out of the file")
+            raise DataError(f"{file}, group {path}{name} contains itself, by a link; remove the link from the file")
         with hdf5_errors(file):
-            holds = key in child or any(child.get(each, getclass=True) is h5py.Dataset for each in child)
-        if holds:  # one that has lost the key is refused where that is read
+            has_arrays = key in child or any(child.get(each, getclass=True) is h5py.Dataset for each in child)
+        if has_arrays:  # a missing key is refused when it is read
             yield f"{path}{name}", child
         yield from leaves(child, file, key, f"{path}{name}/", (group, *above))
 
 
 def leaf_groups(file: Path, key: str) -> Iterator[tuple[str, h5py.Group]]:
-    """`leaves` of a file, which is open as long as they are gone through."""
+    """Yield the `leaves` of a file, which stays open during the iteration."""
     with open_hdf5(file) as handle:
         yield from leaves(handle, file, key)
 
 
 def _refuse_external(group: h5py.Group, name: str, file: Path) -> None:
-    """A link to another file would bring in data that no checksum of this one covers."""
+    """Refuse links to other files, whose data the checksum of this one does not cover."""
     link = group.get(name, getlink=True)
     if isinstance(link, h5py.ExternalLink):
         raise DataError(
@@ -96,11 +96,11 @@ class Column:
 
     Parameters
     ----------
-    group : where it is
+    group : that contains it
     key : its name
     file : for messages
-    config_key : what decides on the name, for messages
-    kinds : kinds of numpy types that are allowed: f floating-point, i and u integers, S bytes, O strings
+    config_key : configuration key or layout that sets the name, for messages
+    kinds : allowed kinds of numpy types: f floating-point, i and u integers, S bytes, O strings
     """
 
     def __init__(self, group: h5py.Group, key: str, file: Path, config_key: str, kinds: str = "f") -> None:
@@ -129,11 +129,11 @@ class Column:
 
     @property
     def chunk_rows(self) -> int:
-        """How many rows the file keeps together."""
+        """Number of rows in a chunk of the file."""
         return int(self.node.chunks[0]) if self.node.chunks else 1
 
     def units(self) -> str | None:
-        """Return what the file says of the array's units."""
+        """Return the array's units, if the file contains them."""
         with hdf5_errors(self.file):
             units = self.node.attrs.get("units")
         return units.decode(errors="replace") if isinstance(units, bytes) else None if units is None else str(units)
@@ -145,34 +145,34 @@ class Column:
 
 
 def _check_storage(node: h5py.Dataset, file: Path, where: str) -> None:
-    """What is declared must be there: HDF5 would give zeros for what was never written."""
+    """Check that all declared values are stored: HDF5 would return zeros for values that were never written."""
     if node.is_virtual or node.external:
-        raise DataError(f"{where} keeps its values in other files, which are not followed; copy them into this file")
+        raise DataError(f"{where} stores its values in other files, which are not read; copy them into this file")
     size = math.prod(node.shape)
     if size == 0:
         return
     stored, available = node.id.get_storage_size(), file.stat().st_size
     advice = "it is truncated or damaged: compare its size and checksum with the source and fetch it again"
-    # gzip packs a thousandfold at most, so a declared size beyond that is damage (or filled with a constant)
+    # gzip compresses a thousandfold at most, so a larger declared size is damage (or filled with a constant)
     declared = node.dtype.itemsize * max(size, math.prod(node.chunks or (0,)))
     if stored == 0 or stored > available or declared > 2000 * stored + 1_000_000:
-        raise DataError(f"{where} declares {size} values but the file holds {stored} bytes of it; {advice}")
+        raise DataError(f"{where} declares {size} values, but the file contains {stored} bytes of it; {advice}")
     if node.chunks is None and node.dtype.kind != "O" and stored < size * node.dtype.itemsize:
-        raise DataError(f"{where} declares {size} values but the file holds {stored} bytes of it; {advice}")
+        raise DataError(f"{where} declares {size} values, but the file contains {stored} bytes of it; {advice}")
     if node.chunks:
         expected = math.prod(-(-n // chunk) for n, chunk in zip(node.shape, node.chunks, strict=True))
         present = node.id.get_num_chunks()
         if present < expected:
-            raise DataError(f"{where} has {present} of its {expected} parts (chunks); {advice}")
+            raise DataError(f"{where} has {present} of its {expected} chunks; {advice}")
 
 
 def dataset(group: h5py.Group, key: str, file: Path, config_key: str, kinds: str = "f") -> NDArray[Any]:
-    """Read a whole array of a group, or raise naming file, group, key and what exists instead."""
+    """Read a whole array of a group, or raise with file, group, key and the existing names."""
     return Column(group, key, file, config_key, kinds).read()
 
 
 def element_numbers(group: h5py.Group, key: str, file: Path, config_key: str, kinds: str = "iuSO") -> NDArray[np.int64]:
-    """Read atomic numbers that are stored as numbers or as symbols."""
+    """Read atomic numbers, stored as numbers or as symbols."""
     values = dataset(group, key, file, config_key, kinds)
     if values.dtype.kind in "iu":
         return values.astype(np.int64)
@@ -184,15 +184,15 @@ def element_numbers(group: h5py.Group, key: str, file: Path, config_key: str, ki
 
 
 class Conformations:
-    """The arrays of one group that have a row for each conformation.
+    """The arrays of one group with one row per conformation.
 
     Parameters
     ----------
-    group : that holds them
+    group : that contains them
     file : for messages
-    keys : names of the arrays by what they hold: ``numbers``, ``positions``, or a target
-    layout : what decides on the names, for messages
-    places : configuration keys that set them instead
+    keys : content (``numbers``, ``positions`` or a target) -> name of the array
+    layout : layout that sets the names, for messages
+    settings : content -> configuration key that sets the name instead, for messages
 
     Attributes
     ----------
@@ -205,20 +205,20 @@ class Conformations:
         file: Path,
         keys: Mapping[str, str],
         layout: str,
-        places: Mapping[str, str] | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        places = places or {}
+        settings = settings or {}
         self.group = group
         self.columns = {
-            what: Column(group, key, file, places.get(what, layout), "iu" if what == "numbers" else "f")
+            what: Column(group, key, file, settings.get(what, layout), "iu" if what == "numbers" else "f")
             for what, key in keys.items()
         }
         lengths = {column.key: column.shape[0] if column.shape else 0 for column in self.columns.values()}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"'{key}' {length}" for key, length in lengths.items())
             raise DataError(
-                f"{file}, group {group.name}: arrays of different length: {listed}; it is damaged, or they do not "
-                "belong together"
+                f"{file}, group {group.name}: arrays of different length: {listed}; the file is damaged, or they do "
+                "not belong together"
             )
         self.n = next(iter(lengths.values()))
 

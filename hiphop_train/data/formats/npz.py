@@ -28,7 +28,7 @@ from hiphop_train.units import EnergyUnit, ForceSign, LengthUnit
 
 
 class NpzKeys(TypedDict):
-    """Names of the arrays; without forces, energies alone are read."""
+    """Names of the arrays; if forces is None, only energies are read."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
@@ -39,15 +39,15 @@ class NpzKeys(TypedDict):
 
 
 class NpzReader(Reader):
-    """Read an npz file of one molecule, or one each for training and test.
+    """Read an npz file of one molecule, or two, for training and test.
 
     Parameters
     ----------
     path : npz file
     keys : names of its arrays
-    energy_unit, length_unit, force_sign : what the file holds; forces are in energy_unit / length_unit
-    test_path : further file, whose structures then are the test
-    download : how to get the file, shown when it is missing
+    energy_unit, length_unit, force_sign : of the file; forces are in energy_unit / length_unit
+    test_path : further file, whose structures form the test split
+    download : download instructions, shown if the file is missing
     """
 
     def __init__(
@@ -67,17 +67,17 @@ class NpzReader(Reader):
         self.download = download
 
     def files(self) -> list[Path]:
-        """Return the file, and that of the test."""
+        """Return the file, and the test file if given."""
         train = require_file(self.path, "data.path", self.download)
         return [train] if self.test_path is None else [train, require_file(self.test_path, "data.test_path")]
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the frames."""
+        """Yield the frames in blocks."""
         first = 0
         for file, subset in zip(self.files(), ("train", "test"), strict=False):
             with ExitStack() as stack:
                 with npz_errors(file):
-                    opened = stack.enter_context(file.open("rb"))  # so that nothing inside keeps it open after an error
+                    opened = stack.enter_context(file.open("rb"))  # closed even after an error in the archive
                     archive = stack.enter_context(zipfile.ZipFile(opened))
                 columns = {
                     what: NpzColumn(archive, key, file, f"data.reader.keys.{what}", "iu" if what == "numbers" else "f")
@@ -105,7 +105,7 @@ class NpzReader(Reader):
 
 @contextmanager
 def npz_errors(file: Path) -> Iterator[None]:
-    """Whatever cannot be read inside becomes a `DataError`."""
+    """Convert errors of reading in the context to `DataError`."""
     try:
         yield
     except (
@@ -119,15 +119,15 @@ def npz_errors(file: Path) -> Iterator[None]:
 
 
 class NpzColumn:
-    """One array of an npz file, declared and checked before it is read, front to back.
+    """One array of an npz file, checked before it is read, sequentially.
 
     Parameters
     ----------
     archive : opened file
     key : name of the array
     file : for messages
-    config_key : what decides on the name, for messages
-    kinds : kinds of numpy types that are allowed: f floating-point, i and u integers
+    config_key : configuration key that sets the name, for messages
+    kinds : allowed kinds of numpy types: f floating-point, i and u integers
     """
 
     def __init__(self, archive: zipfile.ZipFile, key: str, file: Path, config_key: str, kinds: str = "f") -> None:
@@ -146,21 +146,21 @@ class NpzColumn:
             if self.dtype.kind not in kinds or self.dtype == np.float16:
                 expected = {"f": "floating-point numbers", "iu": "integers"}[kinds]
                 raise DataError(f"{file}: array '{key}' has type {self.dtype}; expected {expected}")
-            # deflate packs a thousandfold at most
+            # deflate compresses a thousandfold at most
             packed = min(entry.compress_size, file.stat().st_size)
             if size != entry.file_size - self.start or size > 2000 * packed + 1_000_000:
                 raise DataError(
-                    f"{file}: array '{key}' declares {size} bytes but the file holds {entry.file_size - self.start}, "
-                    f"packed into {packed}; it is damaged: fetch it again"
+                    f"{file}: array '{key}' declares {size} bytes, but the file contains "
+                    f"{entry.file_size - self.start}, compressed to {packed}; it is damaged: fetch it again"
                 )
             self.key, self.file = key, file
             self.whole: NDArray[Any] | None = None
-            if fortran and len(self.shape) > 1:  # not stored row by row
+            if fortran and len(self.shape) > 1:  # column-major
                 self.whole = self._take(size).reshape(self.shape[::-1]).T
             self.length = self.shape[0] if self.shape else 0
 
     def read(self, part: slice | None = None) -> NDArray[Any]:
-        """Read rows, later ones after earlier ones."""
+        """Read rows, in ascending order over calls."""
         with npz_errors(self.file):
             part = slice(0, self.length) if part is None else part
             if self.whole is not None:
@@ -174,14 +174,14 @@ class NpzColumn:
         if len(content) < size:
             raise EOFError(f"array '{self.key}' ends early")
         if self.stream.tell() == self.start + math.prod(self.shape) * self.dtype.itemsize:
-            self.stream.read(1)  # at its end the checksum is compared
+            self.stream.read(1)  # the checksum is compared at the end
         return np.frombuffer(content, self.dtype)
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version} of an array, which is not of plain numbers")
+        raise ValueError(f"an array of format version {version} does not contain plain numbers")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(stream)
     if any(n < 0 for n in shape):

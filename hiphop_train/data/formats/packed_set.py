@@ -1,4 +1,4 @@
-"""A packed set that is given itself, without its source."""
+"""A packed set as the source of data."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -12,7 +12,7 @@ from hiphop_train.errors import DataError
 
 
 class PackedReader(Reader):
-    """Open a folder that hiphop-data pack, or a training, has made.
+    """Open a folder written by hiphop-data pack, or by a training run.
 
     Parameters
     ----------
@@ -23,15 +23,15 @@ class PackedReader(Reader):
         self.folder = self.packed = Path(path).expanduser()
 
     def files(self) -> list[Path]:
-        """Return the file that describes the set."""
+        """Return meta.json, which describes the set."""
         if not is_packed(self.folder):
             raise DataError(
-                f"{self.folder} is not a packed set: it has no meta.json; make one with hiphop-data pack FILE"
+                f"{self.folder} is not a packed set: it has no meta.json; create one with hiphop-data pack FILE"
             )
         return [self.folder / "meta.json"]
 
     def blocks(self) -> Iterator[Block]:
-        """Go through all structures in blocks."""
+        """Yield all structures in blocks."""
         structures = open_packed(self.files()[0].parent).structures
         for block in structures.blocks():
             yield partial(block.take, np.arange(len(block)))

@@ -1,7 +1,6 @@
 """QM7: all molecules in one MATLAB file, padded with zeros; atomization energies only.
 
-Rupp et al., Phys. Rev. Lett. 108, 058301 (2012). Energies are relative to free atoms, so that E0 are
-small.
+Rupp et al., Phys. Rev. Lett. 108, 058301 (2012). Energies are relative to free atoms, so E0 is small.
 """
 
 import math
@@ -21,7 +20,7 @@ from hiphop_train.errors import DataError
 from hiphop_train.units import EnergyUnit, LengthUnit
 
 ARRAYS = ("Z", "R", "T", "P")
-"""Atomic numbers, positions, energies, and which molecules make each of the five folds."""
+"""Atomic numbers, positions, energies, and molecules of each of the five folds."""
 
 
 class QM7Reader(Reader):
@@ -30,9 +29,9 @@ class QM7Reader(Reader):
     Parameters
     ----------
     path : MATLAB file
-    energy_unit, length_unit : what the file holds
-    test_fold : which of the five published folds is the test; null leaves them unused
-    download : how to get the file, shown when it is missing
+    energy_unit, length_unit : of the file
+    test_fold : index of the published fold used as the test split; null ignores the folds
+    download : download instructions, shown if the file is missing
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class QM7Reader(Reader):
         return [require_file(self.path, "data.path", self.download)]
 
     def blocks(self) -> Iterator[Block]:
-        """Yield those of the training split, and those of the test."""
+        """Yield the molecules of the training split, then those of the test split."""
         (file,) = self.files()
         arrays = _load(file)
         numbers, positions, energy = arrays["Z"], arrays["R"], arrays["T"].reshape(-1)
@@ -64,7 +63,7 @@ class QM7Reader(Reader):
                 f"{file}: arrays that do not belong together: {shapes}; expected (n, k), (n, k, 3) and (1, n)"
             )
         if not np.isin(numbers, np.arange(119)).all() or (np.diff((numbers > 0).astype(int), axis=1) > 0).any():
-            raise DataError(f"{file}: array 'Z' does not hold atomic numbers followed by zeros")
+            raise DataError(f"{file}: array 'Z' must contain atomic numbers followed by zeros")
         refuse_zeros(str(file), {"energy": energy})
         test = np.zeros(n, np.bool_)
         if self.test_fold is not None:
@@ -74,11 +73,11 @@ class QM7Reader(Reader):
                 yield partial(self._read, file, subset, numbers, positions, energy, np.flatnonzero(chosen))
 
     def _fold(self, file: Path, folds: NDArray[Any], n: int) -> NDArray[np.int64]:
-        """Indices of the molecules in the fold that tests."""
+        """Indices of the molecules in the test fold."""
         if folds.ndim != 2 or not np.array_equal(np.sort(folds, axis=None), np.arange(n)):
             raise DataError(
                 f"{file}: array 'P' of shape {folds.shape} does not divide {n} molecules into folds; "
-                "data.reader.test_fold=null uses none"
+                "to ignore folds, set data.reader.test_fold=null"
             )
         fold: NDArray[np.int64] = folds[self.test_fold].astype(np.int64)
         return fold
@@ -114,11 +113,11 @@ def _load(file: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"{file} is a MATLAB file, which needs scipy: pip install 'hiphop-train[qm7]'") from error
     try:
         declared = {name: math.prod(shape) for name, shape, _ in whosmat(file)}
-        largest = 2000 * file.stat().st_size // 8 + 100_000  # zlib packs a thousandfold at most
+        largest = 2000 * file.stat().st_size // 8 + 100_000  # zlib compresses a thousandfold at most
         if any(declared.get(key, 0) > largest for key in ARRAYS):
             raise ValueError(f"an array of {max(declared.values())} values is declared")
         arrays = loadmat(file, variable_names=list(ARRAYS))
-    except Exception as error:  # scipy raises whatever its parser meets
+    except Exception as error:  # scipy's parser raises many kinds
         raise DataError(
             f"{file} cannot be read as a MATLAB file: it is truncated, damaged or another kind of file "
             f"({type(error).__name__}: {error}); fetch it again"
@@ -129,5 +128,5 @@ def _load(file: Path) -> dict[str, NDArray[Any]]:
             raise DataError(f"{file}: no array '{key}' (set by the QM7 layout); present: {', '.join(present)}")
         kind = arrays[key].dtype.kind if isinstance(arrays[key], np.ndarray) else "?"
         if kind not in ("f" if key in "RT" else "fiu"):
-            raise DataError(f"{file}: array '{key}' does not hold numbers of the right kind, but {arrays[key].dtype}")
+            raise DataError(f"{file}: array '{key}' contains the wrong kind of numbers, {arrays[key].dtype}")
     return {key: arrays[key] for key in ARRAYS}

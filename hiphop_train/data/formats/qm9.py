@@ -26,9 +26,9 @@ COLUMNS = ["A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U
 """Meaning of the numbers in the second line, after the name."""
 
 BLOCK_MOLECULES = 10_000
-"""Molecules that are read together."""
+"""Molecules read together."""
 LONGEST = 1_000_000
-"""Bytes of a molecule's file; the real ones have a few thousand."""
+"""Largest size of a molecule's file, bytes; real ones have a few thousand."""
 
 
 class QM9Reader(Reader):
@@ -37,11 +37,11 @@ class QM9Reader(Reader):
     Parameters
     ----------
     path : ``dsgdb9nsd.xyz.tar.bz2``, or a folder of files ``dsgdb9nsd_*.xyz``
-    property : which of the published energies is the label; U0 is the total energy at rest, G that at 298.15 K
-    energy_unit, length_unit : what the files hold
-    exclude : file with the numbers of molecules to leave out, in the first column; the published list of those whose
-        geometry is doubtful is understood
-    download : how to get the file, shown when it is missing
+    property : published energy used as the label; U0 is the internal energy at 0 K, G the free energy at 298.15 K
+    energy_unit, length_unit : of the files
+    exclude : file with the numbers of molecules to exclude, in the first column, such as the published list of doubtful
+        geometries
+    download : download instructions, shown if the file is missing
     """
 
     def __init__(
@@ -61,27 +61,27 @@ class QM9Reader(Reader):
 
     def files(self) -> list[Path]:
         """Return the archive, or all files of the folder."""
-        place = locate(self.path)
-        files = sorted(place.glob("dsgdb9nsd_*.xyz")) if place.is_dir() else [place] if place.is_file() else []
+        path = locate(self.path)
+        files = sorted(path.glob("dsgdb9nsd_*.xyz")) if path.is_dir() else [path] if path.is_file() else []
         if not files:
-            what = "holds no file dsgdb9nsd_*.xyz" if place.is_dir() else "does not exist"
-            advice = self.download.format(path=place, folder=place.parent)
-            raise DataError(f"{place} {what}\n  download it: {advice}\n  or say where it is: data.path=PATH")
+            what = "contains no file dsgdb9nsd_*.xyz" if path.is_dir() else "does not exist"
+            advice = self.download.format(path=path, folder=path.parent)
+            raise DataError(f"{path} {what}\n  download it: {advice}\n  or give its path: data.path=PATH")
         return files
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the molecules."""
-        left_out = self._excluded()
+        """Yield the molecules in blocks."""
+        excluded = self._excluded()
         files = self.files()
         texts = ((file, file.name, _content(file)) for file in files)
         molecules = iter(texts if locate(self.path).is_dir() else _archived(files[0]))
         first = 0
         while block := list(islice(molecules, BLOCK_MOLECULES)):
-            yield partial(self._read, block, left_out, first)
+            yield partial(self._read, block, excluded, first)
             first += len(block)
 
     def _excluded(self) -> set[int]:
-        """Numbers of the molecules to leave out."""
+        """Numbers of the molecules to exclude."""
         if self.exclude is None:
             return set()
         file = locate(self.exclude)
@@ -91,17 +91,17 @@ class QM9Reader(Reader):
             raise DataError(f"{file} (data.exclude) cannot be read ({type(error).__name__}: {error})") from error
         found = {int(line[0]) for line in lines if line and line[0].isdecimal() and line[1:] != ["compounds"]}
         if not found:
-            raise DataError(f"{file} (data.exclude) holds no number of a molecule in its first column")
+            raise DataError(f"{file} (data.exclude) contains no number of a molecule in its first column")
         return found
 
-    def _read(self, block: list[tuple[Path, str, bytes]], left_out: set[int], first: int) -> Structures | None:
+    def _read(self, block: list[tuple[Path, str, bytes]], excluded: set[int], first: int) -> Structures | None:
         source = block[0][0]
         found = Collector(str(source), self.factors, may_miss=False, first=first)
         for k, (file, name, content) in enumerate(block):
             where = f"{file}, {name}" if file.name != name else str(file)
             found.source = where
             number, values, symbols, positions = _molecule(content, where)
-            if number in left_out:
+            if number in excluded:
                 continue
             found.add(
                 f"gdb {number}",
@@ -122,7 +122,7 @@ def _content(file: Path) -> bytes:
 
 
 def _archived(file: Path) -> Iterator[tuple[Path, str, bytes]]:
-    """File, name and content of each molecule of the archive."""
+    """Yield file, name and content of each molecule of the archive."""
     try:
         with bz2.open(file) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
@@ -131,10 +131,10 @@ def _archived(file: Path) -> Iterator[tuple[Path, str, bytes]]:
                     if not (name.startswith("dsgdb9nsd_") and name.endswith(".xyz")):
                         continue
                     if not member.isfile() or member.size > LONGEST:
-                        raise DataError(f"{file}, {name}: is not the file of a molecule ({member.size} bytes)")
+                        raise DataError(f"{file}, {name} is not the file of a molecule ({member.size} bytes)")
                     content = archive.extractfile(member)
                     yield file, name, content.read() if content is not None else b""
-            while stream.read(1_000_000):  # to the end, where the checksum is
+            while stream.read(1_000_000):  # to the end, to compare the checksum
                 pass
     except (tarfile.TarError, OSError, EOFError, ValueError, MemoryError) as error:
         raise DataError(
@@ -144,7 +144,7 @@ def _archived(file: Path) -> Iterator[tuple[Path, str, bytes]]:
 
 
 def _molecule(content: bytes, where: str) -> tuple[int, list[float], list[str], list[list[float]]]:
-    """Return number, properties, elements and positions that a molecule's file holds."""
+    """Return number, properties, elements and positions in a molecule's file."""
     try:
         lines = content.decode("ascii").rstrip().split("\n")
         n_atoms = int(lines[0])

@@ -1,6 +1,6 @@
 """The layout of SPICE: one HDF5 group per molecule, lengths in bohr, gradients instead of forces.
 
-Eastman et al., Sci. Data 10, 11 (2023). Molecules may be charged; their SMILES tell.
+Eastman et al., Sci. Data 10, 11 (2023). Molecules may be charged, as given by their SMILES.
 """
 
 import re
@@ -27,9 +27,9 @@ class SPICEReader(Reader):
     Parameters
     ----------
     path : HDF5 file
-    energy_unit, length_unit, force_sign : what the file holds; a file that says otherwise is refused
-    charged : whether to read charged molecules, too: models do not know the total charge
-    download : how to get the file, shown when it is missing
+    energy_unit, length_unit, force_sign : of the file; a file that states other units is refused
+    charged : whether to read charged molecules too; models do not depend on the total charge
+    download : download instructions, shown if the file is missing
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SPICEReader(Reader):
         return [require_file(self.path, "data.path", self.download)]
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the molecules, and print how many were left out."""
+        """Yield the molecules, and print how many were skipped."""
         (file,) = self.files()
         first, n_kept, n_molecules, n_conformations = 0, 0, 0, 0
         for name, group in leaf_groups(file, "atomic_numbers"):
@@ -65,7 +65,7 @@ class SPICEReader(Reader):
                 _check_units(column, self.units[column.key])
             n = conformations.n
             if n == 0:
-                continue  # all conformers were filtered out by the authors: the arrays have lost their shape
+                continue  # all conformers were filtered out by the authors, and shapes are lost
             if not self.charged and total_charge(_text(group, "smiles", file)) != 0:
                 n_molecules, n_conformations = n_molecules + 1, n_conformations + n
             else:
@@ -74,11 +74,11 @@ class SPICEReader(Reader):
                 n_kept += n
             first += n
         if n_molecules:
-            left_out = f"{file}: {n_molecules} charged molecules ({n_conformations} conformations) are left out"
-            advice = "total charge is not modelled; data.charged=true keeps them"
+            skipped = f"{file}: {n_molecules} charged molecules ({n_conformations} conformations) are skipped"
+            advice = "total charge is not modelled; to read them, set data.charged=true"
             if n_kept == 0:
-                raise DataError(f"{left_out}, and nothing remains: {advice}")
-            print(f"{left_out}: {advice}", flush=True)
+                raise DataError(f"{skipped}, and none are left: {advice}")
+            print(f"{skipped}: {advice}", flush=True)
 
     def _read(self, file: Path, name: str, conformations: Conformations, part: slice, first: int) -> Structures | None:
         numbers = element_numbers(conformations.group, "atomic_numbers", file, LAYOUT, "iu")
@@ -87,7 +87,7 @@ class SPICEReader(Reader):
 
 
 def total_charge(smiles: str) -> int:
-    """Return the total charge of a molecule, the sum of the charges in its brackets."""
+    """Return the total charge of a molecule, the sum of the charges in the brackets of its SMILES."""
     charges = re.findall(r"\[[^\]]*?(\++|-+)(\d*)(?::\d+)?\]", smiles)
     return sum((1 if signs[0] == "+" else -1) * (int(digits) if digits else len(signs)) for signs, digits in charges)
 
@@ -96,7 +96,7 @@ def _check_units(column: Column, declared: str) -> None:
     stated = column.units()
     if stated is not None and stated.lower() != declared.lower():
         raise DataError(
-            f"{column.where}: data set '{column.key}' is in {stated}, but the configuration says "
+            f"{column.where}: data set '{column.key}' is in {stated}, but the configuration declares "
             f"{declared}; correct data.reader.energy_unit or data.reader.length_unit"
         )
 
@@ -104,5 +104,5 @@ def _check_units(column: Column, declared: str) -> None:
 def _text(group: h5py.Group, key: str, file: Path) -> str:
     values = dataset(group, key, file, LAYOUT, "SO").reshape(-1).tolist()
     if len(values) != 1 or not isinstance(values[0], bytes | str):
-        raise DataError(f"{file}, group {group.name}: data set '{key}' holds {len(values)} values; expected one text")
+        raise DataError(f"{file}, group {group.name}: data set '{key}' has {len(values)} values; expected one string")
     return values[0].decode(errors="replace") if isinstance(values[0], bytes) else values[0]

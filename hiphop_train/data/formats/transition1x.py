@@ -1,7 +1,6 @@
 """The layout of Transition1x: reaction paths, one HDF5 group per reaction, in groups per split.
 
-Schreiner et al., Sci. Data 9, 779 (2022). Reactant, product and transition state have groups of their own below that
-of their reaction.
+Schreiner et al., Sci. Data 9, 779 (2022). Reactant, product and transition state are subgroups of their reaction.
 """
 
 from collections.abc import Iterator
@@ -27,9 +26,9 @@ class Transition1xReader(Reader):
     Parameters
     ----------
     path : HDF5 file
-    subsets : splits to read; the file's ``data`` holds the same structures once more
-    energy_unit, length_unit, force_sign : what the file holds; forces are in energy_unit / length_unit
-    download : how to get the file, shown when it is missing
+    subsets : splits to read; the file's ``data`` repeats the same structures
+    energy_unit, length_unit, force_sign : of the file; forces are in energy_unit / length_unit
+    download : download instructions, shown if the file is missing
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class Transition1xReader(Reader):
         return [require_file(self.path, "data.path", self.download)]
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the reactions of all splits, the path of each before its ends and its transition state."""
+        """Yield the reactions of all splits, the path of each before its end points and its transition state."""
         (file,) = self.files()
         first = 0
         with open_hdf5(file) as handle:

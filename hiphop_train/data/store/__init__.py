@@ -1,1 +1,1 @@
-"""Packed sets: flat arrays in files that are mapped into memory."""
+"""Packed sets: flat arrays in memory-mapped files."""

@@ -1,8 +1,7 @@
-"""Packed data sets: flat arrays in files that are mapped into memory.
+"""Packed data sets: flat arrays in memory-mapped files.
 
-A packed set is a folder of one file per array, little-endian and without headers, and meta.json with their types,
-lengths and checksums, the names of groups, subsets and levels of theory, and what it was made of. `data.store.pack`
-makes them.
+A packed set is a folder with one file per array, little-endian and without headers, and meta.json with types, lengths
+and checksums, names of groups, subsets and levels of theory, and the source. `data.store.pack` writes them.
 """
 
 import json
@@ -20,12 +19,12 @@ from hiphop_train.targets import TARGETS
 
 VERSION = 2
 READABLE = (1, 2)
-"""Version 1 knew energy and forces only, and kept in ``has_forces.bin`` what NaN says, too."""
+"""Version 1 had energy and forces only, and stored in ``has_forces.bin`` what NaN indicates too."""
 UNITS = {"length": "angstrom"} | {target.key: target.unit for target in TARGETS.values()}
 REQUIRED = {
     "offsets": "<i8",
     "numbers": "|u1",
-    "positions": "<f4",  # <f8 where the source holds more
+    "positions": "<f4",  # <f8 if the source has more digits
     "forces": "<f4",
     "energy": "<f8",
     "group": "<i4",
@@ -37,7 +36,7 @@ REQUIRED = {
 OPTIONAL = {"cell": "<f8", "pbc": "|b1"} | {
     target.key: "<f4" if target.per == "atom" else "<f8" for target in TARGETS.values() if target.key not in REQUIRED
 }
-"""Arrays that are stored only where a structure is periodic, or has the label."""
+"""Arrays stored only if a structure is periodic, or has the label."""
 TYPES = REQUIRED | OPTIONAL
 ENTRIES = {"positions": (3,), "cell": (3, 3), "pbc": (3,)}
 """Shapes of the entries of arrays that are neither numbers nor labels."""
@@ -53,7 +52,7 @@ class PackedSet:
     ----------
     structures : mapped into memory
     fingerprint : of geometry and labels
-    meta : what meta.json says
+    meta : contents of meta.json
     """
 
     structures: Structures
@@ -67,7 +66,7 @@ def is_packed(path: Path) -> bool:
 
 
 def chunk_starts(entries: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int, int]]:
-    """Each chunk with the numbers of structures and atoms before it."""
+    """Return each chunk with the numbers of structures and atoms before it."""
     found, n_structures, n_atoms = [], 0, 0
     for entry in entries:
         found.append((entry, n_structures, n_atoms))
@@ -86,7 +85,7 @@ def array_shape(name: str, n_structures: int, n_atoms: int) -> tuple[int, ...]:
 
 
 def byte_range(name: str, dtype: str, entry: dict[str, Any], n_structures: int, n_atoms: int) -> tuple[int, int]:
-    """First byte of a chunk in its file, and the one after it; offsets begin with a zero of their own."""
+    """First byte of a chunk in its file, and the first after it; the file of offsets begins with an extra zero."""
     size = np.dtype(dtype).itemsize
     if name == "offsets":
         start = (n_structures + 1) * size
@@ -101,7 +100,7 @@ def open_packed(folder: Path) -> PackedSet:
     Raises
     ------
     DataError
-        when it is damaged, as far as meta.json and the lengths of the files tell; `verify` reads all
+        if it is damaged, judging by meta.json and the lengths of the files; `verify` reads everything
     """
     meta = _read_meta(folder)
     n_structures, n_atoms = meta["n_structures"], meta["n_atoms"]
@@ -111,7 +110,7 @@ def open_packed(folder: Path) -> PackedSet:
         expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
         found = file.stat().st_size if file.is_file() else 0
         if found != expected:
-            raise _damaged(folder, f"{file.name} has {found} bytes, {expected} are expected")
+            raise _damaged(folder, f"{file.name} has {found} bytes, expected {expected}")
         arrays[name] = np.memmap(file, np.dtype(dtype), "r", shape=shape)
     if "cell" not in arrays:
         arrays["cell"] = np.broadcast_to(np.zeros((3, 3)), (n_structures, 3, 3))
@@ -132,17 +131,17 @@ def open_packed(folder: Path) -> PackedSet:
 
 
 def verify(folder: Path, advance: Advance = lambda n: None) -> PackedSet:
-    """Compare all of a packed set with its checksums.
+    """Compare a whole packed set with its checksums.
 
     Parameters
     ----------
     folder : of the packed set
-    advance : called with the number of structures after each chunk
+    advance : progress callback, called with the number of structures after each chunk
 
     Raises
     ------
     DataError
-        when it is damaged, naming the file and the structures
+        if it is damaged; names the file and the structures
     """
     found = open_packed(folder)
     for entry, n_structures, n_atoms in chunk_starts(found.meta["chunks"]):
@@ -153,7 +152,7 @@ def verify(folder: Path, advance: Advance = lambda n: None) -> PackedSet:
                 if zlib.crc32(file.read(stop - start)) != checksum:
                     last = n_structures + entry["n_structures"] - 1
                     raise _damaged(
-                        folder, f"{name}.bin is not what was written, in structures {n_structures} to {last}"
+                        folder, f"{name}.bin differs from its checksum, in structures {n_structures} to {last}"
                     )
         advance(entry["n_structures"])
     return found

@@ -17,10 +17,10 @@ from hiphop_train.data.structures import Structures
 Packing = Literal["auto", "always", "never"]
 
 PACK_FROM = 100_000_000
-"""Size of the source in bytes from which on `auto` packs."""
+"""Size of the source, bytes, above which `auto` packs."""
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
-"""Shows what is in progress and how much there is of it (None: unknown); yields the function that takes each share."""
+"""Opens a progress display with a title and a total (None: unknown); yields the function that advances it."""
 
 
 def no_progress(what: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
@@ -31,14 +31,14 @@ def no_progress(what: str, total: int | None) -> AbstractContextManager[Callable
 def read_or_map(
     reader: Reader, packing: Packing = "auto", folder: str | None = None, progress: Progress = no_progress
 ) -> tuple[Structures, str]:
-    """Read a data set, or open its packed form, which is made at the first use.
+    """Read a data set, or open its packed form, which is written at first use.
 
     Parameters
     ----------
     reader : reads the source
-    packing : whether to pack: always, never, or when the source is large
-    folder : of the packed set; by default beside the source, or in the cache of the user where that cannot be written
-    progress : shows the packing
+    packing : whether to pack: always, never, or if the source is large
+    folder : of the packed set; by default beside the source, or in the user's cache if that is not writable
+    progress : displays the packing
 
     Returns
     -------
@@ -51,14 +51,14 @@ def read_or_map(
     if packing == "never" or (packing == "auto" and folder is None and size < PACK_FROM):
         structures = reader.read()
         return structures, fingerprint(structures)
-    place = Path(folder).expanduser() if folder is not None else default_folder(reader)
-    with progress(f"packing into {place}", None) as advance:
-        found = pack(reader, place, advance, say=print)
+    target = Path(folder).expanduser() if folder is not None else default_folder(reader)
+    with progress(f"packing into {target}", None) as advance:
+        found = pack(reader, target, advance, say=print)
     return found.structures, found.fingerprint
 
 
 def default_folder(reader: Reader) -> Path:
-    """Place of the packed set: a function of the source files and of how they are read."""
+    """Return the default folder of the packed set, a function of the source files and the reader's configuration."""
     file = reader.files()[0]
     key = hashlib.sha256(json.dumps(identity(reader), sort_keys=True).encode()).hexdigest()[:10]
     beside = file.parent

@@ -1,7 +1,7 @@
-"""Packing of data sets: once, in chunks, and never incompletely.
+"""Packing of data sets in chunks, atomic and resumable.
 
-It needs little memory whatever the size of the set. It works under a temporary name; the folder gets its own name only
-when it is complete. A packing that was killed continues where it was.
+Memory does not grow with the size of the set. The folder is written under a temporary name and renamed when it is
+complete. An interrupted packing is resumed.
 """
 
 import json
@@ -39,11 +39,11 @@ from hiphop_train.errors import DataError
 from hiphop_train.targets import TARGETS
 
 CHUNK_ATOMS = 1_000_000
-"""Number of atoms, up to one block more, that are written together."""
+"""Number of atoms per chunk, exceeded by at most one block."""
 
 
 def identity(reader: Reader) -> dict[str, Any]:
-    """Return what a packed set is made of: the configuration of the reader, sizes and times of its files."""
+    """Return the identity of a packed set's source: the reader's configuration, sizes and times of its files."""
     settings = {key: value for key, value in vars(reader).items() if not key.startswith("_") and key != "download"}
     if "factors" in settings:
         settings |= _factors(settings.pop("factors"))
@@ -54,7 +54,7 @@ def identity(reader: Reader) -> dict[str, Any]:
 
 
 def _factors(factors: Factors) -> dict[str, float]:
-    """Name factors as in sets that were packed before."""
+    """Name factors as in existing packed sets."""
     names = {"forces": "force"}
     return {"length_factor": factors.length} | {f"{names.get(key, key)}_factor": f for key, f in factors.labels.items()}
 
@@ -62,19 +62,19 @@ def _factors(factors: Factors) -> dict[str, float]:
 def pack(
     reader: Reader, folder: Path, advance: Advance = lambda n: None, say: Callable[[str], None] = lambda text: None
 ) -> PackedSet:
-    """Pack a data set, unless it is packed already; of several processes that want it, one does.
+    """Pack a data set, unless it is packed already; of several processes, one packs and the others wait.
 
     Parameters
     ----------
     reader : reads the source
     folder : of the packed set
-    advance : called with the number of structures after each chunk
-    say : called with messages for a person who waits
+    advance : progress callback, called with the number of structures after each chunk
+    say : called with messages for the user
 
     Raises
     ------
     DataError
-        when the source is not as declared, or the folder is something else or cannot be written
+        if the source is not as declared, or the folder cannot be written or exists and is not this packed set
     """
     made_of = identity(reader)
     try:
@@ -83,7 +83,7 @@ def pack(
         try:
             lock.acquire(timeout=1)
         except Timeout:
-            say(f"another process is packing {folder}; waiting for it")
+            say(f"waiting for another process that is packing {folder}")
             lock.acquire()
         with lock:
             if is_packed(folder):
@@ -114,19 +114,19 @@ def _fill(reader: Reader, partial: Path, made_of: dict[str, Any], advance: Advan
     while True:
         with _Writer(partial, made_of, dtype) as writer:
             if writer.n_blocks:
-                say(f"continuing {partial}, which holds {writer.n_structures:,} structures")
+                say(f"resuming {partial} after {writer.n_structures:,} structures")
                 advance(writer.n_structures)
             exact = _append_all(reader, writer, advance)
             if exact:
                 writer.finish()
                 return
-        say("the source holds more digits than float32: starting over in float64")
+        say("positions of the source exceed float32 precision; starting over in float64")
         shutil.rmtree(partial)
         dtype = "<f8"
 
 
 def _append_all(reader: Reader, writer: "_Writer", advance: Advance) -> bool:
-    """Write all blocks; False when the positions do not fit into the type that they are written in."""
+    """Write all blocks; return False if the positions need a wider type than they are written in."""
     waiting: list[Structures] = []
     n_waiting = 0
     number = 0
@@ -146,12 +146,12 @@ def _append_all(reader: Reader, writer: "_Writer", advance: Advance) -> bool:
     writer.append(waiting, number)
     advance(sum(map(len, waiting)))
     if writer.n_structures == 0:
-        raise DataError(f"{reader.files()[0]}: holds no structures with the requested labels")
+        raise DataError(f"{reader.files()[0]} contains no structures with the requested labels")
     return True
 
 
 class _Writer:
-    """Appends to the files of an unfinished set; a journal records after each chunk how far they are valid."""
+    """Appends to the files of an unfinished set; a journal records each complete chunk."""
 
     def __init__(self, folder: Path, made_of: dict[str, Any], positions_type: str) -> None:
         self.folder = folder
@@ -177,14 +177,14 @@ class _Writer:
             file.close()
 
     def _resume(self) -> None:
-        """Continue what an earlier attempt has left, if it is intact, or start over."""
+        """Resume an earlier attempt if it is intact; otherwise start over."""
         lines = []
         if (self.folder / "journal.jsonl").is_file():
             for line in (self.folder / "journal.jsonl").read_text().splitlines():
                 try:
                     lines.append(json.loads(line))
                 except ValueError:
-                    break  # the attempt ended while it was writing this line
+                    break  # the attempt was interrupted in this line
         head = {"version": VERSION, "made_of": self.made_of}
         known = bool(lines) and all(lines[0].get(key) == value for key, value in head.items())
         if not known or not all(map(self._is_intact, chunk_starts(lines[1:]))):
@@ -212,7 +212,7 @@ class _Writer:
         self.chunks.append({key: entry[key] for key in ("n_structures", "n_atoms", "checksums")})
 
     def _is_intact(self, end: tuple[dict[str, Any], int, int]) -> bool:
-        """Whether the files hold what the journal says of a chunk."""
+        """Whether a chunk in the files matches its checksums in the journal."""
         entry, n_structures, n_atoms = end
         for name, checksum in entry["checksums"].items():
             start, stop = byte_range(name, self._type(name), entry, n_structures, n_atoms)
@@ -226,7 +226,7 @@ class _Writer:
         return True
 
     def append(self, parts: list[Structures], n_blocks: int) -> None:
-        """Write structures, then the line in the journal that makes them valid."""
+        """Write a chunk of structures, then its line in the journal."""
         if not parts:
             return
         before = {kind: len(known) for kind, known in self._known_names().items()}
@@ -266,7 +266,7 @@ class _Writer:
         self.chunks.append({key: entry[key] for key in ("n_structures", "n_atoms", "checksums")})
 
     def _backfill(self, name: str) -> None:
-        """Start an optional array: labels are unknown so far, structures open."""
+        """Create an optional array with unknown labels or open cells for the structures so far."""
         self.arrays.append(name)
         size = math.prod(array_shape(name, self.n_structures, self.n_atoms))
         blank = np.full(min(size, CHUNK_ATOMS), np.nan if name in TARGETS else 0, TYPES[name])
@@ -305,7 +305,7 @@ class _Writer:
         self.journal.flush()
 
     def _known_names(self) -> dict[str, dict[Any, int]]:
-        """Names so far, by their keys in the journal."""
+        """Known names, by their keys in the journal."""
         return {"groups": self.names.groups, "subsets": self.names.subsets, "levels": self.names.theories}
 
     def _type(self, name: str) -> str:
