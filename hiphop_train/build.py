@@ -67,14 +67,14 @@ HANDED_OVER: dict[str, tuple[str, ...]] = {
 """Arguments passed here instead of being set by the configuration."""
 
 
-def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype, n_levels: int = 1) -> Potential:
+def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype, n_theories: int = 1) -> Potential:
     """Build a potential with random weights, zero E0 and unit scale.
 
     Parameters
     ----------
     model : the model section, readout included
     dtype : floating-point type of the network
-    n_levels : levels of theory, each with its E0
+    n_theories : number of levels of theory, each with its E0
     """
     section: Any = OmegaConf.to_container(OmegaConf.create(dict(model)), resolve=True)
     readout_section = section.pop("readout")
@@ -82,7 +82,7 @@ def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype, n_
     features = {"feature_sizes": representation.feature_sizes, "elements": representation.elements}
     readout: Readout = _instantiate(_with_needed(readout_section, "model.readout", features), "model.readout")
     network = Network(representation.to(dtype), readout.to(dtype))
-    return Potential([network], representation.elements, representation.cutoff, n_levels)
+    return Potential([network], representation.elements, representation.cutoff, n_theories)
 
 
 def make_data(data: Mapping[str, Any] | DictConfig, potential: Potential, dtype: torch.dtype, seed: int) -> DataModule:

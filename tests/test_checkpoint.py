@@ -50,5 +50,5 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="install that version"):
         checkpoint.load(str(newer))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"holds no checkpoints/best\.ckpt"):
+    with pytest.raises(CheckpointError, match=r"contains no checkpoints/best\.ckpt"):
         checkpoint.load(str(tmp_path / "empty"))

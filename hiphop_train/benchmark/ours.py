@@ -58,7 +58,7 @@ class OurPotential(Program):
     def __init__(self, settings: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(settings, dtype, device)
         stored = torch.load(settings["potential"], weights_only=True)
-        self.model = build.make_potential(stored["model"], dtype, stored["n_levels"])
+        self.model = build.make_potential(stored["model"], dtype, stored["n_theories"])
         self.model.load_state_dict(stored["weights"])
         self.model.to(device)
         self.cutoff = self.model.cutoff

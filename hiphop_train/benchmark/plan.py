@@ -210,7 +210,7 @@ def _our_settings(settings: Mapping[str, Any], ours: Ours, device: torch.device,
         return {"exported": str(ours.file)}
     dtype = build.DTYPES[ours.dtype]
     accelerate(ours.potential, dtype, device, "inference", settings["compile"], key="compile")  # fails early
-    stored = {"model": ours.model, "n_levels": len(ours.potential.e0), "weights": ours.potential.state_dict()}
+    stored = {"model": ours.model, "n_theories": len(ours.potential.e0), "weights": ours.potential.state_dict()}
     torch.save(stored, _weights_file(folder))
     training = {key: settings[key] for key in ("data", "loss", "optimizer", "batch_size", "seed")}
     own = {"potential": str(_weights_file(folder)), "model": ours.model, "compile": settings["compile"]}

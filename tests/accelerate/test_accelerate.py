@@ -277,9 +277,6 @@ def test_without_a_compiler(model_name: str, potential_of: PotentialOf, varied: 
             accelerate(potential, torch.float64, CPU, "training", True)
         message = f"trainer.compile=true: {NO_COMPILER}; or set trainer.compile=auto, which falls back to PyTorch"
         assert str(refused.value) == message
-            str(refused.value)
-            == f"trainer.compile=true: {NO_COMPILER}; or set trainer.compile=auto, which falls back to PyTorch"
-        )
     else:
         accelerate(potential, torch.float64, CPU, "training", True)
     assert_same(potential(varied), plain(varied))

@@ -228,7 +228,9 @@ def test_leak_is_refused_unless_allowed() -> None:
     structures = make_structures([6])
     twin = structures.take(np.array([0, 1, 2, 3, 4, 5, 2]))
     splits = {"train": np.arange(5), "val": np.array([5]), "test": np.array([6])}
-    with pytest.raises(DataError, match=r"1 of 1 structures of the split 'test' are in the training split too.*by=mol"):
+    with pytest.raises(
+        DataError, match=r"1 of 1 structures of the split 'test' are also in the training split.*by=mol"
+    ):
         check_splits(splits, twin)
     check_splits(splits, twin, allow_leak=True)
 
@@ -239,7 +241,7 @@ def test_a_stored_split_is_taken_again_for_the_same_data_only(tmp_path: Path) ->
     store_splits(tmp_path / "splits.npz", splits, "abc")
     again = StoredSplit(str(tmp_path / "splits.npz")).divide(structures, "abc")
     assert as_lists(again) == as_lists(splits)
-    with pytest.raises(DataError, match="made for other data"):
+    with pytest.raises(DataError, match="is for data with checksum"):
         StoredSplit(str(tmp_path / "splits.npz")).divide(structures, "other")
     (tmp_path / "broken.npz").write_bytes((tmp_path / "splits.npz").read_bytes()[:60])
     for name in ("broken.npz", "missing.npz"):
@@ -260,5 +262,5 @@ def test_split_by_files_of_numbers(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.csv .*conformation 25.*0 to 19"):
         split.divide(structures, "")
     (tmp_path / "train.csv").write_text("a,b")
-    with pytest.raises(DataError, match=r"train\.csv .*cannot be read as numbers"):
+    with pytest.raises(DataError, match=r"train\.csv .*cannot be read as conformation numbers"):
         split.divide(structures, "")

@@ -143,7 +143,7 @@ def test_model_without_e0(
 def test_elements_come_in_the_order_of_the_network(hippynn: ModuleType, tmp_path: Path) -> None:
     model = whole_model(hippynn, "Hipnn", possible_species=[0, 8, 1, 17])
     assert convert(model.state_dict(), 4.0, "eV").model["elements"] == ["O", "H", "Cl"]
-    with pytest.raises(ConfigError, match="the file says O,H,Cl"):
+    with pytest.raises(ConfigError, match="the file has O,H,Cl"):
         convert(model.state_dict(), 4.0, "eV", ["H", "O", "Cl"])
 
 
@@ -190,7 +190,7 @@ def test_charges_are_not_taken_for_energies(hippynn: ModuleType, capsys: pytest.
     charge = next(name for name, module in model.named_modules() if type(module).__name__ == "HCharge")
     imported = convert(state, 4.0, "eV", energy_layer=energy)
     assert torch.equal(imported.weights["e0"], state[f"{energy}.layers.0.weight"])
-    assert imported.origin == f"left out: {', '.join(f'{charge}.layers.{n}' for n in range(3))}"
+    assert imported.origin == f"ignored: {', '.join(f'{charge}.layers.{n}' for n in range(3))}"
     with pytest.raises(ConfigError, match="no such layer"):
         convert(state, 4.0, "eV", energy_layer="moddict.node0")
 
@@ -211,7 +211,7 @@ def test_what_the_file_does_not_say_is_asked_for(hippynn: ModuleType) -> None:
         convert(state, None, "eV", elements)
     with pytest.raises(ConfigError, match=r"--cutoff ANGSTROM.*--energy-unit UNIT"):
         convert(state, 4.0, None, elements)
-    with pytest.raises(ConfigError, match="'Ox' is no element"):
+    with pytest.raises(ConfigError, match="'Ox' is not an element"):
         convert(state, 4.0, "eV", ["H", "C", "N", "Ox"])
     with pytest.raises(ConfigError, match=r"2 elements \(H,C\), but the network has 4 inputs"):
         convert(state, 4.0, "eV", ["H", "C"])
@@ -226,7 +226,7 @@ def test_what_the_file_does_not_say_is_asked_for(hippynn: ModuleType) -> None:
         ({"resnet": False}, "resnet=False"),
         ({"resnet": 3}, "different widths"),
         ({"n_features": [6, 8], "n_interaction_layers": None}, "different widths"),
-        ({"activation": nn.PReLU}, r"'network\.blocks\.0\.0\.activation\.weight' belongs to no network that is known"),
+        ({"activation": nn.PReLU}, r"'network\.blocks\.0\.0\.activation\.weight' belongs to an unsupported network"),
         ({"n_target": 2}, "no energy layer that fits"),
     ],
 )

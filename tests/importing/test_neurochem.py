@@ -286,15 +286,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         r"layer 3: activation=9, expected 6; only plain layers",
     ),
     "batch norm": (lambda d: describe(d, "btchnorm=0", "btchnorm=1"), r"layer 1: btchnorm=1, expected 0"),
-    "no width": (lambda d: describe(d, "nodes=6;", ""), r"layer 1: nodes is not set; expected a whole number"),
+    "no width": (lambda d: describe(d, "nodes=6;", ""), r"layer 1: nodes is not set; expected an integer"),
     "width in words": (lambda d: describe(d, "nodes=6;", "nodes=six;"), r"layer 1: nodes is 'six'; expected a whole"),
     "layers that do not fit": (
         lambda d: describe(d, "blocksize=6;", "blocksize=7;"),
-        r"layer 2 takes 7 numbers, but layer 1 gives 6",
+        r"layer 2 has 7 inputs, but layer 1 has 6 outputs",
     ),
     "constants of another network": (
         lambda d: edit(d / "small.params", "9.0000000e-01,2.0000000e+00", "9.0000000e-01"),
-        r"ANN-C\.nnf takes 57 numbers, but the vectors .* have 33: they do not belong together",
+        r"ANN-C\.nnf has 57 inputs, but the vectors .* have 33 entries",
     ),
     "truncated constants": (
         lambda d: edit(d / "small.params", "ShfA = [9.0000000e-01,2.0000000e+00]\nAtyp = [C,H,O]\n", ""),
@@ -310,7 +310,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no element in constants": (
         lambda d: edit(d / "small.params", "[C,H,O]", "[C,H,Ox]"),
-        r"small\.params: Atyp names 'Ox', which is no element",
+        r"small\.params: 'Ox' in Atyp is not an element",
     ),
     "binary constants": (
         lambda d: (d / "small.params").write_bytes(b"\xff\xfe"),
@@ -356,7 +356,7 @@ def test_last_layer_must_give_an_energy(directory: Path) -> None:
 
 
 def test_other_directories_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no networks: no ANN-\*\.nnf in it"):
+    with pytest.raises(DataError, match=r"contains no networks: no ANN-\*\.nnf in it"):
         read(tmp_path)
-    with pytest.raises(DataError, match="is no directory"):
+    with pytest.raises(DataError, match="is not a directory"):
         read(tmp_path / "nowhere")

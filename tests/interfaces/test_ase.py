@@ -164,7 +164,7 @@ def test_missing_and_wrong_files_are_refused(tmp_path):
         torch.save({"state_dict": {}}, tmp_path / name)
         with pytest.raises(CheckpointError, match=message):
             HipHopCalculator(str(tmp_path / name))
-    with pytest.raises(CheckpointError, match="holds no checkpoints/best"):
+    with pytest.raises(CheckpointError, match="contains no checkpoints/best"):
         HipHopCalculator(tmp_path)
 
 

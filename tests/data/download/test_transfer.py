@@ -53,7 +53,7 @@ def test_another_file_is_never_overwritten(
     path.parent.mkdir()
     path.write_bytes(content)
     site = serve()
-    refused(remote(site), tmp_path, str(path), *words, "left as it is", "--root")
+    refused(remote(site), tmp_path, str(path), *words, "was not changed", "--root")
     assert path.read_bytes() == content
     assert not site.seen
 
@@ -185,9 +185,9 @@ def test_without_checksum_the_own_one_of_the_file_is_recorded(serve: Callable[..
     assert recorded["files"] == {"set/file.h5": SHA256}
     assert get(wanted, tmp_path) == ([path], True)
     path.write_bytes(CONTENT[:-1] + b"x")
-    refused(wanted, tmp_path, SHA256, "left as it is")
+    refused(wanted, tmp_path, SHA256, "was not changed")
     (tmp_path / "set" / "file.h5.fetched.json").unlink()
-    refused(wanted, tmp_path, "no checksum was published", "left as it is")
+    refused(wanted, tmp_path, "no checksum was published", "was not changed")
 
 
 def test_no_server_at_all(tmp_path: Path) -> None:

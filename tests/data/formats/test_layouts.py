@@ -135,7 +135,7 @@ def test_ani1_high_energy_conformers_on_demand(tmp_path: Path) -> None:
 def test_all_named_files_are_needed_once(tmp_path: Path) -> None:
     path = WRITERS["ani1"](tmp_path, molecules())
     both = make_reader("ani1", path, names=["ani_gdb_s01.h5", "ani_gdb_s02.h5"])
-    refused(both, "does not hold ani_gdb_s02.h5", "data.root=", "hiphop-data download ani1")
+    refused(both, "does not contain ani_gdb_s02.h5", "data.root=", "hiphop-data download ani1")
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
     refused(make_reader("ani1", path, root=str(tmp_path)), "2 times", "data.root=")
@@ -179,7 +179,7 @@ def test_spice_leaves_charged_molecules_out_and_says_so(tmp_path: Path, capsys: 
     given = molecules()
     path = WRITERS["spice"](tmp_path, given)
     structures = make_reader("spice", path).read()
-    assert "1 charged molecules (4 conformations) are left out" in capsys.readouterr().out
+    assert "1 charged molecules (4 conformations) are skipped" in capsys.readouterr().out
     assert structures.subset_names == ("A part",)
     assert set(structures.group_names) == {m.name for m in given}
     kept = make_reader("spice", path, data={"charged": True}).read()
@@ -313,4 +313,4 @@ def test_real_files(
         (report.work_correlation > 0.8) if report.n_neighbours >= 10 and count != 1000 else report.bond_correlation < 0
     )
     if layout == "spice":
-        refused(make_reader(layout, path), "2 charged molecules (55 conformations)", "nothing remains")
+        refused(make_reader(layout, path), "2 charged molecules (55 conformations)", "none are left")

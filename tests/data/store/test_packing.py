@@ -242,7 +242,7 @@ def test_a_killed_packing_continues_where_it_was(source: Path, tmp_path: Path) -
     done = start(source, folder)
     out = done.communicate(timeout=60)[0]
     assert done.returncode == 0, out
-    assert "continuing" in out
+    assert "resuming" in out
     blocks = json.loads(out.split("blocks ")[1])
     assert 0 < blocks[0] <= 10
     assert blocks[-1] == 11
@@ -258,7 +258,7 @@ def test_what_a_killed_packing_left_damaged_is_rebuilt(source: Path, tmp_path: P
     content[100] ^= 1
     file.write_bytes(bytes(content))
     out = start(source, folder).communicate(timeout=60)[0]
-    assert "continuing" not in out
+    assert "resuming" not in out
     assert_same(verify(folder).structures, MadeUp(source).read())
 
 
@@ -280,10 +280,10 @@ def test_damage_is_found(source: Path, tmp_path: Path, name: str) -> None:
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 4
     file.write_bytes(bytes(flipped))
-    with pytest.raises(DataError, match=rf"{name}\.bin is not what was written, in structures \d+ to \d+; remove"):
+    with pytest.raises(DataError, match=rf"{name}\.bin differs from its checksum, in structures \d+ to \d+; remove"):
         verify(folder)
     file.write_bytes(whole[:-1])
-    with pytest.raises(DataError, match=rf"set\.packed is damaged: {name}\.bin has \d+ bytes, \d+ are expected"):
+    with pytest.raises(DataError, match=rf"set\.packed is damaged: {name}\.bin has \d+ bytes, expected \d+"):
         open_packed(folder)
     file.unlink()
     with pytest.raises(DataError, match=rf"{name}\.bin has 0 bytes"):
