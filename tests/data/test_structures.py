@@ -61,7 +61,7 @@ def test_empty_sets_have_no_labels_that_are_known() -> None:
         ({"energy": np.zeros((2, 1))}, ["energy has shape (2, 1)", "coordinates (2, 3, 3)"]),
         ({"forces": np.zeros((2, 2, 3))}, ["forces has shape (2, 2, 3)", "(2, 3, 3) is expected"]),
         ({"dipole": np.array([[1.0, np.nan, 1.0], [0.0, 0.0, 0.0]])}, ["dipole of conformation 0 is NaN"]),
-        ({"stress": np.full((2, 3, 3), np.inf)}, ["stress: values that are infinite or beyond everything possible"]),
+        ({"stress": np.full((2, 3, 3), np.inf)}, ["stress: infinite or impossibly large values"]),
     ],
 )
 def test_wrong_labels_are_refused(labels: dict[str, np.ndarray], words: list[str]) -> None:

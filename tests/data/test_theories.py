@@ -60,7 +60,7 @@ def test_given_e0() -> None:
 
 
 def test_e0_that_does_not_serve_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"has no energy of O; it has H.*data\.e0=fit"):
+    with pytest.raises(ConfigError, match=r"has no energy of O, only of H.*data\.e0=fit"):
         fit_statistics(two_levels(("low",)), [1, 8], e0={"H": -13.0})
     with pytest.raises(ConfigError, match=r"several levels of theory \(low, high\) E0 must be fitted"):
         fit_statistics(two_levels(), [1, 8], e0="gsae")

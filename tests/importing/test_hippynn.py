@@ -238,8 +238,8 @@ def test_other_networks_are_refused(hippynn: ModuleType, changes: dict[str, Any]
 def test_files_that_hold_something_else_are_refused(hippynn: ModuleType, tmp_path: Path) -> None:
     arguments = [str(tmp_path / "m.ckpt"), "--cutoff", "4", "--energy-unit", "eV", "--elements", "H,C,N,O"]
     contents: dict[str, tuple[Any, str]] = {
-        "pickled.pt": (nn.Linear(1, 1), "holds more than tensors.*which are not loaded"),
-        "list.pt": ([torch.zeros(1)], "holds a list, no state dictionary"),
+        "pickled.pt": (nn.Linear(1, 1), "contains pickled objects besides tensors.*not loaded"),
+        "list.pt": ([torch.zeros(1)], "contains a list, not a state dictionary"),
         "other.pt": (nn.Linear(1, 1).state_dict(), "no HIP-NN network of hippynn.*weight, bias"),
         "alone.pt": (hippynn.networks.hipnn.Hipnn(**SIZES).state_dict(), "no energy layer.*not of the network alone"),
         "two.pt": (

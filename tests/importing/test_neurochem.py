@@ -262,20 +262,23 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         r"ANN-C\.nnf is not the network of C: it names N",
     ),
     "no element": (lambda d: describe(d, "atom_net C $", ""), r"ANN-C\.nnf is not the network of C: no atom_net"),
-    "no layers": (lambda d: describe(d, "layer [", "lager ["), r"ANN-C\.nnf describes no layer"),
+    "no layers": (lambda d: describe(d, "layer [", "lager ["), r"ANN-C\.nnf contains no layer"),
     "truncated weights": (
         lambda d: truncate(member_file(d, "ANN-C.nnf-l1.wparam")),
         r"ANN-C\.nnf-l1\.wparam has 1363 bytes, but 342 .* 1368",
     ),
     "no weights": (
         lambda d: member_file(d, "ANN-C.nnf-l2.bparam").unlink(),
-        r"ANN-C\.nnf-l2\.bparam does not exist, but .*ANN-C\.nnf, layer 2 names it",
+        r"ANN-C\.nnf-l2\.bparam, named in .*ANN-C\.nnf, layer 2, does not exist",
     ),
     "weights elsewhere": (
         lambda d: describe(d, "FILE:ANN-C.nnf-l1", "FILE:../ANN-C.nnf-l1"),
         r"layer 1: weights is 'FILE:\.\./.*expected FILE:name\[count\]",
     ),
-    "not finite": (lambda d: put_nan(member_file(d, "ANN-O.nnf-l1.wparam")), r"l1\.wparam holds numbers that are not"),
+    "not finite": (
+        lambda d: put_nan(member_file(d, "ANN-O.nnf-l1.wparam")),
+        r"l1\.wparam contains numbers that,
+    ),
     "other count": (lambda d: describe(d, "wparam[342]", "wparam[341]"), r"layer 1: weights has 341 numbers, but"),
     "gaussian activation": (
         lambda d: describe(d, "activation=9", "activation=5"),
@@ -287,7 +290,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "batch norm": (lambda d: describe(d, "btchnorm=0", "btchnorm=1"), r"layer 1: btchnorm=1, expected 0"),
     "no width": (lambda d: describe(d, "nodes=6;", ""), r"layer 1: nodes is not set; expected an integer"),
-    "width in words": (lambda d: describe(d, "nodes=6;", "nodes=six;"), r"layer 1: nodes is 'six'; expected a whole"),
+    "width in words": (
+        lambda d: describe(d, "nodes=6;", "nodes=six;"),
+        r"layer 1: nodes is 'six'; expected an",
+    ),
     "layers that do not fit": (
         lambda d: describe(d, "blocksize=6;", "blocksize=7;"),
         r"layer 2 has 7 inputs, but layer 1 has 6 outputs",
@@ -298,7 +304,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "truncated constants": (
         lambda d: edit(d / "small.params", "ShfA = [9.0000000e-01,2.0000000e+00]\nAtyp = [C,H,O]\n", ""),
-        r"small\.params does not set Atyp, ShfA: it is truncated",
+        r"small\.params does not set Atyp, ShfA; it is truncated",
     ),
     "constants in words": (
         lambda d: edit(d / "small.params", "Rca = 3.1", "Rca = three"),
@@ -319,7 +325,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no constants": (lambda d: (d / "small.params").unlink(), r"no \*\.params in .*train0/networks"),
     "two constants": (
         lambda d: (d / "other.params").write_text(CONSTANTS),
-        r"holds several \*\.params: other\.params, small\.params",
+        r"contains several \*\.params: other\.params, small\.params",
     ),
     "no self energies": (lambda d: (d / "sae_linfit.dat").unlink(), r"no sae\*\.dat in "),
     "no self energy of one": (
@@ -351,7 +357,7 @@ def test_last_layer_must_give_an_energy(directory: Path) -> None:
     write_description(folder, "H", description("H", [N_INPUTS, 7, 2]))
     np.zeros((2, 7), "<f4").tofile(folder / "ANN-H.nnf-l2.wparam")
     np.zeros(2, "<f4").tofile(folder / "ANN-H.nnf-l2.bparam")
-    with pytest.raises(DataError, match=r"ANN-H\.nnf ends in 2 numbers; expected one"):
+    with pytest.raises(DataError, match=r"ANN-H\.nnf has 2 outputs; expected one"):
         read(directory)
 
 

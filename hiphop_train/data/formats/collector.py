@@ -163,7 +163,7 @@ class Collector:
     ) -> None:
         if numbers.min() < 1 or numbers.max() > 118:
             wrong = numbers[(numbers < 1) | (numbers > 118)][0]
-            raise DataError(f"{where}: {wrong} is not an atomic number (1 to 118)")
+            raise DataError(f"{where}: atomic number {wrong} is out of range (1 to 118)")
         if cell is not None and pbc is not None:
             for k in range(len(cell)):
                 if np.linalg.matrix_rank(cell[k][pbc[k]]) < pbc[k].sum():

@@ -100,6 +100,6 @@ def test_unknown_element_is_named_with_its_place(structures: Structures) -> None
     with pytest.raises(DataError) as caught:
         BatchDataset(replace(structures, numbers=numbers), ELEMENTS, 4.0, torch.float32)
     message = str(caught.value)
-    for words in ("set.xyz", "group4, conformation 4", "holds S", "[H, O, C, N]", "model.elements=[H,O,C,N,S]"):
+    for words in ("set.xyz", "group4, conformation 4", "contains S", "[H, O, C, N]", "model.elements=[H,O,C,N,S]"):
         assert words in message
     check_elements(structures, ELEMENTS)

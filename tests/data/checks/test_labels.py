@@ -155,7 +155,7 @@ def total(structures: Structures, factor: float) -> Structures:
 @pytest.mark.parametrize("factor", [HARTREE, 1 / HARTREE, 23.06, 1 / 23.06, 96.485, 1e-3])
 def test_energies_alone_in_another_unit(collect: Callable[..., Structures], factor: float) -> None:
     assert check_labels(total(collect(), 1.0)).energy_ratio == pytest.approx(1.005, abs=0.002)
-    with pytest.raises(DataError, match=r"(?s)set\.h5.*total energies in another unit.*energy_unit"):
+    with pytest.raises(DataError, match=r"(?s)set\.h5.*total energies in a unit other than.*energy_unit"):
         check_labels(total(collect(), factor))
 
 

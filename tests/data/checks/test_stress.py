@@ -96,7 +96,7 @@ def test_frames_that_do_not_tell_pass(strain: float, displacement: float) -> Non
 
 
 def test_zeros_instead_of_missing_stress() -> None:
-    with pytest.raises(DataError, match=r"stress exactly zero in 25 of 25 structures: zero stands for missing stress"):
+    with pytest.raises(DataError, match=r"stress exactly zero in 25 of 25 structures: zeros apparently mark"):
         check_labels(collected(crystal(0.004, 0.03), 0.0))
 
 

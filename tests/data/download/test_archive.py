@@ -26,7 +26,7 @@ def test_an_archive_is_unpacked_to_the_expected_names(serve: Callable[..., Site]
     assert get(wanted, tmp_path) == (paths, True)
     assert len(site.seen) == 1
     paths[1].write_bytes(b"eno")
-    refused(wanted, tmp_path, str(paths[1]), "was not changed")
+    refused(wanted, tmp_path, str(paths[1]), "not changed")
 
 
 def test_an_archive_copied_by_hand_is_used(serve: Callable[..., Site], tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_an_archive_copied_by_hand_is_used(serve: Callable[..., Site], tmp_path:
     assert not site.seen
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "all.tar.gz").write_bytes(site.content[:-1])
-    refused(archived(site, {"in/big.h5": "big.h5"}), tmp_path / "other", "all.tar.gz", "expected", "was not changed")
+    refused(archived(site, {"in/big.h5": "big.h5"}), tmp_path / "other", "all.tar.gz", "expected", "not changed")
 
 
 def test_an_archive_cannot_write_elsewhere(serve: Callable[..., Site], tmp_path: Path) -> None:
@@ -62,12 +62,10 @@ def test_an_archive_cannot_write_elsewhere(serve: Callable[..., Site], tmp_path:
 def test_existing_files_are_not_overwritten_by_an_archive(serve: Callable[..., Site], tmp_path: Path) -> None:
     site = serve(content=tar({"in/big.h5": CONTENT}))
     (tmp_path / "big.h5").write_bytes(b"mine")
-    refused(archived(site, {"in/big.h5": "big.h5"}), tmp_path, "big.h5 exists", "was not changed")
+    refused(archived(site, {"in/big.h5": "big.h5"}), tmp_path, "big.h5 exists", "not changed")
     assert not site.seen
     (tmp_path / "all.tar.gz").write_bytes(site.content)
-    refused(
-        archived(site, {"in/big.h5": "big.h5"}), tmp_path, "differs from the file in the archive", "was not changed"
-    )
+    refused(archived(site, {"in/big.h5": "big.h5"}), tmp_path, "differs from the file in the archive", "not changed")
     assert names(tmp_path) == ["all.tar.gz", "big.h5"]
     assert (tmp_path / "big.h5").read_bytes() == b"mine"
 

@@ -45,7 +45,7 @@ def test_database_of_another_program_is_refused_and_left_alone(
     with pytest.raises(DataError, match="is not an ASE database") as caught:
         make_reader("ase", path, format=format).read()
     assert str(path) in str(caught.value)
-    assert "'systems', but addresses" in str(caught.value)
+    assert "'systems'; present: addresses" in str(caught.value)
     assert contents(tmp_path) == before
 
 
@@ -77,10 +77,10 @@ def test_database_of_ase_is_read_and_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("comment", "columns", "words"),
     [
-        ("energy=-1.0", 7, ["no Properties=", f"Properties={DECLARED}"]),
-        ("", 7, ["no Properties=", f"Properties={DECLARED}"]),
+        ("energy=-1.0", 7, ["without Properties=", f"Properties={DECLARED}"]),
+        ("", 7, ["without Properties=", f"Properties={DECLARED}"]),
         ("Properties=species:S:1:pos:R:3 energy=-1.0", 7, ["declares 4", f"Properties={DECLARED}"]),
-        ("energy=-1.0", 5, ["no Properties=", "Properties=species:S:1:pos:R:3:NAME:R:1"]),
+        ("energy=-1.0", 5, ["without Properties=", "Properties=species:S:1:pos:R:3:NAME:R:1"]),
         (f"Properties={DECLARED} energy=-1.0", 4, ["has 4 columns", "declares 7"]),
     ],
 )

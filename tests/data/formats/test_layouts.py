@@ -273,11 +273,11 @@ def test_ase_reads_other_formats_by_pattern(tmp_path: Path) -> None:
     [
         (r"pos:R:3", "pot:R:3", ["structure 0", "no positions"]),
         (r"\n5\n", "\n\n5\n", ["after structure", "empty line"]),
-        (r"\n$", "", ["the last line does not end"]),
+        (r"\n$", "", ["the last line has no line break"]),
         (r"\n$", " 1.0\n", ["structure 19", "8 columns"]),
         (r"^5\n", "1000000000000\n", ["structure 0", "of 1000000000000 atoms"]),
-        (r"energy=\S+", "energy=T", ["structure 0", "not a number"]),
-        (r"energy=\S+", 'energy="1 2"', ["structure 0", "not a number"]),
+        (r"energy=\S+", "energy=T", ["structure 0", "expected a number"]),
+        (r"energy=\S+", 'energy="1 2"', ["structure 0", "expected a number"]),
     ],
 )
 def test_extxyz_traps(tmp_path: Path, old: str, new: str, words: list[str]) -> None:

@@ -511,7 +511,7 @@ def test_extxyz_nan_label_names_the_structure(tmp_path: Path, groups: dict[str, 
     frames = frames_of(groups)
     frames[6].calc.results[label] = frames[6].calc.results[label] * np.nan
     path = write_extxyz(tmp_path / "a.xyz", frames)
-    refused(extxyz(path).read, str(path), "structure 6", "NaN", "leave a missing label out")
+    refused(extxyz(path).read, str(path), "structure 6", "NaN", "omit missing labels")
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_stress_may_be_missing_in_some_and_means_nothing_where_not_periodic(
     structures = read(tmp_path / "a.traj", [frames[0], slab, without])
     assert structures.has("stress").tolist() == [True, False, False]
     assert np.isnan(structures.labels["stress"][1:]).all()
-    assert "1 structures are not periodic in three directions, and their stress is ignored" in capsys.readouterr().out
+    assert "1 structures are not periodic in three directions; their stress is ignored" in capsys.readouterr().out
     cut = structures.take(np.array([2, 0]))
     np.testing.assert_array_equal(cut.labels["stress"][1], STRESSES[0])
     assert cut.has("stress").tolist() == [False, True]
@@ -185,7 +185,7 @@ def test_dipoles_of_crystals_are_ignored(tmp_path: Path, capsys: pytest.CaptureF
     molecules(frames[1:])
     structures = read(tmp_path / "a.traj", frames)
     assert structures.has("dipole").tolist() == [False, True]
-    assert "1 structures are periodic, and their dipole is ignored" in capsys.readouterr().out
+    assert "1 structures are periodic; their dipole is ignored" in capsys.readouterr().out
     reader = make_reader("ase", tmp_path / "a.traj", ignore_cell=True)
     assert reader.read().has("dipole").all()
 
