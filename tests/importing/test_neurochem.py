@@ -277,7 +277,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "not finite": (
         lambda d: put_nan(member_file(d, "ANN-O.nnf-l1.wparam")),
-        r"l1\.wparam contains numbers that,
+        r"l1\.wparam contains numbers that",
     ),
     "other count": (lambda d: describe(d, "wparam[342]", "wparam[341]"), r"layer 1: weights has 341 numbers, but"),
     "gaussian activation": (
