@@ -288,7 +288,9 @@ def test_failing_compiler(potential_of: PotentialOf, monkeypatch: pytest.MonkeyP
     report = accelerate(potential, torch.float64, CPU, "inference")
     assert "false fails: exit code 1" in str(report)
     assert_same(potential(varied), plain(varied))
-    with pytest.raises(ConfigError, match=r"^trainer\.compile=true: false fails: exit code 1; or leave it at auto"):
+    with pytest.raises(
+        ConfigError, match=r"^trainer\.compile=true: false fails: exit code 1; or set trainer.compile=auto"
+    ):
         accelerate(potential, torch.float64, CPU, "training", True)
 
 

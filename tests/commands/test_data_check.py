@@ -118,7 +118,7 @@ def test_energies_alone_show_their_unit(run: Run, shared: Path) -> None:
     assert run("check", file, "data.level=ccx")[0] == 0
     code, out, _ = run("check", file, "data.level=ccx", "data.reader.energy_unit=kcal/mol")
     assert code == 3
-    assert "total energies in another unit than the declared one" in out
+    assert "total energies in a unit other than the declared one" in out
 
 
 def test_correct_labels_pass(run: Run, ani1x: Path, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_files_that_hold_something_else_are_refused(hippynn: ModuleType, tmp_pat
     contents: dict[str, tuple[Any, str]] = {
         "pickled.pt": (nn.Linear(1, 1), "contains pickled objects besides tensors.*not loaded"),
         "list.pt": ([torch.zeros(1)], "contains a list, not a state dictionary"),
-        "other.pt": (nn.Linear(1, 1).state_dict(), "no HIP-NN network of hippynn.*weight, bias"),
+        "other.pt": (nn.Linear(1, 1).state_dict(), "not a HIP-NN network of hippynn.*weight, bias"),
         "alone.pt": (hippynn.networks.hipnn.Hipnn(**SIZES).state_dict(), "no energy layer.*not of the network alone"),
         "two.pt": (
             nn.ModuleDict({"a": whole_model(hippynn, "Hipnn"), "b": whole_model(hippynn, "Hipnn")}).state_dict(),

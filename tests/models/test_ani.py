@@ -159,7 +159,7 @@ def test_second_derivatives_are_finite_in_straight_lines(ours: Representation, g
             5.3,
             r"model\.angular_cutoff=5\.3, model\.cutoff=5\.2: must satisfy angular_cutoff <= cutoff",
         ),
-        ("angular_sections", [0.2, math.pi + 0.1], r"model\.angular_sections holds 3\.24.*between 0 and pi"),
+        ("angular_sections", [0.2, math.pi + 0.1], r"model\.angular_sections contains 3\.24.*between 0 and pi"),
     ],
 )
 def test_parameters_without_meaning_are_refused(key: str, value: object, message: str) -> None:

@@ -146,7 +146,7 @@ def test_second_derivatives_are_finite_in_straight_lines(graph_of: GraphOf) -> N
         ({"g4": [[0.1, 1.5, 1]]}, r"model\.g4: zeta=1\.5; must be 1, 2, 3"),
         ({"g5": [[0.1, 0, 1]]}, r"model\.g5: zeta=0; must be 1, 2, 3"),
         ({"g5": [[0.1, 2, 0.5]]}, r"model\.g5: lambda=0\.5; must be 1 or -1"),
-        ({"g1": False, "g2": [], "g3": [], "g4": [], "g5": []}, "no symmetry function is left"),
+        ({"g1": False, "g2": [], "g3": [], "g4": [], "g5": []}, "give at least one function"),
     ],
 )
 def test_parameters_without_meaning_are_refused(changes: dict[str, object], message: str) -> None:

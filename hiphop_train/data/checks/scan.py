@@ -27,7 +27,7 @@ SAMPLE = 5_000
 
 
 class Source:
-    """Structures of a reader, read anew on each pass, chunk by chunk.
+    """Structures of a reader, read again on each pass, chunk by chunk.
 
     Parameters
     ----------

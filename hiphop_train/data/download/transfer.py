@@ -235,7 +235,7 @@ class _Transfer:
         if resumed:  # the earlier part may be the cause
             return self.run(bar)
         raise DataError(
-            f"{self.remote.url} is not the published file: {problem}; what was received has been removed\n"
+            f"{self.remote.url} is not the published file: {problem}; the received data were removed\n"
             f"{self.instructions()}"
         )
 

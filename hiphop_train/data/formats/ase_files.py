@@ -280,7 +280,7 @@ def _others(file: Path, format: str) -> Iterator[tuple[int, Iterator[Atoms]]]:
             if n_atoms >= BLOCK_ATOMS:
                 yield len(block), iter(block)
                 block, n_atoms = [], 0
-    except Exception as error:  # ASE raises whatever its parsers meet
+    except Exception as error:  # ASE parsers raise many kinds
         raise _unreadable(file, format, error) from error
     if block:
         yield len(block), iter(block)
