@@ -268,7 +268,7 @@ def read_part(path: Path) -> Structure:
     with h5py.File(path, "r") as file:
         if file.attrs.get("recipe") != RECIPE:
             found = f"recipe {file.attrs.get('recipe')}, expected {RECIPE}"
-            raise SystemExit(f"error: {path}: {found}: made by another version of this script; sample in another directory")
+            raise SystemExit(f"error: {path}: {found}: made by another version of this script; sample elsewhere")
         return Structure(
             file["atomic_numbers"][:],
             file["coordinates"][:],
@@ -375,9 +375,7 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="sample|merge|verify")
     command = commands.add_parser("sample", help="make structures, one part file each; continues where it stopped")
     command.add_argument("directory", type=Path, help="directory of the part files")
-    command.add_argument(
-        "--count", type=positive, required=True, help="structures in all, including those that exist"
-    )
+    command.add_argument("--count", type=positive, required=True, help="structures in all, including those that exist")
     command.add_argument("--seed", type=natural, default=0, help="seed (default 0)")
     command.add_argument("--processes", type=positive, default=1, help="processes of one thread each (default 1)")
     command.set_defaults(run=sample)
