@@ -1,4 +1,4 @@
-"""Slopes of ANI's functions that are written out are autograd's; triples are those of the graph."""
+"""Explicit slopes of ANI's functions equal autograd's; triples are those of the graph."""
 
 import pytest
 import torch

@@ -10,7 +10,7 @@ from tests.conftest import GraphOf, MakeAtoms, PotentialOf
 
 
 def transformed(values: np.ndarray, target: Target, matrix: np.ndarray) -> np.ndarray:
-    """Transform entries as the record says that they do under an orthogonal matrix."""
+    """Transform entries by an orthogonal matrix as the record says."""
     for axis in range(1, 1 + target.rank):
         values = np.moveaxis(np.tensordot(values, matrix, axes=(axis, 1)), -1, axis)
     is_pseudo = target.is_odd != (target.rank % 2 == 1)
@@ -47,7 +47,7 @@ def test_stress_is_the_strain_derivative_per_volume(
 def test_stress_is_zero_where_there_is_no_volume(
     model_name: str, mixed_structures: list[Atoms], potential_of: PotentialOf, graph_of: GraphOf
 ) -> None:
-    """Open structures and slabs, beside crystals in one batch."""
+    """Open structures and slabs, with crystals in one batch."""
     outputs = potential_of(model_name)(graph_of(mixed_structures), virial=True)
     stress, virial = outputs["stress"].detach().numpy(), outputs["virial"].detach().numpy()
     for k, atoms in enumerate(mixed_structures):
@@ -85,7 +85,7 @@ def test_targets_transform_as_their_records_say(
 def test_extensive_targets_of_far_apart_structures_add_up(
     model_name: str, make_molecule: MakeAtoms, potential_of: PotentialOf, graph_of: GraphOf
 ) -> None:
-    """Charges are made neutral over all that is in a structure, so that two neutral halves are better far apart."""
+    """Charges are neutralised over the whole structure; copies of one molecule get equal corrections."""
     potential = potential_of(model_name)
     first, second = make_molecule(6, seed=24), make_molecule(6, seed=24)
     second.rotate(70, (1, 2, 3))

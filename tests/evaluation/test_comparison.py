@@ -1,4 +1,4 @@
-"""Rows of a comparison: ranges over seeds, labels, tables, the front."""
+"""Rows of a comparison: ranges over seeds, labels, tables, the Pareto front."""
 
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_front_holds_what_nothing_beats() -> None:
+def test_front_contains_what_nothing_beats() -> None:
     points = np.array([[1.0, 5.0], [2.0, 6.0], [3.0, 2.0], [3.0, 1.0], [4.0, 1.0], [0.5, 9.0]])
     assert front(points).tolist() == [5, 0, 3]
     assert front(np.zeros((0, 2))).tolist() == []

@@ -1,4 +1,4 @@
-"""The module differentiates the loss by the parameters, and by nothing else."""
+"""The module differentiates the loss with respect to the parameters, and nothing else."""
 
 import torch
 
