@@ -21,7 +21,6 @@ from hiphop_train.nn.gaussians import gaussian
 from hiphop_train.types import Graph
 
 
-
 @dataclass(frozen=True)
 class PrepareTriples:
     """Adds the triples to a graph, in the loader: their number depends on distances, which only the host may read.
