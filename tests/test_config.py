@@ -133,6 +133,8 @@ def test_all_forms_of_overrides() -> None:
     assert "ema" not in config.callbacks
     assert config.callbacks.mine.decay == 0.5
     assert "wandb" in config.logger
+    arguments = load_config("bench", ["peers.ase.arguments={rc: 5.0}"]).peers.ase.arguments
+    assert arguments == {"rc": 5.0}
     config = load_config("train", ["loss.energy={huber: 0.5, mae: 2.0}"])
     assert (config.loss.energy.huber, config.loss.energy.mae) == (0.5, 2.0)
 
