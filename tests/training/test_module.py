@@ -56,3 +56,22 @@ def test_schedules_watch_energy_forces_and_what_the_loss_weighs(
     expected = sum(logged[f"val/{key}_{measure}"] for key in watched for measure in ("mae", "rmse"))
     assert logged[MONITOR] == pytest.approx(expected, rel=1e-12)
     assert logged["val/stress_rmse"] > logged["val/stress_mae"] > 0
+
+
+def test_every_parameter_has_a_gradient_though_the_loss_does_not_weigh_its_target(
+    make_molecule: MakeAtoms, potential_of: PotentialOf, graph_of: GraphOf
+) -> None:
+    """Data parallelism stops a training otherwise."""
+    potential, graph = potential_of("hiphop_dipole").train(), graph_of([make_molecule(6, seed=63)])
+    labels = {"energy": torch.zeros(1), "forces": torch.zeros(6, 3), "weight": torch.ones(1)}
+    labels |= {"energy_weight": torch.ones(1), "forces_weight": torch.ones(6)}
+    optimizer = torch.optim.Adam(potential.parameters())
+    loss = Loss(ErrorLoss(mae=1.0), ErrorLoss(mae=1.0))
+    module = PotentialModule(potential, loss, optimizer, CosineSchedule(0.1, 0.1), {})
+    assert module.untrained == ["dipole"]
+    module.backward(module._loss(Batch(graph, labels, torch.arange(1))))
+    charges = set(potential.terms[0].readout.network.parameters())
+    for parameter in potential.parameters():
+        assert parameter.grad is not None
+        if parameter in charges:
+            assert not parameter.grad.any()
