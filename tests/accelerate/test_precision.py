@@ -159,9 +159,9 @@ def test_a_training_as_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["trainer.precision=16-mixed"], "trainer.precision: got '16-mixed'; it must be 'full' or 'bf16-mixed'"),
-        (["trainer.matmul_precision=tf32"], "got 'tf32'; it must be 'highest', 'high' or 'medium'"),
-        (["trainer.precision=bf16-mixed", "dtype=float64"], "leaves nothing of dtype=float64; leave out one of them"),
+        (["trainer.precision=16-mixed"], "trainer.precision: got '16-mixed'; must be 'full' or 'bf16-mixed'"),
+        (["trainer.matmul_precision=tf32"], "got 'tf32'; must be 'highest', 'high' or 'medium'"),
+        (["trainer.precision=bf16-mixed", "dtype=float64"], "contradicts dtype=float64; leave out one of them"),
     ],
 )
 def test_other_precisions_are_refused(settings: list[str], words: str) -> None:

@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from scipy.spatial.transform import Rotation
 
+from hiphop_train.accelerate import accelerate
 from hiphop_train.targets import TARGETS, Target
 from tests.conftest import GraphOf, MakeAtoms, PotentialOf
+
+KERNELS = {"n_features": 16}
+"""A width that kernels in C take."""
 
 
 def transformed(values: np.ndarray, target: Target, matrix: np.ndarray) -> np.ndarray:
@@ -95,3 +100,26 @@ def test_extensive_targets_of_far_apart_structures_add_up(
         if key in alone and TARGETS[key].extensive:
             expected = alone[key].sum(0).detach().numpy()
             np.testing.assert_allclose(together[key][0].detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_loss_of_all_targets_has_the_same_gradient_when_accelerated(
+    model_name: str, mixed_structures: list[Atoms], potential_of: PotentialOf, graph_of: GraphOf
+) -> None:
+    """Stress and dipole reach the parameters through the twins as they do through the plain modules."""
+    potential, graph = potential_of(model_name, **KERNELS).train(), graph_of(mixed_structures)
+    parameters = list(potential.parameters())
+
+    def gradients() -> list[torch.Tensor | None]:
+        outputs = potential(graph, virial=True)
+        loss = sum(outputs[key].square().sum() for key in potential.targets if key != "energy")
+        return list(torch.autograd.grad(loss, parameters, allow_unused=True))
+
+    plain = gradients()
+    chosen = accelerate(potential, torch.float64, torch.device("cpu"), "training")
+    graph = chosen.prepare(graph)
+    found = gradients()
+    largest = max(float(gradient.abs().max()) for gradient in plain if gradient is not None)
+    for fast, expected in zip(found, plain, strict=True):
+        assert (fast is None) == (expected is None)
+        if fast is not None and expected is not None:
+            torch.testing.assert_close(fast, expected, rtol=1e-9, atol=1e-10 * largest)

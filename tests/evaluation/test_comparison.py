@@ -51,6 +51,17 @@ def test_mean_and_range_over_seeds() -> None:
     assert set(partly["test"]) == {"energy"}  # a mean over some of the seeds would mislead
 
 
+def test_further_targets_have_columns_where_some_row_has_them() -> None:
+    with_stress = errors(1.0) | {"stress": {"n": 6, "mae": 0.12345, "rmse": 0.2}}
+    first, second = row("a", [1.0], 1.0), row("b", [2.0], 2.0)
+    first.errors = errors_over_runs([{"test": with_stress}])
+    (_, table) = sheets([first, second])
+    assert table.header == ["", "energy", "relative energy", "forces", "stress, GPa"]
+    assert [cells[-1] for cells in table.rows] == ["0.123 / 0.200", "-"]
+    (_, table) = sheets([second])
+    assert table.header == ["", "energy", "relative energy", "forces"]
+
+
 def test_rows_are_named_by_what_differs() -> None:
     settings = [
         {"model.l_max": 2, "model.n_max": 4, "loss": "a"},

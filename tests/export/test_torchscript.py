@@ -252,6 +252,7 @@ def test_describes_itself(model_file):
     assert model.elements == ["H", "C", "N", "O"]
     assert model.atomic_numbers == [1, 6, 7, 8]
     assert (model.energy_unit, model.length_unit, model.forces_unit) == ("eV", "angstrom", "eV/angstrom")
+    assert model.units == {"energy": "eV", "forces": "eV/angstrom", "stress": "eV/angstrom^3"}
     assert model.dtype == "float32"
     assert model.e0.tolist() == [-1000.0, -2000.0, -3000.0, -4000.0]
     metadata = json.loads(model.metadata)
