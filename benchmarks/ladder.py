@@ -1,7 +1,7 @@
-"""The architectures side by side: each trained for the same wall time on one core, with several seeds.
+"""The architectures compared: each trained for the same wall time on one core, with several seeds.
 
 How many epochs fit into the time is measured first, for each model, under the same load (as many processes at once,
-on otherwise quiet cores); the learning rate then decays over exactly these epochs. A finished run is not repeated, so
+on otherwise idle cores); the learning rate then decays over exactly these epochs. A finished run is not repeated, so
 the command can be interrupted and restarted. `cpu_seconds` are those of the whole process, start and evaluation
 included: if they are near the budget but `training_seconds` are not, the machine was busy with other work.
 

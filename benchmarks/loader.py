@@ -1,4 +1,4 @@
-"""Measure loaders side by side, with and without pairs; writes benchmarks/results/loader.json.
+"""Compare loaders, with and without pairs; writes benchmarks/results/loader.json.
 
     python benchmarks/loader.py [--conformations 204800] [--rounds 7]
 

@@ -2,10 +2,10 @@
 
     python benchmarks/packing.py FOLDER --output benchmarks/results/packing.json      # 8 GB of disk, some minutes
 
-The file has the release's tree and counts (3,114 groups, 4,956,005 conformations, about 76 million atoms) with random
-labels: coordinates, wb97x_dz and wb97x_tz energies and forces, coupled-cluster energies for a tenth, and arrays that
-the reader skips. Memory is the highest RssAnon + RssShmem of the process, sampled every 10 ms: mapped pages of files do
-not count, since the system reclaims them when it needs them.
+The file has the release's structure and counts (3,114 groups, 4,956,005 conformations, about 76 million atoms) with
+random labels: coordinates, wb97x_dz and wb97x_tz energies and forces, coupled-cluster energies for a tenth, and arrays
+that the reader skips. Memory is the highest RssAnon + RssShmem of the process, sampled every 10 ms: mapped pages of
+files do not count, since the system reclaims them when it needs them.
 """
 
 import argparse

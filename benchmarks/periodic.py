@@ -1,9 +1,9 @@
-"""Crystals of aluminium and copper, labelled by effective-medium theory: what training on stresses brings.
+"""Crystals of aluminium and copper, labelled by effective-medium theory: what training on stresses gains.
 
 The structures are fcc, bcc and hcp lattices, randomly occupied, strained and rattled. ASE's EMT labels them with
 energies, forces and stresses. The same network is trained twice, without stresses in the loss and with them, through
-the same command and files as any other. Beside the errors on unseen structures, bulk moduli of perfect crystals are
-compared with EMT's, and the pressures at the volumes where EMT's is zero.
+the same command and files as any other. Besides the errors on unseen structures, bulk moduli of perfect crystals are
+compared with EMT's, and pressures at the volumes where EMT's vanish.
 
 usage: python benchmarks/periodic.py [--structures N] [--epochs N] [--output FILE]
 """
@@ -76,7 +76,7 @@ def pressure_and_modulus(crystal: Atoms, calculator: Calculator, step: float = 0
 
 
 def relaxed(crystal: Atoms) -> Atoms:
-    """Return a crystal at the volume that EMT prefers."""
+    """Return a crystal at EMT's equilibrium volume."""
     atoms = crystal.copy()
     atoms.pbc = True
     atoms.calc = EMT()
@@ -111,7 +111,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--structures", type=int, default=400, help="that train (default: %(default)s)")
+    parser.add_argument("--structures", type=int, default=400, help="training structures (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=60, help="(default: %(default)s)")
     default = Path(__file__).parent / "results" / "periodic.json"
     parser.add_argument("--output", type=Path, default=default, help="JSON file (default: %(default)s)")

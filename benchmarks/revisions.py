@@ -39,7 +39,7 @@ Outputs = dict[str, torch.Tensor]
 
 
 def accelerated(potential: Any, dtype: torch.dtype, purpose: str) -> Callable[[Any], Any]:
-    """Let a potential be as fast as its revision knows; returns what its loader does to graphs."""
+    """Accelerate a potential as its revision does; returns what its loader does to graphs."""
     try:
         from hiphop_train.accelerate import accelerate
     except ImportError:
@@ -58,7 +58,7 @@ def make(model: str, work: str, dtype_name: str, weights: str) -> Callable[[], O
     model : name in conf/model
     work : file with the structures
     dtype_name : of the network
-    weights : file with its state dictionary; written by the first who asks
+    weights : file with its state dictionary; written by the first process that needs it
     """
     from hiphop_train import build
     from hiphop_train.config import load_config
@@ -156,7 +156,7 @@ def serve(root: str, threads: int) -> None:
     torch.set_num_threads(threads)
     keep_freed_memory()
     kept: dict[tuple[str, ...], Callable[[], Outputs]] = {}
-    warm_up = False  # to have the memory again, before the time is taken
+    warm_up = False  # to have the memory again before timing
     for line in sys.stdin:
         milliseconds = answer(kept, {**json.loads(line), "warm_up": warm_up})
         warm_up = make_room()

@@ -5,19 +5,22 @@ Errors of the user's input are raised as `hiphop_train.HipHopError`.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from ase import Atoms
 
 from hiphop_train import checkpoint
+from hiphop_train.accelerate import accelerate
+from hiphop_train.build import DTYPES
 from hiphop_train.commands import evaluate as evaluating
 from hiphop_train.commands import train as training
 from hiphop_train.commands.export import export_file
 from hiphop_train.commands.quiet import quiet
 from hiphop_train.commands.train import TrainResult
 from hiphop_train.config import load_config, quoted
+from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.errors import DataError
 from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import batch_neighbours
@@ -25,17 +28,20 @@ from hiphop_train.potential import Potential
 from hiphop_train.types import Graph
 
 
-def load(path: str | Path) -> Potential:
-    """Load a trained potential as a `torch.nn.Module`.
+def load(path: str | Path, purpose: Literal["inference", "training"] = "inference", device: str = "cpu") -> Potential:
+    """Load a trained potential as a `torch.nn.Module`, accelerated.
 
     Parameters
     ----------
     path : run directory, of which the best checkpoint is taken, or checkpoint file. An exported file (``*.pt``) is not
         a `Potential`: use it by `HipHopCalculator` or ``torch.jit.load``
+    purpose : inference: weights are frozen, and the potential is differentiated once, to forces and virial; training:
+        weights can be trained and, in training mode, forces can be differentiated again
+    device : ``cpu`` or ``cuda``
 
     Returns
     -------
-    potential : on the CPU, with averaged weights, in evaluation mode and in the floating-point type of its training
+    potential : with averaged weights, in evaluation mode and in the floating-point type of its training
 
     Raises
     ------
@@ -48,7 +54,10 @@ def load(path: str | Path) -> Potential:
     >>> outputs = potential(graph_from_atoms(ase.build.molecule("CH3CH2OH"), potential))
     >>> outputs["energy"], outputs["forces"]  # eV, eV/Angstrom
     """
-    return checkpoint.load(str(path)).potential
+    loaded = checkpoint.load(str(path))
+    dtype = DTYPES[loaded.record["config"]["dtype"]]
+    accelerate(loaded.potential, dtype, torch.device(device), purpose)
+    return loaded.potential.to(device)
 
 
 def graph_from_atoms(structures: Atoms | Sequence[Atoms], potential: Potential) -> Graph:
@@ -61,7 +70,7 @@ def graph_from_atoms(structures: Atoms | Sequence[Atoms], potential: Potential) 
 
     Returns
     -------
-    graph : with ``n_systems`` structures, on the CPU
+    graph : with ``n_systems`` structures, on the device of the potential
 
     Raises
     ------
@@ -82,8 +91,10 @@ def graph_from_atoms(structures: Atoms | Sequence[Atoms], potential: Potential) 
     species = torch.tensor([potential.elements.index(symbol) for symbol in symbols])  # (n_atoms,)
     system = torch.repeat_interleave(torch.arange(len(batch)), sizes)  # (n_atoms,)
     pairs = batch_neighbours(positions, sizes, cell, pbc, potential.cutoff)
-    dtype = next(potential.parameters()).dtype
-    return make_graph(species, positions, cell, pbc, system, len(batch), *pairs, dtype)
+    parameter = next(potential.parameters())
+    graph = make_graph(species, positions, cell, pbc, system, len(batch), *pairs, parameter.dtype)
+    on_device: Graph = to_device(graph, parameter.device)
+    return on_device
 
 
 def train(overrides: Sequence[str] = ()) -> TrainResult:

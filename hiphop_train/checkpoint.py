@@ -46,10 +46,20 @@ def _from_version_2(content: dict[str, Any]) -> dict[str, Any]:
     data = record["config"].get("data")
     if data is not None:
         folder, module, name = data["reader"]["_target_"].rsplit(".", 2)
-        module = {"packed": "packed_set"}.get(module, module)
-        reader = {**data["reader"], "_target_": f"{folder}.formats.{module}.{name}"}
-        record["config"] = {**record["config"], "data": {**data, "reader": reader}}
+        target = f"{folder}.formats.{RENAMED.get(module, module)}.{name}"
+        record["config"] = {**record["config"], "data": {**data, "reader": {**data["reader"], "_target_": target}}}
     return {**content, "hiphop_train": record}
+
+
+RENAMED = {"packed": "packed_set"}
+"""Modules of readers that version 3 knows by another name."""
+
+
+def former_reader(target: str) -> str:
+    """Return the name of a reader's class before version 3."""
+    for former, present in RENAMED.items():
+        target = target.replace(f".formats.{present}.", f".formats.{former}.")
+    return target.replace("hiphop_train.data.formats.", "hiphop_train.data.")
 
 
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1, 2: _from_version_2}

@@ -172,7 +172,8 @@ def _placed(command: ConfigName, override: Override, composed: Any) -> str:
         allowed = set(section) if isinstance(section, dict) else set()
         if "_target_" in allowed:
             allowed |= parameters_of(parent, section["_target_"], Source()).keys()
-        if key not in allowed:
+        is_free = "_target_" not in allowed and isinstance(override.value(), dict)  # its type is checked with the rest
+        if key not in allowed and not is_free:
             raise ConfigError(f"override '{line}': {parent}.{key}: {unknown_key(parent, key, allowed)}")
         line = f"++{override.input_line}"
     return line

@@ -15,7 +15,7 @@ export HIPHOP_SHARED
 
 say() { printf '==> %s\n' "$*" >&2; }
 
-# die MESSAGE...: one line for what is wrong, further ones for what to do.
+# die MESSAGE...: the first line says what is wrong, further ones what to do.
 die() {
     printf 'error: %s\n' "$1" >&2
     shift
@@ -51,14 +51,14 @@ make_venv() {
     if python_works "$HIPHOP_VENV/bin/python" && "$HIPHOP_VENV/bin/python" -m pip --version >/dev/null 2>&1; then return; fi
     # --clear below empties the folder: never one that is not an environment.
     if [[ -e "$HIPHOP_VENV" && ! -e "$HIPHOP_VENV/pyvenv.cfg" && -n "$(ls -A "$HIPHOP_VENV")" ]]; then
-        die "$HIPHOP_VENV is in the way: it is not a Python environment." "Move it, or set HIPHOP_VENV to another path."
+        die "$HIPHOP_VENV exists and is not a Python environment." "Move it, or set HIPHOP_VENV to another path."
     fi
     python="$(find_python)"
     say "making $HIPHOP_VENV with $("$python" --version)"
     "$python" -m venv --clear "$HIPHOP_VENV" || die "could not make $HIPHOP_VENV." "Check that the folder can be written and that the disk is not full."
 }
 
-# pip, without its remarks but with its errors.
+# pip, quiet except for errors.
 venv_pip() { "$HIPHOP_VENV/bin/python" -m pip -qq --disable-pip-version-check "$@"; }
 
 wanted_device() {
@@ -69,23 +69,23 @@ wanted_device() {
     esac
 }
 
-# Install the CPU build of torch before anything asks for torch: on Linux, PyPI's build brings gigabytes of CUDA.
+# Install the CPU build of torch before anything requires torch: on Linux, PyPI's build brings gigabytes of CUDA.
 install_cpu_torch() {
     local pin
     pin="$(grep '^torch==' "$HIPHOP_ROOT/constraints.txt")" || die "constraints.txt pins no torch."
     if [[ "torch==$("$HIPHOP_VENV/bin/python" -c 'import importlib.metadata as m; print(m.version("torch"))' 2>/dev/null)" == "$pin"* ]]; then return; fi
-    # A CPU file among pip's own find-links needs no network.
+    # A CPU wheel among pip's own find-links needs no network.
     if venv_pip install --dry-run --ignore-installed --no-deps --no-index --report - "$pin" 2>/dev/null | grep -Eq '"version": "[^"]*\+cpu"'; then
         say "installing $pin (CPU, from pip's find-links)"
         if venv_pip install --no-deps --no-index "$pin"; then return; fi
     fi
     say "installing $pin (CPU, from download.pytorch.org)"
     if venv_pip install --retries 1 --no-deps --index-url https://download.pytorch.org/whl/cpu "$pin"; then return; fi
-    say "download.pytorch.org did not give it: taking PyPI's build, which brings CUDA (several GB) but runs on the CPU as well"
+    say "download.pytorch.org is not available: taking PyPI's build, which brings CUDA (several GB) but runs on the CPU as well"
 }
 
-# References of the tests that no extra can name: schnetpack asks for an older torchmetrics than ours, without need. What it
-# does need is in the test extra.
+# References of the tests that no extra can name: schnetpack requires an older torchmetrics than ours without needing it.
+# What it does need is in the test extra.
 install_references() {
     venv_pip install -c "$HIPHOP_ROOT/constraints.txt" --no-deps schnetpack ||
         die "schnetpack, which the tests compare with, could not be installed; pip's message is above." \
@@ -99,7 +99,7 @@ install_project() {
     make_venv
     device="$(wanted_device)"
     sum="$(cat "$HIPHOP_ROOT/pyproject.toml" "$HIPHOP_ROOT/constraints.txt" | cksum) $HIPHOP_ROOT $mode $device"
-    # What was installed with extras serves also where none are asked for.
+    # An installation with extras also serves where none are requested.
     if [[ "$mode" == editable && -f "$stamp" ]]; then
         case "$(<"$stamp")" in
             "$sum $extras") return ;;
@@ -113,7 +113,7 @@ install_project() {
     venv_pip install -c "$HIPHOP_ROOT/constraints.txt" "${options[@]}" "$HIPHOP_ROOT$extras" ||
         die "the installation failed; pip's message is above." \
             "Without a network, point pip at a folder of wheels (PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER)." \
-            "To begin afresh, remove $HIPHOP_VENV and run this again."
+            "To start over, remove $HIPHOP_VENV and run this again."
     if [[ "$extras" =~ test|dev ]]; then install_references; fi
     printf '%s\n' "$sum $extras" >"$stamp"
 }

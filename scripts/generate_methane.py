@@ -1,6 +1,6 @@
 """Make random methane: a carbon and four hydrogens anywhere around it, with GFN2-xTB energies and forces.
 
-No bond holds, so that what a network makes of angles and distances alone decides its errors: a test of architectures.
+There are no bonds: errors depend only on what a network makes of angles and distances, a test of architectures.
 The carbon is at the centre, the hydrogens are uniform in a ball of 3 Angstrom, all distances are over 0.7 Angstrom, and
 structures with forces over 40 eV/Angstrom (or without convergence) are left out, after Pozdnyakov et al., Phys. Rev.
 Lett. 125, 166001 (2020), who labelled with density-functional theory.
@@ -52,7 +52,7 @@ def draw(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def make(k: int, seed: int) -> Methane:
-    """Make structure k; what is rejected is drawn again."""
+    """Make structure k; a rejected one is drawn again."""
     from tblite.interface import Calculator
 
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, k])))

@@ -84,7 +84,7 @@ def require(*packages: str) -> None:
 
 
 def monomers() -> dict[str, Atoms]:
-    """Return the closed-shell G2 molecules of the wanted elements with 2 to 13 atoms, at most 4 of them heavy."""
+    """Return the closed-shell G2 molecules of the chosen elements with 2 to 13 atoms, at most 4 of them heavy."""
     found: dict[str, Atoms] = {}
     for name in sorted(g2.names):
         atoms = molecule(name)
@@ -107,7 +107,7 @@ def random_rotation(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def random_dimer(molecules: dict[str, Atoms], rng: np.random.Generator) -> Atoms:
-    """Place two random small molecules, randomly turned, with a closest contact of 1.7 to 2.2 Angstrom."""
+    """Place two random small molecules, randomly rotated, with a closest contact of 1.7 to 2.2 Angstrom."""
     small = [name for name, atoms in molecules.items() if len(atoms) <= LARGEST_IN_DIMER]
     pair = [molecules[small[k]] for k in rng.integers(len(small), size=2)]
     first, second = ((a.positions - a.positions.mean(axis=0)) @ random_rotation(rng).T for a in pair)
@@ -169,7 +169,7 @@ def label(numbers: NDArray[np.uint8], positions: NDArray[Any]) -> tuple[float, N
 
 
 def make_structure(seed: int, k: int) -> Structure:
-    """Make structure k of a seed; what is rejected is drawn again from the same (seed, k)."""
+    """Make structure k of a seed; a rejected one is drawn again from the same (seed, k)."""
     molecules = monomers()
     names = list(molecules)
     weights = np.array([1.0 if len(molecules[name]) > 4 else 0.5 for name in names])
@@ -237,10 +237,10 @@ def sample(arguments: argparse.Namespace) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     missing = [k for k in range(total) if not part_path(directory, seed, k).exists()]
     started_with = total - len(missing)
-    print(f"{directory}: {started_with} of {total} structures of seed {seed} are there, {len(missing)} to make")
+    print(f"{directory}: {started_with} of {total} structures of seed {seed} exist, {len(missing)} to make")
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"  # processes, not threads: the result must not depend on the number of cores
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what batch systems send acts as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the signal of batch systems acts as Ctrl-C
     start, shown, context = time.monotonic(), float("-inf"), multiprocessing.get_context("spawn")
     # Ctrl-C reaches all processes; it is left to the main one.
     pool = ProcessPoolExecutor(arguments.processes, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
@@ -254,9 +254,9 @@ def sample(arguments: argparse.Namespace) -> int:
                 shown = now
     except KeyboardInterrupt:
         for worker in multiprocessing.active_children():
-            worker.terminate()  # parts are whole or absent: only the structures under way are lost
+            worker.terminate()  # parts are complete or absent: only the structures under way are lost
         n_there = sum(part_path(directory, seed, k).exists() for k in range(total))
-        print(f"stopped at {n_there} of {total}; run the same command to go on", file=sys.stderr)
+        print(f"stopped at {n_there} of {total}; run the same command to continue", file=sys.stderr)
         return 130
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -268,7 +268,7 @@ def read_part(path: Path) -> Structure:
     with h5py.File(path, "r") as file:
         if file.attrs.get("recipe") != RECIPE:
             found = f"recipe {file.attrs.get('recipe')}, expected {RECIPE}"
-            raise SystemExit(f"error: {path}: {found}: made by another version of this script; sample afresh elsewhere")
+            raise SystemExit(f"error: {path}: {found}: made by another version of this script; sample elsewhere")
         return Structure(
             file["atomic_numbers"][:],
             file["coordinates"][:],
@@ -362,9 +362,9 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def natural(text: str, least: int = 0) -> int:
-    """Read a whole number that is not too small from the command line."""
+    """Read an integer that is not too small from the command line."""
     if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} up")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
     return int(text)
 
 
@@ -375,9 +375,7 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="sample|merge|verify")
     command = commands.add_parser("sample", help="make structures, one part file each; continues where it stopped")
     command.add_argument("directory", type=Path, help="directory of the part files")
-    command.add_argument(
-        "--count", type=positive, required=True, help="structures in all, those already there included"
-    )
+    command.add_argument("--count", type=positive, required=True, help="structures in all, including those that exist")
     command.add_argument("--seed", type=natural, default=0, help="seed (default 0)")
     command.add_argument("--processes", type=positive, default=1, help="processes of one thread each (default 1)")
     command.set_defaults(run=sample)

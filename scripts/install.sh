@@ -2,7 +2,7 @@
 # Install hiphop-train into an environment of its own: scripts/install.sh [--wheel] [EXTRA ...]
 #   --wheel   install a copy instead of the checkout itself (the Dockerfile does)
 #   EXTRA     extras of pyproject.toml: tensorboard, generate, test, dev
-# What can be set is at the top of scripts/common.sh.
+# Settings: see the top of scripts/common.sh.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

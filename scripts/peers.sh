@@ -19,7 +19,7 @@ declare -A PACKAGES=(
 names=("$@")
 if ((${#names[@]} == 0)); then names=(mace tensornet); fi
 for name in "${names[@]}"; do
-    [[ -n "${PACKAGES[$name]:-}" ]] || die "'$name' is unknown." "Allowed: mace, tensornet. The others run in our own environment."
+    [[ -n "${PACKAGES[$name]:-}" ]] || die "'$name' is unknown." "Allowed: mace, tensornet. The other programs run in our own environment."
 done
 for name in "${names[@]}"; do
     HIPHOP_VENV="$PEERS/$name"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh checkout to a trained and evaluated potential: scripts/quickstart.sh [OVERRIDE ...]
-# OVERRIDEs go to hiphop-train, e.g. model=schnet or debug=fast. What can be set is at the top of scripts/common.sh.
+# OVERRIDEs go to hiphop-train, e.g. model=schnet or debug=fast. Settings: see the top of scripts/common.sh.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -11,13 +11,13 @@ fi
 
 install_project ""
 use_venv
-# Batches of small molecules are too small to be shared out: more threads wait for one another.
+# Batches of small molecules are too small to be divided: more threads would wait for one another.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 cd "$HIPHOP_ROOT"
 run="$(hiphop-train --print-run-dir "$@")" || die "hiphop-train refused the configuration; its message is above."
 
 say "training: hiphop-train $*"
-hiphop-train "$@" || die "the training failed; its message is above." "Run this again once that is put right."
+hiphop-train "$@" || die "the training failed; its message is above." "Run this again once that is fixed."
 
 say "evaluating: hiphop-eval checkpoint=$run"
 hiphop-eval checkpoint="$run" || die "the evaluation failed; its message is above." "The trained model is in $run."

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that CI checks: scripts/test.sh [PYTEST ARGUMENT ...]
-# What can be set is at the top of scripts/common.sh.
+# All checks of CI: scripts/test.sh [PYTEST ARGUMENT ...]
+# Settings: see the top of scripts/common.sh.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -12,10 +12,10 @@ cd "$HIPHOP_ROOT"
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 say "ruff"
-ruff check . || die "ruff found faults." "Many are put right by: $HIPHOP_VENV/bin/ruff check --fix ."
+ruff check . || die "ruff found errors." "It fixes many of them: $HIPHOP_VENV/bin/ruff check --fix ."
 ruff format --check . || die "the files above are not formatted." "Run: $HIPHOP_VENV/bin/ruff format ."
 say "mypy"
-mypy || die "mypy found the faults above."
+mypy || die "mypy found the errors above."
 say "import-linter"
 lint-imports || die "an import goes against the layers in pyproject.toml."
 say "pytest"

@@ -97,7 +97,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def torchani() -> ModuleType:
-    """Import torchani, which would warn that its compiled extensions are not there."""
+    """Import torchani, which would warn that its compiled extensions are missing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHANI_NO_WARN_EXTENSIONS", "1")
         import torchani.aev

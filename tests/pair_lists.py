@@ -1,7 +1,7 @@
 """Lists of pairs that do not hold the reverse of each pair, made from one that does.
 
-In all of them atoms receive as often as they send, but where a pair is missing. Whoever sums over half of the pairs, or
-takes what an atom sends from the pairs in which it receives, gives wrong forces on them.
+In all but the one with a missing pair, atoms receive as often as they send. Code that sums over half of the pairs, or
+takes what an atom sends from the pairs in which it receives, computes wrong forces for them.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def wrong_shift(graph: Graph) -> Graph:
 
 
 def duplicated_pairs(graph: Graph) -> Graph:
-    """0<-1 and 3<-2 give way to 0<-2 and 3<-1, which are then there twice."""
+    """0<-1 and 3<-2 are replaced by 0<-2 and 3<-1, which then occur twice."""
     pairs = list(zip(graph.pair_i.tolist(), graph.pair_j.tolist(), strict=True))
     source = torch.arange(len(graph.pair_i))
     source[pairs.index((0, 1))] = pairs.index((0, 2))
@@ -59,7 +59,7 @@ def duplicated_pairs(graph: Graph) -> Graph:
 
 
 def missing_pair(graph: Graph) -> Graph:
-    """All but one."""
+    """All pairs but one."""
     return with_pairs(graph, graph.pair_i[1:], graph.pair_j[1:], graph.pair_shift[1:])
 
 

@@ -120,7 +120,7 @@ def test_wrong_arguments_are_one_message(
         call(command, arguments)
 
 
-def test_settings_stand_anywhere_among_flags() -> None:
+def test_settings_may_stand_anywhere_among_flags() -> None:
     given = COMMANDS["data"].parser().parse(["check", "FILE", "data=ase", "--output", "DIR", "data.level=tz"])
     assert (given["file"], given["output"]) == (Path("FILE"), Path("DIR"))
     assert given["overrides"] == ["data=ase", "data.level=tz"]
@@ -143,7 +143,7 @@ def test_hydra_prints_the_configuration() -> None:
 
 
 def test_hydra_runs_a_sweep_of_other_launchers(tmp_path: Path) -> None:
-    """Each job is checked as ever: here all are refused, before anything is read."""
+    """Each job is checked as usual: here all are refused, before anything is read."""
     code = "from hiphop_train.cli import train_main; train_main()"
     arguments = ["-m", "hydra/launcher=basic", "model.cutoff=a,b"]
     done = subprocess.run(

@@ -133,6 +133,8 @@ def test_all_forms_of_overrides() -> None:
     assert "ema" not in config.callbacks
     assert config.callbacks.mine.decay == 0.5
     assert "wandb" in config.logger
+    arguments = load_config("bench", ["peers.ase.arguments={rc: 5.0}"]).peers.ase.arguments
+    assert arguments == {"rc": 5.0}
     config = load_config("train", ["loss.energy={huber: 0.5, mae: 2.0}"])
     assert (config.loss.energy.huber, config.loss.energy.mae) == (0.5, 2.0)
 
@@ -196,3 +198,18 @@ def test_experiments_build_on_each_other(name: str) -> None:
     own = {**model_section(name), "n_features": 256, "cutoff": 6.5, "n_sensitivities": 20, "soft_max": 5.5}
     assert config.model == own | ({"group_norm": True} if name == "hiphop" else {})
     assert config.scheduler.max_batch_size == 2048
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["data=tiny"], "tiny-hiphop-48b5fa46"),
+        (["data=tiny", "model=hipnn", "loss=mse"], "tiny-hipnn-5ac74863"),
+        (["data=packed", "data.path=X"], "packed-hiphop-d37ad477"),
+        (["data=extxyz", "data.path=a.xyz"], "extxyz-hiphop-940e48a0"),
+        (["experiment=ani1x_hipnn_ts"], "ani1x-hipnn_ts-f20e129d"),
+    ],
+)
+def test_runs_begun_before_targets_and_rooms_are_found_again(overrides: list[str], name: str) -> None:
+    """Names that commit d8c3435 gave."""
+    assert run_name(load_config("train", overrides)) == name

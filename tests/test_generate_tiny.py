@@ -123,4 +123,4 @@ def test_wrong_numbers_are_refused(
     with pytest.raises(SystemExit) as stopped:
         generate_tiny.command_line().parse_args(arguments)
     assert stopped.value.code == 2
-    assert f"argument {option}: {value!r} is not a whole number from" in capsys.readouterr().err
+    assert f"argument {option}: {value!r} is not an integer of at least" in capsys.readouterr().err

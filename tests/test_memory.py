@@ -1,4 +1,4 @@
-"""Memory that is kept costs no page faults the next time."""
+"""Memory that is kept causes no page faults the next time."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ def faults(what: str, environment: dict[str, str]) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
-def test_kept_memory_costs_no_page_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_memory_causes_no_page_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten tensors of 64 MiB are 160,000 pages of 4 KiB."""
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)

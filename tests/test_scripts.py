@@ -56,7 +56,7 @@ def test_help(script: str) -> None:
 def test_environment_of_an_unknown_program_is_refused(tmp_path: Path) -> None:
     done = bash(ROOT / "scripts/peers.sh", "mace", "mase", HIPHOP_PEERS=tmp_path / "peers")
     assert done.returncode == 1
-    assert "there is no 'mase'" in done.stderr
+    assert "'mase' is unknown" in done.stderr
     assert "Allowed: mace, tensornet" in done.stderr
     assert not (tmp_path / "peers").exists()
 
@@ -106,7 +106,7 @@ class TestDevice:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Copy what the scripts need, with an environment whose Python only writes down how it is called."""
+    """Copy what the scripts need, with an environment whose Python only records how it is called."""
     root = tmp_path / "checkout"
     (root / "scripts").mkdir(parents=True)
     shutil.copy(ROOT / "scripts/common.sh", root / "scripts")
@@ -168,7 +168,7 @@ class TestInstall:
         ("extras", "wanted"), [("", False), ("[generate]", False), ("[test]", True), ("[dev]", True)]
     )
     def test_schnetpack_only_where_tests_are_run(self, checkout: Path, extras: str, wanted: bool) -> None:
-        """Without what it asks for, which excludes our torchmetrics."""
+        """Without its requirements, which exclude our torchmetrics."""
         done = common(f"install_project '{extras}'", checkout, HIPHOP_DEVICE="cuda")
         assert done.returncode == 0, done.stderr
         found = [
@@ -197,7 +197,7 @@ class TestQuickstart:
 
     @pytest.fixture
     def quickstart(self, checkout: Path) -> Path:
-        """Give the copied environment commands that say how they are called."""
+        """Give the copied environment commands that record how they are called."""
         shutil.copy(ROOT / "scripts/quickstart.sh", checkout / "scripts")
         run_dir = checkout / "runs/one"
         run_dir.mkdir(parents=True)
@@ -261,7 +261,7 @@ class TestCI:
 
 
 class TestSlurm:
-    """The job script, with Slurm played by the environment."""
+    """The job script, with Slurm simulated by the environment."""
 
     @pytest.fixture
     def job(self, tmp_path: Path) -> dict[str, object]:

@@ -67,7 +67,7 @@ def test_commands_of_the_wheel(wheel: Path, tmp_path: Path) -> None:
     assert printed.splitlines()[-1] == f"run directory: {run_dir}"
     assert {"metrics.json", "model.pt"} <= {path.name for path in run_dir.iterdir()}
 
-    # Programs of others are timed by files of the checkout, which the wheel does not contain; our own are not.
+    # Other programs are timed by files of the checkout, which the wheel does not contain; ours is not.
     refused = run(home / "bin" / "hiphop-bench", "against=[hippynn]", "water=[3]", cwd=elsewhere, code=2)
     assert "the repository's folder benchmarks/peers" in refused
     assert "allowed without one: exported, ase" in refused

@@ -91,7 +91,7 @@ class TensorNet(Program):
         self.box = self.tensor(work.cell, self.dtype) if work.pbc.any() else None
 
     def evaluate(self, search: bool) -> Result:
-        """Energy and forces with the given pairs, or with those that the network finds in any case."""
+        """Energy and forces with the given pairs, or with those that the network finds itself."""
         box = None if self.takes_pairs else self.box
         energy, forces = self.model(self.numbers, self.positions.detach(), self.system, box=box)
         return energy.reshape(-1), forces

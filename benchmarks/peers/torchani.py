@@ -34,7 +34,7 @@ class TorchANI(Program):
         return {"version": f"torchani {version('torchani')}", "settings": shown}
 
     def load(self, work: Workload) -> None:
-        """Take the workload: several systems are one for torchani, as no pairs run between them."""
+        """Take the workload: several systems are one for torchani, as no pair joins them."""
         i, j, shift = work.pair_i, work.pair_j, work.pair_shift
         first = np.where(shift[:, 0] != 0, shift[:, 0], np.where(shift[:, 1] != 0, shift[:, 1], shift[:, 2]))
         once = (i < j) | ((i == j) & (first > 0))

@@ -29,6 +29,8 @@ class CompiledGroupNorm(nn.Module):
 
     def forward(self, invariants: Tensor) -> Tensor:
         """Normalise (n_atoms, n_invariants, n_features) along the last axis."""
+        if not self.kernels.library.serves(invariants):  # converted or moved after compilation
+            return torch.addcmul(self.bias, _normalise(invariants), self.weight)
         rows = invariants.reshape(1, -1, invariants.shape[-1])
         normal = evaluate_compiled(self.kernels, rows).reshape(invariants.shape)
         return torch.addcmul(self.bias, normal, self.weight)
@@ -44,8 +46,12 @@ class DerivedGroupNorm(nn.Module):
 
     def forward(self, invariants: Tensor) -> Tensor:
         """Normalise (n_atoms, n_invariants, n_features) along the last axis."""
-        normal: Tensor = _Normalise.apply(invariants)  # type: ignore[no-untyped-call]
-        return torch.addcmul(self.bias, normal, self.weight)
+        return torch.addcmul(self.bias, _normalise(invariants), self.weight)
+
+
+def _normalise(values: Tensor) -> Tensor:
+    normal: Tensor = _Normalise.apply(values)  # type: ignore[no-untyped-call]
+    return normal
 
 
 class _Normalise(Function):

@@ -29,13 +29,15 @@ class CompiledInvariants(nn.Module):
 
     def __init__(self, plain: Invariants, setting: Setting) -> None:
         super().__init__()
-        program = program_of(plain)
         self.n_invariants = plain.n_invariants
-        library = setting.compile("polynomial.c", generated=header(program), in_vectors=False)
-        self.kernels = Kernels(library, program.n_inputs, plain.n_invariants)
+        self.program = program_of(plain)
+        library = setting.compile("polynomial.c", generated=header(self.program), in_vectors=False)
+        self.kernels = Kernels(library, self.program.n_inputs, plain.n_invariants)
 
     def forward(self, components: Tensor) -> Tensor:
         """Evaluate (n_invariants, ...) of ((l_max + 1)^2, ...), of any strides."""
+        if not self.kernels.library.serves(components):  # converted or moved after compilation
+            return evaluate(self.program, components.contiguous())
         return evaluate_compiled(self.kernels, components)
 
 

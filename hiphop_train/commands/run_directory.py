@@ -36,6 +36,13 @@ ADDED: dict[str, Any] = {
     "init_weights": None,
     "data.batch_by": "structures",
     "data.bucket": 1,
+    "data.format": "extxyz",
+    **{f"data.{part}{target}_key": None for part in ("", "reader.") for target in ("stress", "virial", "dipole")},
+    **{f"data.reader.levels.{theory}.dipole": None for theory in ("dz", "tz", "ccx")},
+    "data.reader.stress_unit": "eV/angstrom^3",
+    "data.reader.stress_sign": "tension_positive",
+    "data.reader.virial_unit": "eV",
+    "data.reader.dipole_unit": "e*angstrom",
     "loss.stress": {"_target_": "hiphop_train.training.losses.ErrorLoss"},
     "loss.dipole": {"_target_": "hiphop_train.training.losses.ErrorLoss"},
     "trainer.precision": "full",
@@ -78,8 +85,8 @@ def definition(config: dict[str, Any]) -> dict[str, Any]:
                 continue
             if isinstance(value, dict):
                 visit(f"{path}.", value)
-            else:
-                flat[path] = value
+            else:  # readers have moved since: their earlier names find runs again
+                flat[path] = checkpoint.former_reader(value) if path == "data.reader._target_" else value
 
     visit("", config)
     return flat

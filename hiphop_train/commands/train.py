@@ -174,7 +174,7 @@ def _print_start(
                 "values; the solution of least norm is used, so energies are valid for such compositions only"
             )
     print(f"accelerate {fast}")
-    for key in set(potential.targets) - {"energy", "forces", "stress", *module.loss.parts}:
+    for key in module.untrained:
         print(f"untrained  {key}: loss.{key} has no weight, so the model's {key} will be meaningless")
     if run.start_from is not None:
         print(f"resumes    from {run.start_from}")

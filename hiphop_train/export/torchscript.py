@@ -66,6 +66,7 @@ class ExportedPotential(nn.Module):
     e0 : (n_elements,) float64, eV
     dtype : str, floating-point type of the network; positions are taken and energies and forces returned in float64
     energy_unit, length_unit, forces_unit : str
+    units : dict, of the targets among the outputs
     metadata : str, JSON
     golden : list of dict with species, positions, cell, pbc and the outputs of `energy_forces`: energy, forces, virial,
         and further targets that the readout has
@@ -90,6 +91,7 @@ class ExportedPotential(nn.Module):
         self.energy_unit = "eV"
         self.length_unit = "angstrom"
         self.forces_unit = "eV/angstrom"
+        self.units = {key: TARGETS[key].unit for key in potential.targets}
         self.metadata = metadata
         self.of_structures = ["virial", "hierarchicality"] + [t.key for t in TARGETS.values() if t.per != "atom"]
         self.register_buffer("e0", first_theory.e0[0].clone())

@@ -35,6 +35,11 @@ class PotentialModule(LightningModule):
     optimizer : of the potential's parameters
     schedule : of the learning rate or the batch size
     record : plain data that every checkpoint carries (see `hiphop_train.checkpoint`)
+
+    Attributes
+    ----------
+    monitored : targets whose validation errors schedules and checkpoints watch
+    untrained : targets of the readout that the loss does not weigh
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class PotentialModule(LightningModule):
         self.record = record
         self.errors = Errors()
         self.monitored = {"energy", "forces", *loss.parts}
+        self.untrained = sorted(set(potential.targets) - {"energy", "forces", "stress", *loss.parts})
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss, so scaled that gradients averaged over ranks are those of the whole batch."""
@@ -97,4 +103,6 @@ class PotentialModule(LightningModule):
         weight = labels["weight"]
         n_atoms = segment_sum(weight.index_select(0, graph.system), graph.system, graph.n_systems)
         loss: Tensor = self.loss(outputs, labels, n_atoms)
+        for key in self.untrained:  # data parallelism needs a gradient of every parameter, be it zero
+            loss = loss + 0.0 * outputs[key].sum()
         return loss

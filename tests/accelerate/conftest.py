@@ -27,5 +27,5 @@ def make_setting() -> MakeSetting:
 
 @pytest.fixture(scope="session")
 def varied(mixed_structures: list[Atoms], make_molecule: MakeAtoms, graph_of: GraphOf) -> Graph:
-    """Lonely and crowded atoms, and atoms that are their own neighbours in small cells."""
+    """Isolated atoms, atoms with many neighbours, and atoms that are their own neighbours in small cells."""
     return graph_of([*mixed_structures, make_molecule(30, seed=8)])

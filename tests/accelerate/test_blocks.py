@@ -30,7 +30,7 @@ def test_values_and_derivatives() -> None:
     assert torch.autograd.gradgradcheck(blocked, (rows, more, parameter))
 
 
-def test_blocks_are_as_small_as_asked() -> None:
+def test_blocks_have_the_requested_size() -> None:
     sizes = []
 
     def function(rows: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def test_blocks_are_as_small_as_asked() -> None:
     assert sizes == [6]
 
 
-def test_what_the_function_does_not_depend_on() -> None:
+def test_inputs_that_do_not_matter() -> None:
     """As tensors of rank 0, which are the same in all directions."""
     rows = random(7, 3)
     for create_graph in (False, True):

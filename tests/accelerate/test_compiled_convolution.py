@@ -93,21 +93,21 @@ def test_gradients_of_weights(varied: Graph, potential_of: PotentialOf) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
 
 
-def test_training_takes_tables_which_can_be_differentiated_twice(varied: Graph, potential_of: PotentialOf) -> None:
+def test_training_uses_tables_which_can_be_differentiated_twice(varied: Graph, potential_of: PotentialOf) -> None:
     potential = make(potential_of, "hiphop", {}, 16)[1]
     assert convolutions(potential.train(), varied) == [TableConvolution]
     potential(varied)["forces"].square().sum().backward()
 
 
 @pytest.mark.parametrize("make_list", PAIR_LISTS)
-def test_pairs_without_their_reverses_take_tables(
+def test_pairs_without_their_reverses_use_tables(
     make_list: MakeList, make_box: MakeAtoms, graph_of: GraphOf, potential_of: PotentialOf
 ) -> None:
     graph = make_list(graph_of([make_box(4, seed=3)]))
     assert convolutions(make(potential_of, "hipnn", {}, 16)[1], graph) == [TableConvolution]
 
 
-def test_pairs_in_any_order_take_tables(varied: Graph, potential_of: PotentialOf) -> None:
+def test_unsorted_pairs_use_tables(varied: Graph, potential_of: PotentialOf) -> None:
     order = torch.randperm(len(varied.pair_i), generator=torch.Generator().manual_seed(0))
     names = ("pair_i", "pair_j", "pair_shift", "pair_vectors")
     shuffled = varied._replace(**{name: getattr(varied, name)[order] for name in names})
@@ -138,7 +138,7 @@ def test_no_pairs(potential_of: PotentialOf, graph_of: GraphOf, isolated_atom: A
 
 
 def test_a_second_derivative_is_refused(varied: Graph, make_setting: MakeSetting) -> None:
-    """No wrong number is given where the functions are used by themselves."""
+    """The functions, used by themselves, never return a wrong number."""
     kernels = compile_convolution(1, 4, 3, make_setting())
     start = first_pairs(varied, kernels.pairs)
     assert start is not None

@@ -1,4 +1,4 @@
-"""Irreducible tensors by a compiled program, and by kept matrices, are those of the recurrence; so are derivatives."""
+"""Irreducible tensors by a compiled program, and by cached matrices, equal those of the recurrence, derivatives too."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.accelerate.conftest import MakeSetting
 
 @pytest.mark.parametrize("l_max", range(6))
 def test_compiled_tensors_and_their_derivatives(l_max: int, make_setting: MakeSetting) -> None:
-    """Derivatives along the sphere: off it the two go different ways, since only one of them uses |u| = 1."""
+    """Derivatives along the sphere: off it the two differ, since only one of them uses |u| = 1."""
     generator = torch.Generator().manual_seed(2)
     vectors = torch.randn(50, 3, dtype=torch.float64, generator=generator)
     grad_output = torch.randn(50, (l_max + 1) ** 2, dtype=torch.float64, generator=generator)
@@ -29,6 +29,6 @@ def test_compiled_tensors_and_their_derivatives(l_max: int, make_setting: MakeSe
 
 
 @pytest.mark.parametrize("l_max", range(6))
-def test_kept_matrices_change_nothing(l_max: int) -> None:
+def test_cached_matrices_change_nothing(l_max: int) -> None:
     unit = torch.nn.functional.normalize(torch.randn(9, 3, dtype=torch.float64), dim=1)
     assert torch.equal(tensors_on_device(unit, l_max), irreducible_tensors(unit, l_max))

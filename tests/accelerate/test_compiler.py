@@ -48,7 +48,7 @@ if platform.machine() == "x86_64":
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
-    """Folder with a source of its own."""
+    """Folder with a source for a test."""
     folder = tmp_path / "sources"
     folder.mkdir()
     (folder / "common.h").write_text((SOURCES / "common.h").read_text())
@@ -93,7 +93,7 @@ def test_cache(fresh_cache: Path, sources: Path, compilations: list[list[str]]) 
     single, is_new = compile_library("cubes.c", torch.float32, {}, sources=sources)
     assert is_new
     assert len(compilations) == 2
-    assert {first.file, single.file} == set(fresh_cache.iterdir())  # nothing else is left
+    assert {first.file, single.file} == set(fresh_cache.iterdir())  # nothing else remains
     x = torch.tensor([1.0, 2.0, 3.0])
     assert cubes(single, x) == cubes(first, x.double()) == [1.0, 8.0, 27.0]
     assert single.serves(x)

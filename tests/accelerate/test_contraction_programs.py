@@ -30,7 +30,7 @@ def test_every_contraction_equals_einsum(l_max: int, n_max: int) -> None:
 
 
 def test_each_contraction_alone_and_in_any_order() -> None:
-    """What is shared with others does not matter to the values."""
+    """What is shared with others does not affect the values."""
     contractions = connected_contractions(4, 4)
     components = random_components(4, 3)
     together = evaluate(contraction_program(contractions, 4), components)
@@ -46,7 +46,7 @@ def test_parts_are_shared() -> None:
     square = contraction_program([parse("q_ij q_ij")], 2)
     assert len(square.steps) == 2 + 6  # zz, and the sum over different pairs of indices
     both = contraction_program([parse("q_ij q_ij"), parse("q_ij q_ik q_jk")], 2)
-    assert len(both.steps) == 8 + 6 * 3 + 6  # zz is there; a = q.q is a symmetric matrix; a:q
+    assert len(both.steps) == 8 + 6 * 3 + 6  # zz exists; a = q.q is a symmetric matrix; a:q
     t_squared = [parse(product) for product in ("q_ij t_ikl t_jkl", "v_i v_j t_ikl t_jkl", "t_ijk t_ijl t_kmn t_lmn")]
     alone = [len(contraction_program([contraction], 3).steps) for contraction in t_squared]
     assert len(contraction_program(t_squared, 3).steps) == alone[0] + 6 + 6 + 6  # v v, v v : b, b : b

@@ -1,4 +1,4 @@
-"""Sums over a half neighbour list are those over the whole."""
+"""Sums over a half neighbour list equal those over the full one."""
 
 import pytest
 import torch

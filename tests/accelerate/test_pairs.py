@@ -1,4 +1,4 @@
-"""Lists of pairs that twins rely on are told from others, in C and in torch."""
+"""Lists of pairs that twins can rely on are recognised, in C and in torch."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_half_list_holds_each_pair_once(varied: Graph) -> None:
 
 
 def test_first_pairs(varied: Graph, make_setting: MakeSetting) -> None:
-    """With shifts, and where one zero stands for all shifts."""
+    """With shifts, and where one zero represents all shifts."""
     library = make_setting().compile("pairs.c")
     start = first_pairs(varied, library)
     counts = torch.bincount(varied.pair_i, minlength=len(varied.species))
@@ -56,7 +56,7 @@ def test_lists_without_all_reverses(
     assert not torch.jit.script(has_reverses)(changed)
 
 
-def test_any_single_change_is_seen(make_box: MakeAtoms, graph_of: GraphOf) -> None:
+def test_any_single_change_is_detected(make_box: MakeAtoms, graph_of: GraphOf) -> None:
     """Of any index or shift of any pair."""
     graph = graph_of([make_box(3, seed=3, length=2.5)])
     for pair in range(0, len(graph.pair_i), 7):
@@ -66,7 +66,7 @@ def test_any_single_change_is_seen(make_box: MakeAtoms, graph_of: GraphOf) -> No
             assert not has_reverses(graph._replace(**{name: changed})), (pair, name)
 
 
-def test_a_pair_and_its_reverse_may_be_there_twice(
+def test_a_pair_and_its_reverse_may_occur_twice(
     make_box: MakeAtoms, graph_of: GraphOf, make_setting: MakeSetting
 ) -> None:
     graph = graph_of([make_box(3, seed=3)])

@@ -24,7 +24,7 @@ OF_GROUP_NORM = {twin.chosen: twin for twin in group_norm.TWINS}
 
 
 def with_derivatives(function: Callable[[Tensor], Tensor], x: Tensor, *, seed: int) -> list[Tensor]:
-    """Value, gradient, and the derivatives of something made of both."""
+    """Value, gradient, and the derivatives of a combination of both."""
     generator = torch.Generator().manual_seed(seed)
     x = x.detach().requires_grad_(True)
     value = function(x)

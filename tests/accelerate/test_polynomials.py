@@ -10,7 +10,7 @@ from hiphop_train.nn.invariants import Invariants
 
 
 def awkward() -> Program:
-    """Shared parts, squares, a copy, a result used inside of another, a variable without use, and factors."""
+    """Shared parts, squares, a copy, a result used within another, an unused variable, and factors."""
     writer = Writer(4)
     copy = writer.sum({(1, NOTHING): 1.0})
     shared = writer.sum({(0, 1): 2.0, (2, NOTHING): -1.0})
@@ -67,7 +67,7 @@ def test_gradients_against_finite_differences(case: tuple[Program, Tensor]) -> N
     assert torch.autograd.gradgradcheck(lambda x: evaluate(program, x), point)
 
 
-def test_nothing_given_is_changed() -> None:
+def test_inputs_are_not_changed() -> None:
     """Programs run in place on planes of their own."""
     program = awkward()
     inputs = torch.randn(4, 5, dtype=torch.float64).requires_grad_(True)
@@ -86,8 +86,8 @@ def test_awkward_values() -> None:
     assert evaluate(awkward(), x).tolist() == expected
 
 
-def test_derivatives_may_be_asked_for_again() -> None:
-    """What is forgotten on the way is not what the graph of autograd holds."""
+def test_derivatives_can_be_repeated() -> None:
+    """What is released on the way is not what autograd's graph holds."""
     program = awkward()
     x = torch.randn(4, 5, dtype=torch.float64).requires_grad_(True)
     (gradient,) = torch.autograd.grad(evaluate(program, x).sum(), x, create_graph=True)
@@ -95,8 +95,8 @@ def test_derivatives_may_be_asked_for_again() -> None:
     assert torch.equal(first, second)
 
 
-def test_memory_is_given_back_on_the_way() -> None:
-    """Of the planes that only the second derivative needs, most are forgotten before the end."""
+def test_memory_is_released_on_the_way() -> None:
+    """Most of the planes that only the second derivative needs are released before the end."""
     program = program_of(Invariants("published", 3, 4))
     temporary = {step.target for step in program.gradient_of_gradient}
     assert sum(program.last) > 0.7 * len(temporary)

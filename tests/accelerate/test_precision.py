@@ -1,4 +1,4 @@
-"""bf16-mixed rounds wide products and nothing else; precisions are set by configuration, and set back."""
+"""bf16-mixed rounds wide products and nothing else; precisions are set by configuration, and reset."""
 
 import copy
 from pathlib import Path
@@ -58,7 +58,7 @@ def evaluate(module: PotentialModule, batch: Batch, precision: Precision) -> dic
 @pytest.mark.parametrize(
     ("model_name", "large"), [*((name, False) for name in MODELS), *((name, True) for name in HIP)]
 )
-def test_energies_forces_and_gradients_are_near(model_name: str, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_energies_forces_and_gradients_are_close(model_name: str, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured with random weights, relative: energies 0.3 to 0.6 %, forces 0.4 to 1.2 %, gradients 0.3 to 1.8 %."""
     if large:
         monkeypatch.setattr(table_convolution, "LARGE", 0)
@@ -95,12 +95,12 @@ def test_geometry_and_sums_over_neighbours_are_not_rounded() -> None:
 
 
 def watch(module: torch.nn.Module, seen: list[bool]) -> None:
-    """Note whether autocast is on when a module is evaluated."""
+    """Record whether autocast is on when a module is evaluated."""
     module.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
 
 
-def test_representations_alone_are_rounded_in_training_alone(model_name: str) -> None:
-    """What they return is float32; readouts, evaluation and restored potentials are as ever."""
+def test_only_representations_are_rounded_and_only_in_training(model_name: str) -> None:
+    """What they return is float32; readouts, evaluation and restored potentials are unchanged."""
     module, batches = make(model_name)
     potential = module.potential.train()
     accelerate(potential, torch.float32, CPU, "training", "auto", "bf16-mixed")
@@ -138,7 +138,7 @@ def test_steps_lower_the_loss(name: str) -> None:
 
 
 def test_a_training_as_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are in bfloat16; what validates, evaluates and is saved is not, and TF32 ends with the training."""
+    """Steps are in bfloat16; validation, evaluation and checkpoints are not, and TF32 ends with the training."""
     seen: set[tuple[bool, bool, str]] = set()
     plain = HIPTwin.forward
 
@@ -159,9 +159,9 @@ def test_a_training_as_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["trainer.precision=16-mixed"], "trainer.precision: got '16-mixed'; it must be 'full' or 'bf16-mixed'"),
-        (["trainer.matmul_precision=tf32"], "got 'tf32'; it must be 'highest', 'high' or 'medium'"),
-        (["trainer.precision=bf16-mixed", "dtype=float64"], "leaves nothing of dtype=float64; leave out one of them"),
+        (["trainer.precision=16-mixed"], "trainer.precision: got '16-mixed'; must be 'full' or 'bf16-mixed'"),
+        (["trainer.matmul_precision=tf32"], "got 'tf32'; must be 'highest', 'high' or 'medium'"),
+        (["trainer.precision=bf16-mixed", "dtype=float64"], "contradicts dtype=float64; leave out one of them"),
     ],
 )
 def test_other_precisions_are_refused(settings: list[str], words: str) -> None:

@@ -29,7 +29,7 @@ def test_slopes() -> None:
 def test_frozen_weights(
     mixed_structures: list[Atoms], potential_of: PotentialOf, graph_of: GraphOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """First derivatives in blocks; second ones, which a half neighbour list divides in its own way, as in training."""
+    """First derivatives in blocks; second ones, whose half neighbour list is divided differently, as in training."""
     monkeypatch.setattr(blocks, "ROWS", 16)
     plain, frozen, graph = potential_of("schnet"), potential_of("schnet"), graph_of(mixed_structures)
     accelerate(frozen, torch.float64, torch.device("cpu"), "inference")

@@ -1,10 +1,10 @@
-"""Slopes of ANI's functions that are written out are autograd's; triples are those of the graph."""
+"""Explicit slopes of ANI's functions equal autograd's; triples are those of the graph."""
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from hiphop_train.accelerate.symmetry_functions import ANITwin
+from hiphop_train.accelerate.symmetry_functions import ANISlopes
 from hiphop_train.build import make_potential
 from hiphop_train.models.ani import ANI
 from tests.conftest import ROOT
@@ -31,7 +31,7 @@ def test_slopes_of_the_angular_part(zeta: float) -> None:
     grad_output = torch.rand(terms.shape, dtype=torch.float64, generator=generator)
     expected = torch.autograd.grad(terms, pairs, grad_output)
     with torch.no_grad():
-        found = ANITwin(plain).angular_slopes(*pairs, grad_output)
+        found = ANISlopes(plain).angular(*pairs, grad_output)
     for slope, value in zip(found, expected, strict=True):
         torch.testing.assert_close(slope, value, rtol=1e-11, atol=1e-11)
     base = torch.rand(3, 20, dtype=torch.float64, generator=generator)
@@ -43,7 +43,7 @@ def test_slopes_of_the_radial_part() -> None:
     plain = make_ani()
     distance = torch.linspace(0.5, 5.5, 41, dtype=torch.float64)
     terms, slopes = torch.empty((2, 41, 16), dtype=torch.float64).unbind()
-    ANITwin(plain).write_radial(distance, [terms], [slopes])
+    ANISlopes(plain).write_radial(distance, [terms], [slopes])
     torch.testing.assert_close(terms, plain.radial(distance), rtol=1e-14, atol=1e-20)
     expected = torch.func.jacfwd(lambda r: plain.radial(r).sum(0))(distance).T
     torch.testing.assert_close(slopes, expected, rtol=1e-12, atol=1e-14)

@@ -31,7 +31,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def graph() -> Graph:
-    """Forty atoms, most of them crowded, some alone, one species missing; pairs in no order."""
+    """Forty atoms, most of them with many neighbours, some isolated, one species missing; unsorted pairs."""
     positions = 2.2 * random(40, 3) + torch.tensor([2.0, 0.0, 0.0])
     positions[-1] += 100.0
     open_box = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.bool)
@@ -66,7 +66,7 @@ def plain(graph: Graph, interaction: HIPInteraction, features: Tensor, are_speci
 
 
 def few(graph: Graph) -> Graph:
-    """Only atoms that are near: message first takes fewer multiplications."""
+    """Only near atoms: forming the message first takes fewer multiplications."""
     near = torch.nonzero(torch.linalg.norm(graph.pair_vectors, dim=1) < 1.5)[:, 0]
     changed = graph._asdict() | {
         k: graph._asdict()[k][near] for k in ("pair_i", "pair_j", "pair_shift", "pair_vectors")

@@ -78,7 +78,7 @@ def test_sorted_values_need_no_sorting() -> None:
     assert torch.equal(row, shuffled.row[index[order]])
 
 
-def test_filled_table_holds_each_value_and_else_the_given_one(index: tuple[Tensor, int], table: Table) -> None:
+def test_filled_table_holds_each_value_and_the_given_one_elsewhere(index: tuple[Tensor, int], table: Table) -> None:
     values = random(len(index[0]), 3)
     filled = fill(values, table, 7.0)
     assert torch.equal(filled[table.entry], values)

@@ -1,4 +1,4 @@
-"""Programs of others, from the checkout's benchmarks/peers: pairs, periodic images, batches, our weights."""
+"""Other programs, from the checkout's benchmarks/peers: pairs, periodic images, batches, our weights."""
 
 import subprocess
 import sysconfig
@@ -134,7 +134,7 @@ def test_program_in_an_environment_of_its_own(tmp_path: Path) -> None:
     made.close()
 
 
-def test_others_give_memory_back(process: WorkerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_release_memory(process: WorkerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If less is free than a program may take; later outputs are right, and timed after a warm-up."""
     water = systems.work_of(systems.water(24, seed=0), process.description["cutoff"])
     expected = outputs(process, water, tmp_path)[0]

@@ -41,7 +41,7 @@ def test_other_end_is_a_failure_with_its_last_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "error"), [("memory", DoesNotFit), ("import", CannotImport), ("failed", Failed)])
-def test_errors_are_told_apart(tmp_path: Path, kind: str, error: type[Exception]) -> None:
+def test_errors_are_distinguished(tmp_path: Path, kind: str, error: type[Exception]) -> None:
     made = process(tmp_path, f'echo \'{{"error": "{kind}", "message": "so it is"}}\'\nread line')
     with pytest.raises(error, match="so it is"):
         made.open()

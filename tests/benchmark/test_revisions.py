@@ -1,4 +1,4 @@
-"""benchmarks/revisions.py: the last commit beside the working tree."""
+"""benchmarks/revisions.py: the last commit compared with the working tree."""
 
 import json
 import runpy

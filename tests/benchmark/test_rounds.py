@@ -12,7 +12,7 @@ from hiphop_train.benchmark.rounds import NOT_FITTING, Turns
 
 
 class FakeProcess:
-    """A program that takes given times, and notes when it was asked."""
+    """A program that takes given times, and records its requests."""
 
     def __init__(
         self, name: str, times: list[float], diary: list[str], forces: float = 1.0, energy: float = 0.0
@@ -28,7 +28,7 @@ class FakeProcess:
         self.error: Exception | None = None
 
     def make_room(self, others: Any) -> None:
-        """It takes none."""
+        """Nothing is released."""
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         if do == "outputs":
@@ -58,7 +58,7 @@ def test_short_work_is_repeated() -> None:
 
 
 @pytest.mark.parametrize(("error", "part"), [(DoesNotFit("x"), NOT_FITTING), (Failed("lost its way"), "lost its way")])
-def test_others_go_on(error: Exception, part: str) -> None:
+def test_others_continue(error: Exception, part: str) -> None:
     diary: list[str] = []
     good, bad = FakeProcess("good", [400.0], diary), FakeProcess("bad", [400.0], diary)
     bad.error = error
@@ -122,7 +122,7 @@ def test_other_outputs_give_none(tmp_path: Path, forces: float, energy: float) -
     assert row["programs"]["peer"]["excluded"]["median"] == 800.0
 
 
-def test_what_did_not_fit_is_not_tried_with_more(tmp_path: Path) -> None:
+def test_larger_work_is_not_tried_after_one_that_did_not_fit(tmp_path: Path) -> None:
     programs = fake_programs(tmp_path, 1.0)
     too_small = {"peer"}
     row = measure.dynamics(programs, systems.water(6, 0), 1, too_small, lambda n: None)
@@ -131,7 +131,7 @@ def test_what_did_not_fit_is_not_tried_with_more(tmp_path: Path) -> None:
     assert row["programs"]["ours"]["excluded"]["median"] == 400.0
 
 
-def test_busy_machine_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_busy_machine_is_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     rows = [measure.dynamics(fake_programs(tmp_path, 1.0), systems.water(6, 0), 2, set(), lambda n: None)]
     report.print_all({"md": rows, "scaling": {}})
     assert "busy with other work" not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Boxes of water and what is made of structures."""
+"""Boxes of water, and graphs made from structures."""
 
 from pathlib import Path
 

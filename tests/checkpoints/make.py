@@ -1,4 +1,4 @@
-"""Make the checkpoint of the present version: python tests/checkpoints/make.py (once, when the version rises)."""
+"""Make the checkpoint of the present version: python tests/checkpoints/make.py (once per new version)."""
 
 import tempfile
 from pathlib import Path

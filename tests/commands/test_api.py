@@ -68,7 +68,7 @@ def test_graph_of_a_batch_is_that_of_its_structures(trained: Path) -> None:
         graph_from_atoms([], potential)
 
 
-def test_what_cannot_be_loaded(trained: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_loaded(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere does not exist"):
         load(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"model\.pt is an exported potential; give the run directory"):

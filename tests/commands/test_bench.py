@@ -28,7 +28,7 @@ def ethanol(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_beside_hippynn_and_the_exported_file(run: Run, tmp_path: Path, ethanol: Path) -> None:
+def test_compared_with_hippynn_and_the_exported_file(run: Run, tmp_path: Path, ethanol: Path) -> None:
     output = tmp_path / "out.json"
     arguments = ["water=[24,96]", f"structures=[{ethanol}]", "against=[hippynn,exported,ase]"]
     code, out, err = run("bench", *TINY, *arguments, "peers.hippynn.kernels=pytorch", f"output={output}")
@@ -103,7 +103,7 @@ def test_run_and_exported_file(trained: Path, run: Run, tmp_path: Path) -> None:
     assert "training" not in found
 
 
-def test_what_does_not_fit_in_memory_is_said_so(run: Run, tmp_path: Path) -> None:
+def test_lack_of_memory_is_reported(run: Run, tmp_path: Path) -> None:
     arguments = ["water=[24,15000]", "measure=[md]", "rounds=1", "memory_limit=0.1", f"output={tmp_path / 'out.json'}"]
     code, out, err = run("bench", *TINY, *arguments)
     assert code == 0, err
@@ -194,7 +194,7 @@ def test_other_ase_calculator(run: Run, tmp_path: Path) -> None:
     assert found["md"][0]["ratios"]["ase"]["included"]["median"] > 0
 
 
-def test_programs_of_others_need_a_checkout(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_programs_need_a_checkout(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings.Hippynn, "file", tmp_path / "benchmarks" / "peers" / "hippynn.py")
     code, _, err = run("bench", "against=[hippynn]", "water=[3]")
     assert code == 2

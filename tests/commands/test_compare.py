@@ -43,7 +43,7 @@ def stored(path: Path, split: str, kind: str, measure: str) -> float:
     return float(json.loads((path / "metrics.json").read_text())["errors"][split][kind][measure])
 
 
-def test_runs_side_by_side(trained: Path, hipnn: list[Path], compare: Compare, tmp_path: Path) -> None:
+def test_runs_are_compared(trained: Path, hipnn: list[Path], compare: Compare, tmp_path: Path) -> None:
     first, second, _ = hipnn
     code, out, err = compare(first, trained, second)
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""hiphop-data check and inspect: correct labels pass, every planted fault is found and named."""
+"""hiphop-data check and inspect: correct labels pass, every deliberate error is found and named."""
 
 import json
 import re
@@ -137,7 +137,7 @@ def test_correct_labels_pass(run: Run, ani1x: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "worst.xyz").exists()
 
 
-def test_planted_faults_are_found_and_named(run: Run, ani1x: Path, tmp_path: Path) -> None:
+def test_deliberate_errors_are_found_and_named(run: Run, ani1x: Path, tmp_path: Path) -> None:
     def energy(values: np.ndarray) -> None:
         values[5] += 2.0  # hartree
         values[20] = values[19]
@@ -268,7 +268,7 @@ def test_inspect_reads_real_files(run: Run, shared: Path, tmp_path: Path, name: 
 
 
 def test_recognised_layouts(tmp_path: Path) -> None:
-    """The names and shapes that tell the published layouts from one another."""
+    """The names and shapes that distinguish the published layouts."""
 
     def hdf5(name: str, group: str, **arrays: Any) -> Path:
         with h5py.File(tmp_path / name, "w") as file:
@@ -299,7 +299,7 @@ def test_recognised_layouts(tmp_path: Path) -> None:
         base.execute("CREATE TABLE data (id INTEGER PRIMARY KEY, E FLOAT)")
         base.commit()
     for path, words in [
-        (hdf5("l.h5", "g", something=x), ["l.h5", "group /g holds something", "data=NAME"]),
+        (hdf5("l.h5", "g", something=x), ["l.h5", "group /g contains something", "data=NAME"]),
         (tmp_path / "empty", ["is a folder without data files"]),
         (tmp_path / "gems.db", ["gems.db", "SQLite", "not an ASE database", "data=NAME"]),
     ]:

@@ -23,7 +23,7 @@ def test_own_tests_repeat_the_run_s_errors(trained: Path, run: Run, tmp_path: Pa
     assert "energy error by R" in out
 
 
-def test_comp6_subset_beside_an_own_calculation(trained: Path, run: Run, tmp_path: Path, shared: Path) -> None:
+def test_comp6_subset_against_an_independent_calculation(trained: Path, run: Run, tmp_path: Path, shared: Path) -> None:
     root = shared / "data" / "comp6"
     arguments = [f"checkpoint={trained}", "data=comp6", f"data.root={root}", f"output_dir={tmp_path}"]
     code, out, _ = run("eval", *arguments)

@@ -1,4 +1,4 @@
-"""Every experiment/ file trains; those for ANI-1x on a small file of the release's layout."""
+"""Every experiment/ file trains; those for ANI-1x on a small file in the release's layout."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ FIRST_STEPS = ["trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer
 
 @pytest.fixture(scope="module")
 def ani1x_file(make_conformers: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty formulas' worth of groups, so that each split gets some."""
+    """Twenty groups of formulas, so that each split gets some."""
     path = tmp_path_factory.mktemp("ani1x") / "ani1x-release.h5"
     with h5py.File(path, "w") as file:
         for k in range(20):

@@ -1,4 +1,4 @@
-"""hiphop-import, and what can be done with its checkpoints: evaluate, export, begin a training from their weights."""
+"""hiphop-import, and what can be done with its checkpoints: evaluate, export, start a training from their weights."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ START = [*FAST, "trainer.limit_train_batches=2"]
 
 
 def imported(trained: Path) -> Imported:
-    """A trained potential as an importer would hand it over."""
+    """A trained potential as an importer returns it."""
     loaded = load(str(trained))
     return Imported(loaded.record["config"]["model"], loaded.potential.state_dict(), "somewhere else")
 
@@ -56,7 +56,7 @@ def test_imported_weights_are_exported(trained: Path, file: Path, run: Run) -> N
 
 
 def test_training_starts_from_given_weights(trained: Path, file: Path, run: Run, tmp_path: Path) -> None:
-    """With a rate of zero the run ends with the weights that it began with, E0 and scale included."""
+    """With a learning rate of zero the run ends with its initial weights, E0 and scale included."""
     arguments = [*START, f"init_weights={file}", "optimizer.lr=0.0", f"run_dir={tmp_path / 'r'}"]
     code, out, err = run("train", *arguments, "data/split=random")
     assert code == 0, err
@@ -81,7 +81,7 @@ def test_fine_tuning_moves_the_weights_of_a_run_and_keeps_e0(trained: Path, run:
     assert 0 < float((first - second).detach().abs().max()) < 0.1
 
 
-def test_the_same_model_may_be_named(file: Path, run: Run) -> None:
+def test_the_same_model_may_be_given(file: Path, run: Run) -> None:
     code, out, err = run("train", "--print-run-dir", "model=hiphop", "model.n_features=8", f"init_weights={file}")
     assert code == 0, err
     assert "tiny-hiphop-" in out

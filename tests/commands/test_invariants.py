@@ -13,7 +13,7 @@ from tests.commands.conftest import FAST, Run
 
 
 def table(text: str) -> dict[str, list[int]]:
-    """Numbers of each line of the table, by the tensors that vanish."""
+    """Numbers in each row of the table, by the tensors that vanish."""
     lines = re.findall(r"^(none|[vqth ]+?) +(\d+) +(\d+) +(\d+) +(\d+)", text, flags=re.M)
     return {name: [int(number) for number in numbers] for name, *numbers in lines}
 

@@ -22,7 +22,7 @@ NARROW = ["model.n_features=8", "model.n_sensitivities=8", "model.n_atom_layers=
 
 
 class PointCharges(Calculator):
-    """Charges +q on each hydrogen and what is left on the others, evenly; energy and forces of springs."""
+    """Charges +q on each hydrogen, neutralised evenly by the other atoms; energy and forces of springs."""
 
     implemented_properties = ("energy", "forces", "dipole")
 
@@ -35,7 +35,7 @@ class PointCharges(Calculator):
 
 
 def frozen(atoms: Atoms, *properties: str) -> Atoms:
-    """Return the structure with labels that a file can hold."""
+    """Return the structure with labels that a file can contain."""
     labels = {name: atoms.calc.get_property(name, atoms) for name in properties}
     copy = atoms.copy()
     copy.calc = SinglePointCalculator(copy, **labels)
@@ -169,7 +169,7 @@ def test_of_ani1x_the_array_of_the_dipoles_is_named() -> None:
         ("boxes", ["model=hiphop_dipole", "loss.dipole.mae=1"], 2, ["no training structure", "data.dipole_key=NAME"]),
     ],
 )
-def test_what_the_loss_cannot_have_is_refused(
+def test_losses_without_labels_or_outputs_are_refused(
     name: str, settings: list[str], code: int, parts: list[str], run: Run, files: Path, tmp_path: Path
 ) -> None:
     model = [] if any(setting.startswith("model=") for setting in settings) else ["model=hiphop"]

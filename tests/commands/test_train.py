@@ -35,7 +35,7 @@ def weights(run_dir: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
     return state
 
 
-def test_run_leaves_everything(trained: Path) -> None:
+def test_run_writes_everything(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == ARTEFACTS
     metrics = json.loads((trained / "metrics.json").read_text())
     assert metrics["status"] == "completed"

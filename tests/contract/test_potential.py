@@ -141,7 +141,7 @@ def test_invariant_under_translation(evaluate: Evaluate, structures: list[Atoms]
 
 
 @pytest.mark.parametrize("handedness", [1, -1], ids=["rotation", "reflection"])
-def test_turns_with_the_structure(
+def test_rotates_with_the_structure(
     evaluate: Evaluate, structures: list[Atoms], handedness: int, graph_of: GraphOf
 ) -> None:
     matrix = handedness * Rotation.random(random_state=np.random.RandomState(5)).as_matrix()
@@ -190,7 +190,7 @@ def test_inside_of_a_cluster_is_the_periodic_cell(
     outputs = values(evaluate(graph_of([cluster]), forces=False))
     np.testing.assert_allclose(outputs["atomic_energy"][middle], cell["atomic_energy"], rtol=1e-12)
     everywhere = outputs["atomic_energy"].reshape(-1, 2)
-    assert np.abs(everywhere - cell["atomic_energy"]).max() > 1e-3  # the surface is no inside
+    assert np.abs(everywhere - cell["atomic_energy"]).max() > 1e-3  # the surface is not the inside
 
 
 def test_batch_equals_singles(evaluate: Evaluate, mixed_structures: list[Atoms], graph_of: GraphOf) -> None:
@@ -300,7 +300,7 @@ def test_pairs_without_all_reverses(
     graph_of: GraphOf,
     evaluator_of: EvaluatorOf,
 ) -> None:
-    """Whatever relies on reverses must see that some are missing: all numbers are those of the plain modules."""
+    """Twins that rely on reverses must detect that some are missing: all numbers equal those of the plain modules."""
     graph = make_list(graph_of([make_box(4, seed=3)]))
     expected = values(evaluator_of(model_name, "plain")(graph, virial=True))
     found = values(evaluator_of(model_name, way)(graph, virial=True))

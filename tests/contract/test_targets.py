@@ -2,15 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from scipy.spatial.transform import Rotation
 
+from hiphop_train.accelerate import accelerate
 from hiphop_train.targets import TARGETS, Target
 from tests.conftest import GraphOf, MakeAtoms, PotentialOf
 
+KERNELS = {"n_features": 16}
+"""A width that kernels in C take."""
+
 
 def transformed(values: np.ndarray, target: Target, matrix: np.ndarray) -> np.ndarray:
-    """Transform entries as the record says that they do under an orthogonal matrix."""
+    """Transform entries by an orthogonal matrix as the record says."""
     for axis in range(1, 1 + target.rank):
         values = np.moveaxis(np.tensordot(values, matrix, axes=(axis, 1)), -1, axis)
     is_pseudo = target.is_odd != (target.rank % 2 == 1)
@@ -47,7 +52,7 @@ def test_stress_is_the_strain_derivative_per_volume(
 def test_stress_is_zero_where_there_is_no_volume(
     model_name: str, mixed_structures: list[Atoms], potential_of: PotentialOf, graph_of: GraphOf
 ) -> None:
-    """Open structures and slabs, beside crystals in one batch."""
+    """Open structures and slabs, with crystals in one batch."""
     outputs = potential_of(model_name)(graph_of(mixed_structures), virial=True)
     stress, virial = outputs["stress"].detach().numpy(), outputs["virial"].detach().numpy()
     for k, atoms in enumerate(mixed_structures):
@@ -85,7 +90,7 @@ def test_targets_transform_as_their_records_say(
 def test_extensive_targets_of_far_apart_structures_add_up(
     model_name: str, make_molecule: MakeAtoms, potential_of: PotentialOf, graph_of: GraphOf
 ) -> None:
-    """Charges are made neutral over all that is in a structure, so that two neutral halves are better far apart."""
+    """Charges are neutralised over the whole structure; copies of one molecule get equal corrections."""
     potential = potential_of(model_name)
     first, second = make_molecule(6, seed=24), make_molecule(6, seed=24)
     second.rotate(70, (1, 2, 3))
@@ -95,3 +100,26 @@ def test_extensive_targets_of_far_apart_structures_add_up(
         if key in alone and TARGETS[key].extensive:
             expected = alone[key].sum(0).detach().numpy()
             np.testing.assert_allclose(together[key][0].detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_loss_of_all_targets_has_the_same_gradient_when_accelerated(
+    model_name: str, mixed_structures: list[Atoms], potential_of: PotentialOf, graph_of: GraphOf
+) -> None:
+    """Stress and dipole reach the parameters through the twins as they do through the plain modules."""
+    potential, graph = potential_of(model_name, **KERNELS).train(), graph_of(mixed_structures)
+    parameters = list(potential.parameters())
+
+    def gradients() -> list[torch.Tensor | None]:
+        outputs = potential(graph, virial=True)
+        loss = sum(outputs[key].square().sum() for key in potential.targets if key != "energy")
+        return list(torch.autograd.grad(loss, parameters, allow_unused=True))
+
+    plain = gradients()
+    chosen = accelerate(potential, torch.float64, torch.device("cpu"), "training")
+    graph = chosen.prepare(graph)
+    found = gradients()
+    largest = max(float(gradient.abs().max()) for gradient in plain if gradient is not None)
+    for fast, expected in zip(found, plain, strict=True):
+        assert (fast is None) == (expected is None)
+        if fast is not None and expected is not None:
+            torch.testing.assert_close(fast, expected, rtol=1e-9, atol=1e-10 * largest)

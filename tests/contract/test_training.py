@@ -25,7 +25,7 @@ KEYS = {file.stem: set(model_section(file.stem)) for file in MODEL_FILES}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Run directories of short trainings, made when first asked for."""
+    """Run directories of short trainings, made when first needed."""
     return {name: tmp_path_factory.mktemp(name) / "run" for name in KEYS}
 
 
@@ -46,7 +46,7 @@ def loss_of(potential: Potential, batch: Batch, loss: torch.nn.Module) -> Tensor
 
 
 def test_twenty_steps_lower_the_loss(model_name: str) -> None:
-    """On structures that the steps did not see, at a rate of the warm-up's first steps."""
+    """On structures outside the training steps, at a rate of the warm-up's first steps."""
     config = load_config("train", [f"model={model_name}", "optimizer.lr=3e-4"])
     torch.manual_seed(0)
     potential = make_potential(config.model, torch.float32)

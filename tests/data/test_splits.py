@@ -172,7 +172,7 @@ def test_structure_in_two_splits_is_refused() -> None:
 
 
 def molecules(names: list[str], count: int = 6) -> Structures:
-    """Thermal conformers of molecules, each with its atoms in an order and orientation of its own."""
+    """Thermal conformers of molecules, each with its own order of atoms and orientation."""
     rng = np.random.default_rng(0)
     found = Collector("set.h5")
     for name in names:
@@ -186,7 +186,7 @@ def molecules(names: list[str], count: int = 6) -> Structures:
     return found.finish("all")
 
 
-def test_molecules_are_told_apart_by_connectivity() -> None:
+def test_molecules_are_distinguished_by_connectivity() -> None:
     """As the canonical names of `connectivity` do, of isomers too, whatever the order of the atoms."""
     isomers = ["CH3CH2OH", "CH3OCH3", "C3H4_C3v", "C3H4_D2d", "C3H4_C2v", "isobutane", "trans-butane", "C6H6", "H2O"]
     structures = molecules(isomers)
@@ -209,7 +209,7 @@ def test_conformers_stay_together(by: Any) -> None:
         assert any({"isobutane", "trans-butane"} <= side for side in sides.values())
 
 
-def test_levels_of_one_conformation_stay_together() -> None:
+def test_theories_of_one_conformation_stay_together() -> None:
     found = Collector("set.h5")
     positions = np.random.default_rng(0).normal(size=(40, 2, 3))
     for level, index in (("low", np.arange(40)), ("high", np.arange(0, 40, 3))):
@@ -233,7 +233,7 @@ def test_leak_is_refused_unless_allowed() -> None:
     check_splits(splits, twin, allow_leak=True)
 
 
-def test_a_stored_split_is_taken_again_for_the_same_data_only(tmp_path: Path) -> None:
+def test_a_stored_split_is_reused_for_the_same_data_only(tmp_path: Path) -> None:
     structures = make_structures([30])
     splits = RandomSplit(0.2, 0.3, seed=0).divide(structures, "abc")
     store_splits(tmp_path / "splits.npz", splits, "abc")
@@ -247,7 +247,7 @@ def test_a_stored_split_is_taken_again_for_the_same_data_only(tmp_path: Path) ->
             StoredSplit(str(tmp_path / name)).divide(structures, "abc")
 
 
-def test_split_by_files_of_numbers(tmp_path: Path) -> None:
+def test_split_by_files_of_indices(tmp_path: Path) -> None:
     structures = make_structures([20])
     (tmp_path / "train.csv").write_text("0\n3\n7\n8\n9\n10\n11\n12\n13\n14\n")
     np.save(tmp_path / "test.npy", np.array([1, 2]))

@@ -1,4 +1,4 @@
-"""Labels by target: known or not, chosen, cut and joined like all else that a set holds."""
+"""Labels by target: known or not, selected, cut and joined like everything else in a set."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""E0 of several levels, named and given ones; how a model's levels of theory are found again in data."""
+"""E0 of several levels of theory, named and given ones; how a model's levels of theory are found in data."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def two_levels(levels: tuple[str, ...] = ("low", "high")) -> Structures:
     return found.finish("all")
 
 
-def test_each_level_has_an_e0_of_its_own() -> None:
+def test_each_theory_has_an_e0_of_its_own() -> None:
     statistics = fit_statistics(two_levels(), [1, 8])
     expected = [[ATOMS[level][number] for number in (1, 8)] for level in ("low", "high")]
     np.testing.assert_allclose(statistics.e0, expected, rtol=1e-12)
@@ -59,7 +59,7 @@ def test_given_e0() -> None:
     assert statistics.residual == pytest.approx(0.5, rel=1e-9)  # waters are 1 eV off, hydrogen molecules are right
 
 
-def test_e0_that_does_not_serve_is_refused() -> None:
+def test_unusable_e0_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"has no energy of O, only of H.*data\.e0=fit"):
         fit_statistics(two_levels(("low",)), [1, 8], e0={"H": -13.0})
     with pytest.raises(ConfigError, match=r"several levels of theory \(low, high\) E0 must be fitted"):
@@ -68,26 +68,26 @@ def test_e0_that_does_not_serve_is_refused() -> None:
 
 @pytest.fixture
 def data() -> Any:
-    """The embedded set, as a module, with the structures above in the place of its own."""
+    """The embedded set, as a module, with its structures replaced by those above."""
     config = load_config("train", ["data=tiny", "data.check=false"])
     module = make_data(config.data, make_potential(config.model, torch.float32), torch.float32, 0)
     module._structures = two_levels()
     return module
 
 
-def test_levels_are_those_of_the_model(data: Any) -> None:
+def test_theories_are_those_of_the_model(data: Any) -> None:
     before = data.structures.theory.copy()
     data.use_theories(["high", "low"])
     np.testing.assert_array_equal(data.structures.theory, 1 - before)
     assert data.structures.theory_names == ("high", "low")
 
 
-def test_a_model_of_one_level_takes_all_for_it(data: Any) -> None:
+def test_a_model_of_one_theory_uses_it_for_all_data(data: Any) -> None:
     data.use_theories(["other"])
     assert not np.asarray(data.structures.theory).any()
 
 
-def test_levels_that_the_model_does_not_know_must_be_told(data: Any) -> None:
+def test_theories_that_the_model_does_not_know_must_be_given(data: Any) -> None:
     with pytest.raises(ConfigError, match=r"levels of theory low, third, but set\.h5 has 'high'.*level_of_theory=low"):
         data.use_theories(["low", "third"])
     data.level_of_theory = "thrid"

@@ -1,4 +1,4 @@
-"""Rows of a comparison: ranges over seeds, labels, tables, the front."""
+"""Rows of a comparison: ranges over seeds, labels, tables, the Pareto front."""
 
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,17 @@ def test_mean_and_range_over_seeds() -> None:
     assert set(partly["test"]) == {"energy"}  # a mean over some of the seeds would mislead
 
 
+def test_further_targets_have_columns_where_some_row_has_them() -> None:
+    with_stress = errors(1.0) | {"stress": {"n": 6, "mae": 0.12345, "rmse": 0.2}}
+    first, second = row("a", [1.0], 1.0), row("b", [2.0], 2.0)
+    first.errors = errors_over_runs([{"test": with_stress}])
+    (_, table) = sheets([first, second])
+    assert table.header == ["", "energy", "relative energy", "forces", "stress, GPa"]
+    assert [cells[-1] for cells in table.rows] == ["0.123 / 0.200", "-"]
+    (_, table) = sheets([second])
+    assert table.header == ["", "energy", "relative energy", "forces"]
+
+
 def test_rows_are_named_by_what_differs() -> None:
     settings = [
         {"model.l_max": 2, "model.n_max": 4, "loss": "a"},
@@ -85,7 +96,7 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_front_holds_what_nothing_beats() -> None:
+def test_front_contains_what_nothing_beats() -> None:
     points = np.array([[1.0, 5.0], [2.0, 6.0], [3.0, 2.0], [3.0, 1.0], [4.0, 1.0], [0.5, 9.0]])
     assert front(points).tolist() == [5, 0, 3]
     assert front(np.zeros((0, 2))).tolist() == []

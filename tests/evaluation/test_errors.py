@@ -138,7 +138,7 @@ def test_predictions_of_a_range(with_further_targets: tuple[Structures, Predicti
 
 
 def test_levels_of_theory_are_not_compared_with_one_another(labelled: tuple[Structures, Predictions]) -> None:
-    """Another level is as good as another group."""
+    """Another level of theory counts as another group."""
     structures, predictions = labelled
     level, group = np.array([0, 1, 0, 1, 0, 1, 0]), np.array([0, 3, 0, 4, 1, 4, 2])
     of_levels = replace(structures, theory=level, theory_names=("low", "high"))
@@ -149,7 +149,7 @@ def test_levels_of_theory_are_not_compared_with_one_another(labelled: tuple[Stru
 
 
 @pytest.mark.parametrize("sizes", [(2,), (3,), (2, 7, 40), (5, 5)])
-def test_differences_are_summarised_as_if_they_had_been_made(sizes: tuple[int, ...]) -> None:
+def test_differences_are_summarised_without_being_listed(sizes: tuple[int, ...]) -> None:
     rng = np.random.default_rng(sum(sizes))
     groups = [np.sort(rng.normal(loc=100.0, size=size)) for size in sizes]
     groups[-1][:2] = groups[-1][0]  # equal errors
@@ -177,7 +177,7 @@ def test_quantiles_are_sorted_by_r(labelled: tuple[Structures, Predictions]) -> 
     assert all(low["r_high"] <= high["r_low"] for low, high in itertools.pairwise(rows))
 
 
-def test_others_stand_beside_the_same_structures_only() -> None:
+def test_references_are_shown_for_the_same_structures_only() -> None:
     assert references("comp6", POOLED, 528) == []
     assert {found.method for found in references("comp6", POOLED, 101_352)} >= {"ANI-1x", "HIP-HOP-NN"}
     assert {found.method for found in references("comp6", "S66x8", 528)} == {"GFN2-xTB", "ANI-1x, 1 network"}

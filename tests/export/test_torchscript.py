@@ -246,12 +246,13 @@ def test_runs_without_the_package(model_file):
     assert said["worst"] < 1e-4
 
 
-def test_says_what_it_is(model_file):
+def test_describes_itself(model_file):
     model = load(model_file)
     assert model.format_version == torchscript.FORMAT_VERSION
     assert model.elements == ["H", "C", "N", "O"]
     assert model.atomic_numbers == [1, 6, 7, 8]
     assert (model.energy_unit, model.length_unit, model.forces_unit) == ("eV", "angstrom", "eV/angstrom")
+    assert model.units == {"energy": "eV", "forces": "eV/angstrom", "stress": "eV/angstrom^3"}
     assert model.dtype == "float32"
     assert model.e0.tolist() == [-1000.0, -2000.0, -3000.0, -4000.0]
     metadata = json.loads(model.metadata)
@@ -286,7 +287,7 @@ def test_original_is_left_alone_and_first_level_exported(tmp_path):
     assert load(tmp_path / "model.pt").e0.tolist() == potential.e0[0].tolist()
 
 
-def test_types_that_are_no_elements():
+def test_types_that_are_not_elements():
     potential = small_potential("hipnn", torch.float32)
     potential.elements = ["bead_a", "bead_b", "H", "bead_c"]
     module = ExportedPotential(potential, "{}")

@@ -112,7 +112,7 @@ def test_completed_cell_keeps_periodic_vectors_and_adds_orthonormal_ones(
 
 
 def test_open_pairs_of_a_batch(make_molecule: MakeAtoms) -> None:
-    """Each system's pairs are ASE's, with indices into the batch; systems that overlap in space do not meet."""
+    """Each system's pairs are ASE's, with indices into the batch; systems that overlap in space do not interact."""
     molecules = [make_molecule(n, seed=n) for n in (6, 1, 9, 2)]
     sizes = torch.tensor([len(atoms) for atoms in molecules])
     positions = torch.from_numpy(np.concatenate([atoms.positions for atoms in molecules]))
@@ -204,7 +204,7 @@ def random_system(seed: int) -> tuple[Atoms, float]:
 
 
 def test_random_systems_one_by_one_and_as_a_batch() -> None:
-    """Also without a choice of way, and scripted, as the exported file has it."""
+    """Also with the default method, and scripted, as in the exported file."""
     systems = [random_system(seed)[0] for seed in range(100)]
     scripted = torch.jit.script(linear_pairs)
     expected, start, n_pairs = [], 0, 0
@@ -228,7 +228,7 @@ def test_random_systems_one_by_one_and_as_a_batch() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000, 10**9])
-def test_linear_search_in_pieces_of_any_size(chunk: int) -> None:
+def test_linear_search_in_blocks_of_any_size(chunk: int) -> None:
     arguments = arguments_of(random_system(3)[0].repeat(2))
     found = linear_pairs(*arguments, 4.0, chunk)
     whole = linear_pairs(*arguments, 4.0)
@@ -266,7 +266,7 @@ def test_nothing_gives_nothing(pbc: tuple[bool, bool, bool]) -> None:
 
 @pytest.mark.parametrize("n_repeats", [2, 5])
 def test_distance_equal_to_the_cutoff_is_outside_for_both_directions(n_repeats: int) -> None:
-    """In a lattice whose neighbours stand exactly at the cutoff, or what rounding makes of it."""
+    """In a lattice whose neighbours are at the cutoff, exactly or up to rounding."""
     for lattice_constant in (2.0, 0.1 * 17, np.sqrt(3.1)):
         atoms = Atoms("C", cell=lattice_constant * np.eye(3), pbc=True).repeat(n_repeats)
         atoms.positions += 7.7
@@ -276,8 +276,8 @@ def test_distance_equal_to_the_cutoff_is_outside_for_both_directions(n_repeats: 
         assert len(shorter[0]) == 6 * len(atoms)
 
 
-def test_atoms_without_a_place_have_no_pairs(make_box: MakeAtoms) -> None:
-    """An exploded simulation ends with numbers that are none, not with a crash or a hang."""
+def test_atoms_without_finite_positions_have_no_pairs(make_box: MakeAtoms) -> None:
+    """An exploded simulation ends with NaN, not with a crash or a hang."""
     atoms = make_box(6, seed=5)
     atoms.positions[2] = np.nan
     atoms.positions[4, 1] = np.inf

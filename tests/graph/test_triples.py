@@ -16,7 +16,7 @@ def check(pair_i: torch.Tensor, n_atoms: int) -> int:
     found = list(zip(first.tolist(), second.tolist(), strict=True))
     assert len(found) == len(expected)
     assert set(found) == expected
-    assert (pair_i[first].diff() >= 0).all()  # triples of an atom stand together
+    assert (pair_i[first].diff() >= 0).all()  # triples of an atom are contiguous
     return len(found)
 
 

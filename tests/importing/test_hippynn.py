@@ -150,7 +150,7 @@ def test_elements_come_in_the_order_of_the_network(hippynn: ModuleType, tmp_path
 def test_energies_of_a_float32_model(
     hippynn: ModuleType, molecules: list[Atoms], graph_of: Callable[..., Graph], tmp_path: Path
 ) -> None:
-    """The precision of the file is kept, unless another is asked for; E0 is float64 in any case."""
+    """The precision of the file is kept, unless another is requested; E0 is float64 in any case."""
     model = whole_model(hippynn, "HipnnQuad").float()  # HIP-HOP-NN's constants would be rounded too
     source = save(model, tmp_path / "m.pt")
     for arguments, dtype in (([], torch.float32), (["--dtype", "float64"], torch.float64)):
@@ -181,7 +181,7 @@ def test_experiment_folder_and_lightning_checkpoint(hippynn: ModuleType, tmp_pat
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_charges_are_not_taken_for_energies(hippynn: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_charges_are_not_mistaken_for_energies(hippynn: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     model = whole_model(hippynn, "Hipnn", charges=True)
     state = model.state_dict()
     with pytest.raises(ConfigError, match=r"2 layers have the shape of an energy.*--energy-layer moddict\.node\d+"):
@@ -196,13 +196,13 @@ def test_charges_are_not_taken_for_energies(hippynn: ModuleType, capsys: pytest.
 
 
 def parts(hippynn: ModuleType, n_target: int = 1, **changes: Any) -> dict[str, Any]:
-    """State of a network and an energy layer of its own making, without a species encoder."""
+    """State of a network and a separate energy layer, without a species encoder."""
     network = hippynn.networks.hipnn.Hipnn(**{**SIZES, **changes})
     energy = hippynn.layers.targets.HEnergy(network.feature_sizes, n_target=n_target)
     return nn.ModuleDict({"network": network, "energy": energy}).state_dict()
 
 
-def test_what_the_file_does_not_say_is_asked_for(hippynn: ModuleType) -> None:
+def test_what_the_file_does_not_say_must_be_given(hippynn: ModuleType) -> None:
     state = parts(hippynn)
     elements = ["H", "C", "N", "O"]
     with pytest.raises(ConfigError, match=r"4 elements of the network; give them .* --elements H,C,N,O"):
@@ -235,7 +235,7 @@ def test_other_networks_are_refused(hippynn: ModuleType, changes: dict[str, Any]
         convert(parts(hippynn, **changes), 4.0, "eV", ["H", "C", "N", "O"])
 
 
-def test_files_that_hold_something_else_are_refused(hippynn: ModuleType, tmp_path: Path) -> None:
+def test_files_with_other_content_are_refused(hippynn: ModuleType, tmp_path: Path) -> None:
     arguments = [str(tmp_path / "m.ckpt"), "--cutoff", "4", "--energy-unit", "eV", "--elements", "H,C,N,O"]
     contents: dict[str, tuple[Any, str]] = {
         "pickled.pt": (nn.Linear(1, 1), "contains pickled objects besides tensors.*not loaded"),

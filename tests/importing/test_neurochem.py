@@ -1,4 +1,4 @@
-"""Networks of NeuroChem: the published one gives torchani's numbers, so do small ones that are written here."""
+"""Networks of NeuroChem: the published one gives torchani's numbers, and so do small ones written here."""
 
 import bz2
 import itertools
@@ -96,7 +96,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def potential_of(imported: Imported, dtype: torch.dtype = torch.float64) -> Potential:
-    check_section("model", imported.model, Source())  # the section is one that a configuration may hold
+    check_section("model", imported.model, Source())  # the section is one that a configuration may contain
     potential = make_potential(imported.model, dtype)
     potential.load_state_dict(imported.weights)
     return potential.eval()
@@ -352,7 +352,7 @@ def test_damaged_directories_are_refused(directory: Path, damage: str) -> None:
         read(directory)
 
 
-def test_last_layer_must_give_an_energy(directory: Path) -> None:
+def test_last_layer_must_return_an_energy(directory: Path) -> None:
     folder = member_file(directory, "")
     write_description(folder, "H", description("H", [N_INPUTS, 7, 2]))
     np.zeros((2, 7), "<f4").tofile(folder / "ANN-H.nnf-l2.wparam")

@@ -1,4 +1,4 @@
-"""Our atomic environment vectors are torchani's; the yaml holds ANI-1x's constants; bad parameters are refused."""
+"""Our atomic environment vectors are torchani's; the yaml file has ANI-1x's constants; bad parameters are refused."""
 
 import math
 from collections.abc import Callable
@@ -31,7 +31,7 @@ BOUND = 1e-12
 
 @pytest.fixture(scope="module", params=[None, "training", "inference"], ids=["plain", "training", "inference"])
 def ours(request: pytest.FixtureRequest) -> Representation:
-    """The representation of the yaml, in double precision, plain and accelerated."""
+    """The representation of the yaml file, in double precision, plain and accelerated."""
     potential = make_potential(OmegaConf.load(YAML), torch.float64)
     if request.param:
         accelerate(potential, torch.float64, torch.device("cpu"), request.param)
@@ -121,7 +121,7 @@ def test_constants_are_those_of_ani1x(torchani: ModuleType) -> None:
 
 
 def test_continuous_at_the_angular_cutoff(ours: Representation, graph_of: GraphOf) -> None:
-    """Vectors and their derivatives, where a neighbour leaves the angular part."""
+    """Vectors and their derivatives, where a neighbour leaves the angular cutoff."""
 
     def vectors(distance: float) -> tuple[Tensor, Tensor]:
         graph = graph_of([Atoms("CHO", [[0.0, 0.0, 0.0], [-0.3, 1.0, 0.1], [distance, 0.0, 0.0]])], cutoff=CUTOFF)
@@ -162,7 +162,7 @@ def test_second_derivatives_are_finite_in_straight_lines(ours: Representation, g
         ("angular_sections", [0.2, math.pi + 0.1], r"model\.angular_sections contains 3\.24.*between 0 and pi"),
     ],
 )
-def test_parameters_without_meaning_are_refused(key: str, value: object, message: str) -> None:
+def test_meaningless_parameters_are_refused(key: str, value: object, message: str) -> None:
     section = OmegaConf.load(YAML)
     section[key] = value
     with pytest.raises(ConfigError, match=message):

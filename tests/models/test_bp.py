@@ -31,7 +31,7 @@ BOUND = 1e-12
 
 @pytest.fixture(scope="module")
 def acsf() -> type:
-    """DScribe's class; what it imports warns."""
+    """DScribe's class; its imports raise warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from dscribe.descriptors import ACSF
@@ -54,7 +54,7 @@ def ways(plain: BehlerParrinello) -> Iterator[Representation]:
 
 
 def reference_columns(n_radial: int, n_angular: int) -> list[int]:
-    """Where DScribe, by atomic number and by lower triangle of pairs, has each of our columns."""
+    """Index in DScribe, sorted by atomic number and lower triangle of pairs, of each of our columns."""
     by_number = sorted(ELEMENTS, key=atomic_numbers.__getitem__)
     place = [by_number.index(element) for element in ELEMENTS]
     columns = [place[a] * n_radial + m for a in range(4) for m in range(n_radial)]
@@ -149,6 +149,6 @@ def test_second_derivatives_are_finite_in_straight_lines(graph_of: GraphOf) -> N
         ({"g1": False, "g2": [], "g3": [], "g4": [], "g5": []}, "give at least one function"),
     ],
 )
-def test_parameters_without_meaning_are_refused(changes: dict[str, object], message: str) -> None:
+def test_meaningless_parameters_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         functions(**changes)

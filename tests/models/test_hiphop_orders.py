@@ -1,6 +1,6 @@
-"""HIP-HOP-NN with invariants that are published nowhere: a potential like any other, to the exported file.
+"""HIP-HOP-NN with unpublished invariants: a potential like any other, up to the exported file.
 
-The battery in tests/contract has the published set; here is what depends on the invariants.
+The tests in tests/contract use the published set; here is what depends on the invariants.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def structures(make_molecule: MakeAtoms, make_box: MakeAtoms) -> list[Atoms]:
 
 
 @pytest.mark.parametrize("handedness", [1, -1], ids=["rotation", "reflection"])
-def test_turning_turns_the_forces(
+def test_forces_rotate_with_the_structure(
     flexible: Potential, structures: list[Atoms], graph_of: GraphOf, handedness: int
 ) -> None:
     matrix = handedness * Rotation.random(random_state=np.random.RandomState(4)).as_matrix()

@@ -33,7 +33,7 @@ RELATIVE_BOUND = 1e-9
 
 
 class Reference(NamedTuple):
-    """What hippynn says about a batch."""
+    """hippynn's outputs for a batch."""
 
     energy: Tensor  # (n_systems,), without E0
     forces: Tensor  # (n_atoms, 3)

@@ -1,6 +1,6 @@
 """With schnetpack's weights our SchNet gives its energies and forces (float64).
 
-schnetpack is installed by scripts/test.sh: it cannot be an ordinary extra, since it asks for an older torchmetrics.
+schnetpack is installed by scripts/test.sh: it cannot be an ordinary extra, since it requires an older torchmetrics.
 """
 
 import warnings
@@ -32,7 +32,7 @@ RELATIVE_BOUND = 1e-9
 
 @pytest.fixture(scope="module")
 def schnetpack() -> ModuleType:
-    """Import schnetpack, which wants a name that torch's data loader no longer has, and sets a filter of warnings."""
+    """Import schnetpack, which needs a name that torch's data loader no longer has, and sets a filter of warnings."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(torch.utils.data.dataloader, "T_co", TypeVar("T_co", covariant=True), raising=False)
         warnings.simplefilter("ignore")
@@ -151,7 +151,7 @@ def test_open_and_periodic_structures_in_one_batch(
 
 
 @pytest.mark.parametrize("periodic", [False, True])
-def test_open_and_periodic_structures_apart(
+def test_open_and_periodic_structures_separately(
     schnetpack: ModuleType, mixed_structures: list[Atoms], graph_of: GraphOf, periodic: bool
 ) -> None:
     structures = [atoms for atoms in mixed_structures if atoms.pbc.any() == periodic and len(atoms) > 1]

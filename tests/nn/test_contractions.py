@@ -1,4 +1,4 @@
-"""Contractions as graphs: how many there are, that none is there twice, and how they are written."""
+"""Contractions as graphs: their number, that none occurs twice, and how they are written."""
 
 import itertools
 import random
@@ -36,7 +36,7 @@ def adjacency(contraction: Contraction) -> np.ndarray:
     return matrix + matrix.T
 
 
-def test_all_multigraphs_of_brute_force_are_there() -> None:
+def test_all_multigraphs_of_brute_force_are_found() -> None:
     """Every symmetric matrix with these row sums and no diagonal, up to the order of rows: (3, 4)."""
     classes = set()
     for n in (2, 3, 4):
@@ -80,7 +80,7 @@ def test_symmetries() -> None:
         assert n_symmetries(parse(product)) == expected
 
 
-def test_parts_keep_what_was_bound_as_free_indices() -> None:
+def test_parts_keep_cut_bonds_as_free_indices() -> None:
     part = parse("v_i v_j q_ik q_jk").part((0, 2))
     assert str(part) == "v_i q_i"
     assert part.free_indices() == [0, 1]

@@ -1,4 +1,4 @@
-"""The search for invariants: ranks that are known; nothing is missing from a flexible set, or too much in it."""
+"""The search for invariants: known ranks; a flexible set is complete, and no larger than necessary."""
 
 import itertools
 
@@ -89,7 +89,7 @@ def test_no_member_can_be_dropped(l_max: int, n_max: int) -> None:
 
 
 def test_no_smaller_set_exists() -> None:
-    """By trying all sets: (2, 4), (3, 3), and for (3, 4) all that could do with thirteen."""
+    """By trying all sets: (2, 4), (3, 3), and for (3, 4) all possible ones of thirteen."""
     for l_max, n_max in [(2, 4), (3, 3), (3, 4)]:
         everything = connected_contractions(l_max, n_max)
         rows = gradients(everything, l_max)
@@ -112,7 +112,7 @@ def test_no_smaller_set_exists() -> None:
 
 
 @pytest.mark.parametrize(("l_max", "n_max"), ORDERS + LARGE)
-def test_choice_is_clear_and_does_not_depend_on_the_point(l_max: int, n_max: int) -> None:
+def test_choice_is_unambiguous_and_does_not_depend_on_the_point(l_max: int, n_max: int) -> None:
     """What is left of a gradient outside of a span is never near the bound between independent and dependent."""
     everything = connected_contractions(l_max, n_max)
     for seed in (0, 1, 2):

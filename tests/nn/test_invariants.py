@@ -89,7 +89,7 @@ def test_invariant_under_rotation_and_reflection(seed: int, arguments: tuple[str
 
 @pytest.mark.parametrize("arguments", SETS)
 def test_not_invariant_under_anything_else(arguments: tuple[str, int, int]) -> None:
-    """Each invariant changes when one of its tensors alone is turned, except when it has no other."""
+    """Each invariant changes when one of its tensors alone is rotated, except when it has no other."""
     module, l_max = Invariants(*arguments), arguments[1]
     matrix = torch.from_numpy(Rotation.random(random_state=np.random.RandomState(1)).as_matrix())
     tensors = tensors_of(random_components(l_max, 10), l_max)
@@ -122,12 +122,12 @@ def test_scripted_equals_eager_also_from_a_file(arguments: tuple[str, int, int])
 
 
 def test_nothing_is_learned_or_stored() -> None:
-    """Weights of either set have their place in the model alone."""
+    """Weights of either set belong to the model."""
     assert Invariants("flexible", 4, 4).state_dict() == {}
 
 
 @pytest.mark.parametrize(("l_max", "n_max"), [(4, 4), (3, 5), (5, 1)])
-def test_published_set_ends(l_max: int, n_max: int) -> None:
+def test_published_set_is_limited(l_max: int, n_max: int) -> None:
     with pytest.raises(
         ConfigError, match=rf"model\.l_max={l_max}, .*end at l_max=3, n_max=4.*model\.invariants=flexible"
     ):

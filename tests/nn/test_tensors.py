@@ -45,7 +45,7 @@ def full_from_definition(unit: Tensor, rank: int) -> Tensor:
 
 
 def pairings(places: range, k: int) -> list[tuple[tuple[int, int], ...]]:
-    """All sets of k pairs of different places."""
+    """All sets of k pairs of different indices."""
     pairs = list(itertools.combinations(places, 2))
     return [chosen for chosen in itertools.combinations(pairs, k) if len({p for pair in chosen for p in pair}) == 2 * k]
 
@@ -121,7 +121,7 @@ def test_ranks_are_orthogonal_on_the_sphere() -> None:
 
 
 @pytest.mark.parametrize("handedness", [1, -1], ids=["rotation", "reflection"])
-def test_tensors_of_turned_directions_are_turned_tensors(handedness: int) -> None:
+def test_tensors_of_rotated_directions_are_rotated_tensors(handedness: int) -> None:
     matrix = handedness * torch.from_numpy(Rotation.random(random_state=np.random.RandomState(3)).as_matrix())
     unit = random_directions(20)
     found = tensors_of(irreducible_tensors(unit @ matrix.T, 5).T, 5)

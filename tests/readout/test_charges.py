@@ -1,4 +1,4 @@
-"""Charges: neutral, and their dipole moves with the structure alone; that they learn from dipoles, and are exported."""
+"""Charges are neutral in sum, their dipole rotates with the structure, they are learned from dipoles, and exported."""
 
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def test_ghosts_carry_no_charge(make_molecule: MakeAtoms, potential_of: Potentia
 
 @pytest.mark.parametrize("energy", ["atomwise.AtomwiseEnergy", "per_element.PerElementEnergy"])
 def test_energies_may_come_from_any_readout(energy: str, make_molecule: MakeAtoms, graph_of: GraphOf) -> None:
-    """What it needs of the model is handed over to it, as it is to a readout alone."""
+    """It gets from the model what it would get without charges."""
     readout = {"_target_": f"hiphop_train.readout.{energy}", "hidden": [5], "activation": "silu"}
     section = model_section("schnet") | {"n_features": 8, "n_interactions": 1}
     own = model_section(MODEL)["readout"]

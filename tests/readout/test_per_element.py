@@ -1,4 +1,4 @@
-"""Networks per element: each atom goes through its own element's, whatever stands in the batch."""
+"""Networks per element: each atom goes through its own element's, whatever is in the batch."""
 
 from collections.abc import Callable
 
@@ -77,8 +77,8 @@ def test_elements_may_be_missing(species: list[int]) -> None:
             assert bool(network[0].weight.grad.any()) == (element in species)
 
 
-def test_sizes_for_other_elements_are_passed_over_and_names_that_are_none_refused() -> None:
-    """A table of sizes may serve several sets of elements; a misspelt element may not stay unnoticed."""
+def test_sizes_for_other_elements_are_ignored_and_unknown_names_refused() -> None:
+    """A table of sizes may serve several sets of elements; a misspelt element must not go unnoticed."""
     assert [len(network) for network in readout(hidden_of={"S": [2]}).networks] == [5, 5, 5]
     with pytest.raises(ConfigError, match=r"model\.readout\.hidden_of: 'Hx' is not an element of the model") as refused:
         readout(hidden_of={"Hx": [2]})

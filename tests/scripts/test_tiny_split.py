@@ -1,4 +1,4 @@
-"""The fixed split of the embedded set keeps its promises, recomputed from the geometries."""
+"""The fixed split of the embedded set is as documented, recomputed from the geometries."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def structures() -> list[tuple[str, np.ndarray, list[str]]]:
 
 @pytest.fixture(scope="module")
 def held_out_keys(split: dict[str, Any], structures: list[tuple[str, np.ndarray, list[str]]]) -> set[str]:
-    """Every connectivity of one fragment that a held-out molecule shows."""
+    """Every connectivity of one fragment that a held-out molecule has."""
     return {keys[0] for path, _, keys in structures if path in split["held_out_molecules"] and len(keys) == 1}
 
 
@@ -47,7 +47,7 @@ def test_belongs_to_the_file(split: dict[str, Any], structures: list[Any]) -> No
     assert len(structures) == len(split["molecule"]) == N_CONFORMATIONS
 
 
-def test_every_conformation_is_in_one_place(split: dict[str, Any]) -> None:
+def test_every_conformation_is_in_one_split(split: dict[str, Any]) -> None:
     assert list(split["splits"]) == ["train", "val", "test", "test_unseen"]
     indices = [i for part in split["splits"].values() for i in part] + split["left_out"]
     assert sorted(indices) == list(range(N_CONFORMATIONS))
@@ -71,7 +71,7 @@ def test_no_held_out_connectivity_is_seen(
             assert path not in split["held_out_molecules"]
 
 
-def test_unseen_holds_only_held_out_molecules(
+def test_unseen_contains_only_held_out_molecules(
     split: dict[str, Any], structures: list[Any], held_out_keys: set[str]
 ) -> None:
     unseen = set(split["splits"]["test_unseen"])
@@ -104,7 +104,7 @@ def test_molecule_names(split: dict[str, Any], structures: list[Any]) -> None:
     assert all(len(c) == 1 for c in compositions.values())
 
 
-def test_every_seen_molecule_is_divided_as_said(split: dict[str, Any], structures: list[Any]) -> None:
+def test_every_seen_molecule_is_divided_as_documented(split: dict[str, Any], structures: list[Any]) -> None:
     of = {i: part for part, indices in split["splits"].items() for i in indices}
     strata: dict[str, list[str]] = {}
     for i, (path, _, _) in enumerate(structures):

@@ -1,6 +1,6 @@
-"""A step on a GPU never waits for it: tensors of the meta device have no numbers, so that asking for one is an error.
+"""A step on a GPU never waits for it: tensors of the meta device have no values: reading one is an error.
 
-What this cannot see, waiting inside of an operation, `test_no_step_waits_for_a_gpu` sees where there is a GPU.
+Synchronisation within an operation is not seen here, but by `test_no_step_waits_for_a_gpu` where there is a GPU.
 """
 
 import traceback
@@ -34,7 +34,7 @@ SETTINGS = [
 
 
 class NoTransfers(TorchDispatchMode):
-    """Refuse operations between the CPU's tensors and those of the meta device: a GPU is waited for in a plain copy."""
+    """Refuse operations between the CPU's tensors and those of the meta device: a plain copy waits for a GPU."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -79,7 +79,7 @@ def step(module: PotentialModule, batch: Batch) -> None:
 
 
 @pytest.mark.parametrize(("name", "settings"), SETTINGS)
-def test_a_step_asks_the_device_for_no_number(name: str, settings: list[str]) -> None:
+def test_a_step_reads_no_value_from_the_device(name: str, settings: list[str]) -> None:
     module, batch = make(name, settings, "meta")
     step(module, batch)  # what is sent once may be
     with NoTransfers():
@@ -102,7 +102,7 @@ def test_what_is_prepared_is_what_the_model_would_make(model_name: str) -> None:
         assert torch.equal(found[key], value)
 
 
-def test_average_asks_for_no_number_and_is_torchs() -> None:
+def test_average_reads_no_value_and_is_torchs() -> None:
     steps = SimpleNamespace(global_step=0, strategy=SimpleNamespace(root_device=torch.device("cpu")))
     module, _ = make("hipnn", [], "cpu")
     ours, theirs = Average(0.9), AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.9))
@@ -134,7 +134,7 @@ ASKING = ("_local_scalar_dense", "bincount", "equal", "masked_select", "nonzero"
 
 
 class Asked(TorchDispatchMode):
-    """Note which lines ask tensors for numbers while `listens`."""
+    """Record which lines read values of tensors while `listens`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class Listen(Callback):
 
 
 @pytest.mark.parametrize("precision", ["full", "bf16-mixed"])
-def test_nothing_around_a_step_asks_either(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_around_a_step_reads_values(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning, clipping, optimizer, average, logging; one loop over the default configuration's callbacks."""
     asked = Asked()
     monkeypatch.setattr(callbacks, "progress", lambda: Listen(asked))

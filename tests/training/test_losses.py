@@ -1,4 +1,4 @@
-"""Losses against NumPy, in the units they claim, and the same over ranks; schedules as far as they go without a run."""
+"""Losses against NumPy, in their stated units, and the same over ranks; schedules, as far as they need no run."""
 
 import math
 from types import SimpleNamespace
@@ -152,8 +152,8 @@ def test_further_targets_are_in_their_reported_units(key: str, unit: float) -> N
         assert float(found) == pytest.approx(2 * expected, rel=1e-8)
 
 
-def test_targets_without_weight_are_not_asked_for() -> None:
-    """Neither labels nor outputs of them need be there."""
+def test_targets_without_weight_are_not_needed() -> None:
+    """Neither their labels nor their outputs need exist."""
     outputs, labels, sizes = make_batch()
     loss = Loss(ErrorLoss(mae=1.0), ErrorLoss(mae=0.5), stress=ErrorLoss(huber_delta=2.0), dipole=ErrorLoss())
     assert list(loss.parts) == ["energy", "forces"]
@@ -211,7 +211,7 @@ def test_single_precision_forces_give_the_same_loss() -> None:
 def test_steps_over_ranks_are_those_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ranks with unequal shares: each has the whole loss, and their gradients add up to the whole gradient.
 
-    Collectives are played back: a first run notes what each rank contributes, a second adds the others' part.
+    Collectives are replayed: a first run records what each rank contributes, a second adds the others' part.
     """
     outputs, labels, sizes = make_batch()
     labels["energy_weight"] = torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64)
@@ -337,7 +337,7 @@ def test_exponential_schedule() -> None:
 
 
 def stage(batch_size: int) -> SimpleNamespace:
-    """What the batch-size raiser touches of a trainer."""
+    """The parts of a trainer that the batch-size raiser uses."""
     return SimpleNamespace(
         sanity_checking=False,
         callback_metrics={},
@@ -372,7 +372,7 @@ def test_batch_size_rises_on_a_plateau_then_the_rate_falls() -> None:
 
 
 @pytest.mark.parametrize("epoch", range(1, 9))
-def test_batch_size_raiser_goes_on_after_a_stop(epoch: int) -> None:
+def test_batch_size_raiser_resumes_after_a_stop(epoch: int) -> None:
     """Stopped after any epoch, saved and resumed, it does what it would have done."""
     epoch_losses = [5.0, 4.0, 4.5, 4.0, 4.0, 4.0, 3.0, 3.5, 3.5, 3.5]
     schedule = RaiseBatchSize(factor=0.5, patience=1, max_batch_size=30)

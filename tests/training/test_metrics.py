@@ -83,7 +83,7 @@ def test_further_targets_count_where_they_have_labels_and_outputs() -> None:
 
 
 def test_mean_over_batches_would_be_another_number() -> None:
-    """The data above would tell averages of batches from sums."""
+    """The data above distinguish averages of batches from sums."""
     outputs, labels = data()
     means = []
     for systems in (range(1), range(1, 7)):
@@ -106,7 +106,7 @@ def test_states_of_two_ranks_add_up() -> None:
 
 
 @pytest.mark.parametrize("missing", ["energy", "forces"])
-def test_what_has_no_labels_is_absent(missing: str) -> None:
+def test_targets_without_labels_are_absent(missing: str) -> None:
     outputs, labels = data()
     labels[f"{missing}_weight"] = torch.zeros_like(labels[f"{missing}_weight"])
     metric = Errors()
@@ -115,7 +115,7 @@ def test_what_has_no_labels_is_absent(missing: str) -> None:
     assert set(as_floats(metric)) == {f"{other}_mae", f"{other}_rmse"}
 
 
-def test_reset_starts_anew() -> None:
+def test_reset_starts_over() -> None:
     outputs, labels = data()
     metric = Errors()
     metric.update({key: 3 * value for key, value in outputs.items()}, labels)

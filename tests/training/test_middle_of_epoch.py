@@ -1,4 +1,4 @@
-"""A training that is stopped in the middle of an epoch goes on with exactly the batches that are left."""
+"""A training that is stopped in the middle of an epoch resumes with exactly the remaining batches."""
 
 import csv
 import json
@@ -49,7 +49,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Let SIGTERM arrive at the end of a step."""
+    """Send SIGTERM at the end of a step."""
     original = GracefulStop.on_train_batch_end
 
     def on_train_batch_end(self: GracefulStop, trainer: Any, *arguments: Any, **more: Any) -> None:
@@ -140,7 +140,7 @@ def test_raised_batch_sizes_are_those_of_an_unbroken_training(
 @pytest.mark.filterwarnings("ignore:.*could not find the monitored key")  # there has been no validation yet
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # each part has a directory of its own
 def test_last_state_is_kept_where_max_steps_ends_within_an_epoch(steps: list[Step], tmp_path: Path) -> None:
-    """A longer training goes on from it, with the batches that were left."""
+    """A longer training resumes from it, with the remaining batches."""
     assert cli.run("train", [*COMMON, f"run_dir={tmp_path / 'whole'}"]) == 0
     whole = steps.copy()
     steps.clear()
@@ -177,7 +177,7 @@ sys.exit(cli.run("train", sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_two_ranks_go_on_from_the_middle_of_an_epoch(tmp_path: Path) -> None:
+def test_two_ranks_resume_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     """Whichever rank the signal reaches, all stop and say so; the weights at the end are those without a stop."""
     script = tmp_path / "train.py"
     script.write_text(STOP_ONE_RANK)
@@ -209,7 +209,7 @@ def test_two_ranks_go_on_from_the_middle_of_an_epoch(tmp_path: Path) -> None:
 def test_states_within_an_epoch_are_kept_for_a_machine_that_fails(
     steps: list[Step], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Saved now and then without being asked: here after every step. The machine fails in the third of an epoch."""
+    """Saved from time to time: here after every step. The machine fails in the third of an epoch."""
     original = LastCheckpoint.__init__
     monkeypatch.setattr(LastCheckpoint, "__init__", lambda self, path: original(self, path, minutes=0.0))
     assert cli.run("train", [*COMMON, f"run_dir={tmp_path / 'whole'}"]) == 0

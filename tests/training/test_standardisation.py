@@ -24,7 +24,7 @@ def make_parts(*overrides: str) -> Parts:
 
 @pytest.fixture(scope="module")
 def fitted() -> Parts:
-    """Potential of an element more than the data has."""
+    """Potential with one element more than the data."""
     potential, data = make_parts("model=bp", "model.elements=[H,C,N,O,S]")
     fit_standardisation(potential, data)
     return potential, data
@@ -43,7 +43,7 @@ def raw(fitted: Parts) -> tuple[np.ndarray, np.ndarray]:
 
 
 def expected_statistics(potential: Potential, features: np.ndarray, species: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Means, standard deviations, largest differences from the mean of the elements that are there."""
+    """Means, standard deviations, largest differences from the mean of the elements that occur."""
     groups = [features[species == element] for element in range(4)]
     mean = np.stack([values.mean(axis=0) for values in groups])
     deviation = np.stack([values.std(axis=0) for values in groups])
@@ -100,7 +100,7 @@ def test_network_reads_standardised_features(fitted: Parts) -> None:
     torch.testing.assert_close(network(graph)["energies"], energies)
 
 
-def test_only_where_the_model_asks_for_it() -> None:
+def test_only_where_the_model_requests_it() -> None:
     for model, expected in (("hipnn", 0), ("ani", 0), ("bp", 1)):
         potential, data = make_parts(f"model={model}")
         before = {key: value.clone() for key, value in potential.state_dict().items()}
@@ -125,7 +125,7 @@ def test_sample_is_spread_over_the_split(fitted: Parts) -> None:
 
 
 def test_training_fits_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checkpoint holds what was fitted, unchanged by training and averaging, and resuming keeps it."""
+    """The checkpoint contains what was fitted, unchanged by training and averaging, and resuming keeps it."""
     monkeypatch.chdir(tmp_path)
     command = ["debug=fast", "trainer.accelerator=cpu", "model=bp", f"run_dir={tmp_path / 'run'}"]
     assert cli.run("train", command) == 0

@@ -1,4 +1,4 @@
-"""A batch holds what its single structures hold, and their labels."""
+"""A batch contains what its single structures contain, and their labels."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ GraphOf = Callable[..., Graph]
 
 
 def pair_lines(graph: Graph, chosen: slice, start: int) -> list[tuple[float, ...]]:
-    """Pairs with shift and vector, in an order of their own; neighbours of one atom come in any order."""
+    """Pairs with shift and vector, sorted; the neighbours of one atom come in any order."""
     parts = (graph.pair_i[:, None] - start, graph.pair_j[:, None] - start, graph.pair_shift, graph.pair_vectors)
     return sorted(tuple(line) for line in torch.cat([part[chosen].double() for part in parts], 1).tolist())
 
@@ -31,7 +31,7 @@ def ones(index: list[int]) -> tuple[np.ndarray, np.ndarray]:
 def test_collated_graph_equals_single_structures(
     structures: Structures, mixed_structures: list[Atoms], graph_of: GraphOf, dtype: torch.dtype
 ) -> None:
-    """In the order asked for, with repetition."""
+    """In the requested order, with repetition."""
     index = [5, 0, 3, 2, 0, 6, 1, 4]
     batch = BatchDataset(structures, ELEMENTS, 4.0, dtype)[ones(index)]
     singles = [graph_of([mixed_structures[k]], elements=ELEMENTS, dtype=dtype) for k in index]
@@ -94,7 +94,7 @@ def test_any_target_is_a_label(structures: Structures) -> None:
     assert all(torch.equal(labels[key], plain[key]) for key in plain)
 
 
-def test_unknown_element_is_named_with_its_place(structures: Structures) -> None:
+def test_unknown_element_is_named_with_its_structure(structures: Structures) -> None:
     numbers = structures.numbers.copy()
     numbers[structures.offsets[4]] = 16
     with pytest.raises(DataError) as caught:

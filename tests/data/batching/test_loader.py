@@ -21,7 +21,7 @@ def signature(batch: Any) -> tuple[list[int], float]:
 
 
 def test_workers_yield_the_same_batches(structures: Structures) -> None:
-    """Also of a data set in mapped files, after epochs that were given up, and long after the worker has gone on."""
+    """Also of a data set in mapped files, after abandoned epochs, and long after the worker has moved on."""
     sampler = BatchSampler(np.arange(len(structures)), 2, 0)
     dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32)
     by_worker = BatchLoader(dataset, sampler, num_workers=1)
@@ -62,7 +62,7 @@ def test_nothing_is_prepared_before_the_first_batch_is_requested(structures: Str
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_loader_resumes_at_its_position(structures: Structures, num_workers: int) -> None:
-    """Whatever workers have prepared ahead; in the next epoch it begins at the beginning."""
+    """Whatever workers have prepared ahead; in the next epoch it starts at the beginning."""
 
     def loader() -> Any:
         sampler = BatchSampler(np.arange(len(structures)), 2, 5)

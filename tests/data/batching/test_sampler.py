@@ -1,4 +1,4 @@
-"""Every structure comes once in an epoch, in batches of the requested size, divided among ranks."""
+"""Every structure occurs once in an epoch, in batches of the requested size, divided among ranks."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def test_every_structure_once_per_epoch_over_all_ranks(n: int, batch_size: int, 
 @pytest.mark.parametrize("bucket", [1, 3])
 @pytest.mark.parametrize("measure", ["structures", "atoms", "pairs"])
 def test_budgets_and_buckets(measure: Any, bucket: int) -> None:
-    """Each structure once, sizes of batches about as asked for, the same number in all epochs, none empty."""
+    """Each structure once, sizes of batches about as requested, the same number in all epochs, none empty."""
     rng = np.random.default_rng(1)
     found = Collector("set.h5")
     for n in rng.integers(1, 9, 200):
@@ -118,7 +118,7 @@ def order(seed: int | None, epoch: int, repeats: int = 1) -> list[int]:
 
 
 def test_order_is_a_pure_function_of_seed_and_epoch() -> None:
-    """However often it was asked before, and whatever NumPy's global state is."""
+    """However often it was evaluated before, and whatever NumPy's global state is."""
     np.random.seed(0)  # noqa: NPY002
     first = order(1, 3)
     np.random.seed(1)  # noqa: NPY002

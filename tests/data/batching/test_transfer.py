@@ -64,7 +64,7 @@ def test_loader_prepares_graphs(structures: Structures, hook: str, num_workers: 
 
 @pytest.mark.parametrize("pins", [False, True])
 def test_flat_batches_are_the_same(structures: Structures, pins: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty tensors and repeated rows included; all in one piece of memory, which is pinned at once."""
+    """Empty tensors and repeated rows included; all in one buffer, which is pinned at once."""
     pinned: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: pinned.append(tensor) or tensor.clone())
     for pairs, index in ((True, np.array([0, 2])), (True, np.arange(len(structures))), (False, np.array([0]))):
@@ -87,7 +87,7 @@ def test_flat_batches_are_the_same(structures: Structures, pins: bool, monkeypat
 
 
 def test_all_tensors_of_a_batch_are_moved(structures: Structures) -> None:
-    """But for those that the host reads."""
+    """Except for those that the host reads."""
     dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, prepare=HOOKS["layout"])
     batch = dataset[np.array([0, 1]), np.ones(2)]
     moved = to_device(batch, "meta")

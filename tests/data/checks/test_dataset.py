@@ -47,7 +47,7 @@ def test_labels_that_are_not_defined_are_not_missing(tmp_path: Path) -> None:
     assert results["outliers in stress"].numbers["n"] == results["outliers in dipole"].numbers["n"] == 40
 
 
-def test_faults_in_any_target_are_flagged(tmp_path: Path) -> None:
+def test_errors_in_any_target_are_flagged(tmp_path: Path) -> None:
     atoms = frames()
     atoms[3].calc.results["dipole"] *= 1000.0
     atoms[4].calc.results["dipole"][:] = 0.0  # as in a symmetric molecule

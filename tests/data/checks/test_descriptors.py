@@ -79,7 +79,7 @@ def test_exact_hashes(make_molecule: MakeAtoms) -> None:
 
 @pytest.mark.parametrize("n_atoms", [3, 12, 40])
 def test_near_hashes(make_molecule: MakeAtoms, n_atoms: int) -> None:
-    """Turned copies are always found, those moved by 0.0003 Angstrom nearly always, those moved by 0.1 not."""
+    """Rotated copies are always found, those moved by 0.0003 Angstrom nearly always, those moved by 0.1 not."""
     rng = np.random.default_rng(n_atoms)
     atoms = make_molecule(n_atoms, 5)
     found = {}
@@ -116,7 +116,7 @@ def test_largest_norms_of_any_target(make_molecule: MakeAtoms) -> None:
     np.testing.assert_allclose(found["stress"], [np.nan, *np.linalg.norm(stress[1:], axis=(1, 2))], rtol=1e-6)
 
 
-def test_atoms_are_fitted_without_what_lies_far_off() -> None:
+def test_atoms_are_fitted_without_outliers() -> None:
     rng = np.random.default_rng(0)
     compositions = np.zeros((4, 119), np.int32)
     compositions[:, [1, 6]] = [[4, 1], [6, 2], [4, 2], [2, 2]]

@@ -31,7 +31,7 @@ def pair_potential(cell: np.ndarray, positions: np.ndarray) -> tuple[float, np.n
 
 
 def crystal(strain: float, displacement: float, seed: int = 0) -> list[Atoms]:
-    """A walk of a small crystal through cells and positions, with labels of the pair potential."""
+    """A random walk of a small crystal through cells and positions, with labels of the pair potential."""
     rng = np.random.default_rng(seed)
     cell, fractional = 6.0 * np.eye(3), np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
     frames = []
@@ -74,7 +74,7 @@ def test_the_pair_potential_is_consistent() -> None:
 
 
 @pytest.mark.parametrize("displacement", [0.0, 0.03], ids=["strain alone", "strain and displacements"])
-def test_right_stress_passes_and_wrong_stress_is_named(displacement: float) -> None:
+def test_correct_stress_passes_and_wrong_stress_is_named(displacement: float) -> None:
     frames = crystal(0.004, displacement)
     statistics = check_labels(collected(frames))
     assert statistics.n_strained == N_FRAMES - 1
@@ -91,7 +91,7 @@ def test_right_stress_passes_and_wrong_stress_is_named(displacement: float) -> N
     [(0.0, 0.03), (0.05, 0.03), (0.004, 1.0)],
     ids=["one cell", "far cells", "far positions"],
 )
-def test_frames_that_do_not_tell_pass(strain: float, displacement: float) -> None:
+def test_inconclusive_frames_pass(strain: float, displacement: float) -> None:
     check_labels(collected(crystal(strain, displacement), -1.0))
 
 

@@ -41,7 +41,7 @@ def test_an_archive_copied_by_hand_is_used(serve: Callable[..., Site], tmp_path:
 
 
 def test_an_archive_cannot_write_elsewhere(serve: Callable[..., Site], tmp_path: Path) -> None:
-    """Absolute names, climbing names, links: only regular files that are named, and to their place alone."""
+    """Absolute names, names with .., links: only regular files that are named, and only to their destination."""
     root = tmp_path / "root"
 
     def links(archive: tarfile.TarFile) -> None:
@@ -80,7 +80,7 @@ def test_contents_of_an_archive_are_checked(serve: Callable[..., Site], tmp_path
     assert names(tmp_path / "wrong") == ["all.tar.gz"]
 
 
-def test_archives_that_hold_something_else_or_are_damaged(serve: Callable[..., Site], tmp_path: Path) -> None:
+def test_archives_with_other_content_or_damage(serve: Callable[..., Site], tmp_path: Path) -> None:
     refused(archived(serve(content=tar({"x": b"x"})), {"in/big.h5": "big.h5"}), tmp_path, "does not contain in/big.h5")
     cut = serve(content=tar({"in/big.h5": CONTENT})[:-500_000])
     refused(archived(cut, {"in/big.h5": "big.h5"}), tmp_path / "b", "all.tar.gz is damaged", "fetch it again")

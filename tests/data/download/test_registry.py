@@ -97,7 +97,7 @@ def test_the_command_fetches_what_is_missing(
 
 
 def test_hints_name_what_can_be_downloaded() -> None:
-    """What a configuration says when its file is not there is a command of ours that works."""
+    """What a configuration says when its file is missing is one of our commands, and works."""
     from hiphop_train.config import config_directory
 
     known = registry()

@@ -178,7 +178,7 @@ def test_wrong_content_is_removed(serve: Callable[..., Site], tmp_path: Path, le
     assert (tmp_path / "set" / "file.h5.part").stat().st_size == 0
 
 
-def test_without_checksum_the_own_one_of_the_file_is_recorded(serve: Callable[..., Site], tmp_path: Path) -> None:
+def test_without_a_published_checksum_that_of_the_file_is_recorded(serve: Callable[..., Site], tmp_path: Path) -> None:
     wanted = remote(serve(), size=None, checksum=None)
     (path,), _ = get(wanted, tmp_path)
     recorded = json.loads((tmp_path / "set" / "file.h5.fetched.json").read_text())

@@ -1,4 +1,4 @@
-"""Damage files in every layout, and see what reading them does."""
+"""Damage files in every format, and record what reading them does."""
 
 import bz2
 import io
@@ -92,7 +92,7 @@ CHANGES: dict[str, Callable[[np.ndarray, Random], Any]] = {
 
 
 def spoilt(array: np.ndarray, rng: Random, value: float) -> np.ndarray:
-    """Put a value at a place."""
+    """Put a value at an index."""
     if array.dtype.kind != "f" or array.size == 0:
         return array
     changed = array.astype("f8")
@@ -274,7 +274,7 @@ def extxyz(path: Path, rng: Random) -> str:
 
 
 def qm9(path: Path, rng: Random) -> str:
-    """Change what the archive holds, which leaves its checksum valid."""
+    """Change the archive's content, which leaves its checksum valid."""
     content = bz2.decompress(path.read_bytes())
     if rng.integers(3):
         changed = io.BytesIO()
@@ -313,13 +313,13 @@ SPECIAL: dict[str, tuple[Damage, ...]] = {
 
 
 class Worker:
-    """A process that reads files; begun again when it dies."""
+    """A process that reads files; restarted when it dies."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
 
     def read(self, layout: str, path: Path) -> dict[str, Any]:
-        """Return what reading a file came to."""
+        """Return the outcome of reading a file."""
         if self.process is None or self.process.poll() is not None:
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
             command = [sys.executable, "-m", "tests.data.formats.fuzz_worker"]
@@ -382,7 +382,7 @@ def campaign(folder: Path, count: int, seed: int) -> dict[str, Any]:
         answer = worker.read(layout, path)
         outcome = str(answer["outcome"])
         megabytes = max(megabytes, float(answer["megabytes"]))
-        # text holds no checksum either: what another number in it says cannot be known
+        # text has no checksum either: another number in it cannot be noticed
         text = layout in ("extxyz", "qm9") and damage in (extxyz, qm9)
         if outcome == "wrong" and ((damage in (flip, hole) and layout not in CHECKSUMS) or text):
             outcome = "plausible"

@@ -20,7 +20,7 @@ MEMORY = 1_200_000_000
 
 
 def judge(layout: str, structures: Any) -> str:
-    """Return 'right' when all that came out is what was written, otherwise 'wrong'.
+    """Return 'right' when all that was read equals what was written, otherwise 'wrong'.
 
     Missing structures and masked labels are right; float32 may have rounded.
     """

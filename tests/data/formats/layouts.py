@@ -1,6 +1,6 @@
-"""The same molecules in every layout on disk, with the quirks of the published files planted.
+"""The same molecules in every layout on disk, with the quirks of the published files.
 
-Labels are those of a pair potential at positions that float32 holds, so that forces are exactly -dE/dx.
+Labels are those of a pair potential at positions rounded to float32, so that forces are exactly -dE/dx.
 """
 
 import bz2
@@ -76,7 +76,7 @@ def write_ani1(folder: Path, given: list[Molecule]) -> Path:
 
 
 def write_ani1x(folder: Path, given: list[Molecule]) -> Path:
-    """Write a row more than there are labels: NaN in the first, whose charges are zero."""
+    """Write one row more than there are labels: NaN in the first, whose charges are zero."""
     path = folder / "ani1x-release.h5"
     with h5py.File(path, "w") as file:
         for m in given:
@@ -268,7 +268,7 @@ SETTINGS: dict[str, dict[str, Any]] = {"ani1": {"names": ["ani_gdb_s01.h5"]}, "q
 
 
 def given_to(layout: str, count: int = 4) -> list[Molecule]:
-    """What a layout can hold of the molecules."""
+    """What a layout can contain of the molecules."""
     return molecules(count)[:1] if layout in ONE_MOLECULE else molecules(count)
 
 

@@ -1,4 +1,4 @@
-"""Files that ASE reads: databases are left as they are, and no column of an XYZ file is lost without a word."""
+"""Files that ASE reads: databases are left as they are, and no column of an XYZ file is ignored silently."""
 
 import sqlite3
 from contextlib import closing
@@ -50,7 +50,7 @@ def test_database_of_another_program_is_refused_and_left_alone(
 
 
 @pytest.mark.parametrize("content", [b"", b"no database\n" * 100, b"SQLite format 3\0" + b"\xff" * 2000])
-def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_databases_are_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.db"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"a\.db"):

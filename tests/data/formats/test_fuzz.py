@@ -1,11 +1,11 @@
-"""Damaged files in every layout are read rightly or refused with a message: no crash, no hang, no wrong label."""
+"""Damaged files in every format are read correctly or refused with a message: no crash, no hang, no wrong label."""
 
 from pathlib import Path
 
 from tests.data.formats.fuzz import SPECIAL, campaign
 
 
-def test_damaged_files_are_read_rightly_or_refused(tmp_path: Path) -> None:
+def test_damaged_files_are_read_correctly_or_refused(tmp_path: Path) -> None:
     """No file kills or holds up the process that reads, under its limits of memory and time."""
     record = campaign(tmp_path, count=432, seed=7)
     print(record["outcomes"])

@@ -69,7 +69,7 @@ def write_texts(path: Path, texts: list[str], version: str, width: int, user_blo
 @pytest.mark.parametrize("width", [4, 8])
 @pytest.mark.parametrize("user_block", [0, 512])
 def test_sound_heaps_are_read(tmp_path: Path, version: str, width: int, user_block: int) -> None:
-    """Several heaps, one larger than libhdf5 reads at first, every length of text, old files and new ones."""
+    """Several heaps, one larger than libhdf5 reads at first, texts of every length, old and new files."""
     texts = ["x" * size for size in range(300)] + ["y" * 100_000, "GCOL\x01", "é"]
     path = tmp_path / "texts.h5"
     write_texts(path, texts, version, width, user_block)
@@ -118,8 +118,8 @@ def test_file_that_is_being_written_is_refused(tmp_path: Path) -> None:
         assert file["x"][()] == 1
 
 
-def test_what_is_beyond_the_end_is_zero(tmp_path: Path) -> None:
-    """As libhdf5's own driver has it, rather than whatever was in memory."""
+def test_bytes_beyond_the_end_are_zero(tmp_path: Path) -> None:
+    """As in libhdf5's own driver, rather than whatever was in memory."""
     path = tmp_path / "short"
     path.write_bytes(b"abc")
     buffer = np.full(5, 7, np.uint8)

@@ -1,4 +1,4 @@
-"""The same molecules come out of every layout, and each quirk of the published files is met."""
+"""The same molecules are read from every layout, and each quirk of the published files occurs."""
 
 import inspect
 import re
@@ -71,7 +71,7 @@ def refused(reader: Any, *words: str) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_same_molecules_come_out_of_every_layout(tmp_path: Path, layout: str) -> None:
+def test_the_same_molecules_are_read_from_every_layout(tmp_path: Path, layout: str) -> None:
     given = given_to(layout)
     structures = make_reader(layout, WRITERS[layout](tmp_path, given)).read()
     same(structures, given, layout not in WITHOUT_FORCES)
@@ -79,7 +79,7 @@ def test_the_same_molecules_come_out_of_every_layout(tmp_path: Path, layout: str
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_blocks_do_not_change_what_is_read(tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However small the blocks; those that are skipped leave running numbers as they are."""
+    """However small the blocks; skipped ones do not change the running numbers."""
     given = given_to(layout, 10)
     reader = make_reader(layout, WRITERS[layout](tmp_path, given))
     whole = reader.read()
@@ -281,7 +281,7 @@ def test_ase_reads_other_formats_by_pattern(tmp_path: Path) -> None:
     ],
 )
 def test_extxyz_traps(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
-    """What ASE would pass over, believe or turn into numbers."""
+    """What ASE would ignore, accept or turn into numbers."""
     path = WRITERS["extxyz"](tmp_path, molecules())
     path.write_text(re.sub(old, new, path.read_text(), count=1))
     refused(make_reader("extxyz", path), str(path), *words)

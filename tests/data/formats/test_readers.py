@@ -139,7 +139,7 @@ def test_ani1x_partly_missing_forces_are_refused(tmp_path: Path, groups: dict[st
     refused(ani1x(path).read, str(path), "group H2O1", "forces of conformation 2", "NaN")
 
 
-def test_ani1x_without_any_forces_says_how_to_go_on(tmp_path: Path, groups: dict[str, Any]) -> None:
+def test_ani1x_without_any_forces_says_what_to_do(tmp_path: Path, groups: dict[str, Any]) -> None:
     for conformers in groups.values():
         conformers.forces[:] = np.nan
     path = write_ani1x(tmp_path / "a.h5", groups)
@@ -161,7 +161,7 @@ def test_ani1x_takes_molecules_from_a_list(tmp_path: Path, groups: dict[str, Any
 
 @pytest.mark.parametrize("content", [None, "{", "{}", "[]", '{"molecule": 3}'], ids=repr)
 def test_ani1x_bad_list_of_molecules(tmp_path: Path, groups: dict[str, Any], content: str | None) -> None:
-    """Missing, no JSON, another JSON."""
+    """Missing, not JSON, other JSON."""
     listing = tmp_path / "groups.json"
     if content is not None:
         listing.write_text(content)
@@ -170,7 +170,7 @@ def test_ani1x_bad_list_of_molecules(tmp_path: Path, groups: dict[str, Any], con
 
 
 def refused(read: Callable[[], object], *words: str) -> str:
-    """Check that reading raises a `DataError` that holds all words, and return its message."""
+    """Check that reading raises a `DataError` that contains all words, and return its message."""
     with pytest.raises(DataError) as caught:
         read()
     message = str(caught.value)
@@ -401,7 +401,7 @@ def test_extxyz(tmp_path: Path, groups: dict[str, Any], keys: tuple[str, str] | 
 
 
 def test_extxyz_standard_keys_may_be_named(tmp_path: Path, groups: dict[str, Any]) -> None:
-    """ASE takes `energy` and `forces` out of the keys; who names them means them all the same."""
+    """ASE removes `energy` and `forces` from the keys; naming them works all the same."""
     path = write_extxyz(tmp_path / "a.xyz", frames_of(groups))
     structures = extxyz(path, energy_key="energy", forces_key="forces").read()
     assert_holds(structures, list(groups.values()), relative=WRITTEN)
@@ -441,7 +441,7 @@ def test_extxyz_groups_keep_structures_of_one_formula_together(tmp_path: Path, g
 
 
 def test_extxyz_without_some_labels(tmp_path: Path, groups: dict[str, Any]) -> None:
-    """A frame without forces, and one without energy, keep what they have."""
+    """A frame without forces, and one without energy, keep their other labels."""
     frames = frames_of(groups)[:3]
     del frames[0].calc.results["forces"]
     del frames[1].calc.results["energy"]
@@ -493,12 +493,12 @@ def test_extxyz_files_for_validation_and_test(tmp_path: Path, groups: dict[str, 
     refused(extxyz(paths[0], val_path=str(away)).read, str(away), "does not exist", "data.val_path=")
 
 
-def test_extxyz_without_any_label_names_the_keys_that_are_there(tmp_path: Path, groups: dict[str, Any]) -> None:
+def test_extxyz_without_any_label_names_the_available_keys(tmp_path: Path, groups: dict[str, Any]) -> None:
     path = write_extxyz(tmp_path / "a.xyz", frames_of(groups, ("REF_energy", "REF_forces")))
     refused(extxyz(path).read, str(path), "REF_energy", "REF_forces", "data.energy_key=", "data.forces_key=")
 
 
-def test_extxyz_named_key_that_is_not_there(tmp_path: Path, groups: dict[str, Any]) -> None:
+def test_extxyz_named_key_that_is_missing(tmp_path: Path, groups: dict[str, Any]) -> None:
     path = write_extxyz(tmp_path / "a.xyz", frames_of(groups, ("REF_energy", "REF_forces")))
     reader = extxyz(path, energy_key="REF_energie", forces_key="REF_forces")
     refused(reader.read, str(path), "data.energy_key=REF_energie", "did you mean 'REF_energy'")

@@ -1,4 +1,4 @@
-"""Stress, virial and dipole come out of every form in which files hold them, in eV/Angstrom^3 and e Angstrom."""
+"""Stress, virial and dipole are read from every form in which files contain them, in eV/Angstrom^3 and e Angstrom."""
 
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ def test_refused_stresses(tmp_path: Path) -> None:
         make_reader("extxyz", path, {"stress_key": "a", "virial_key": "b"})
 
 
-def test_nine_components_that_ase_would_take_six_of_are_checked(tmp_path: Path) -> None:
+def test_nine_components_of_which_ase_takes_six_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "a.xyz"
     ase.io.write(path, own(stress=[full_3x3_to_voigt_6_stress(stress) for stress in STRESSES]))
     text = path.read_text()

@@ -1,4 +1,4 @@
-"""Packed sets hold what their sources do, are made once and never incompletely, and notice damage."""
+"""Packed sets equal their sources, are made once and completely, and damage is noticed."""
 
 import json
 import os
@@ -104,7 +104,7 @@ def assert_same(packed: Structures, read: Structures) -> None:
 
 @pytest.mark.parametrize("exact", [True, False], ids=["float32", "float64"])
 @pytest.mark.parametrize("periodic_from", [0, 7, 1000], ids=["periodic", "later periodic", "open"])
-def test_a_packed_set_holds_what_its_source_does(source: Path, tmp_path: Path, exact: bool, periodic_from: int) -> None:
+def test_a_packed_set_equals_its_source(source: Path, tmp_path: Path, exact: bool, periodic_from: int) -> None:
     reader = MadeUp(source, exact=exact, periodic_from=periodic_from)
     counts: list[int] = []
     packed = pack(reader, tmp_path / "set.packed", counts.append)
@@ -228,7 +228,7 @@ def start(source: Path, folder: Path, kill_at: int = -1, seconds: float = 0.0) -
     )
 
 
-def test_a_killed_packing_continues_where_it_was(source: Path, tmp_path: Path) -> None:
+def test_a_killed_packing_continues_where_it_stopped(source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set.packed"
     for kill_at in (0, 6, 10):
         killed = start(source, folder, kill_at)
@@ -316,7 +316,7 @@ def test_large_sources_are_packed_and_small_ones_are_not(
     assert_same(large, small)
     assert isinstance(large.energy, np.memmap)
     loading.read_or_map(MadeUp(source, exact=False))
-    assert len(list(tmp_path.glob("*.packed"))) == 2  # another way of reading has a place of its own
+    assert len(list(tmp_path.glob("*.packed"))) == 2  # other settings of the reader have a folder of their own
     named, _ = loading.read_or_map(PackedReader(str(folder)))
     assert_same(named, small)
     assert_same(PackedReader(str(folder)).read(), large)
