@@ -37,7 +37,7 @@ ADDED: dict[str, Any] = {
     "data.batch_by": "structures",
     "data.bucket": 1,
     "data.format": "extxyz",
-    **{f"data.{part}{target}_key": None for part in ("", "reader.") for target in ("stress", "virial", "dipole")},
+    **{f"data.{part}{key}": None for part in ("", "reader.") for key in ("stress_key", "virial_key", "dipole_key")},
     **{f"data.reader.levels.{theory}.dipole": None for theory in ("dz", "tz", "ccx")},
     "data.reader.stress_unit": "eV/angstrom^3",
     "data.reader.stress_sign": "tension_positive",

@@ -230,7 +230,7 @@ def test_report(potential_of: PotentialOf) -> None:
     of_training, of_inference, of_export = (parts(hiphop, CPU, purpose) for purpose in PURPOSES)
     assert {name: part.chosen for name, part in of_training.items()} == {
         "convolutions": "neighbour tables, C where not differentiated twice",
-        "invariants in blocks": "of atoms",
+        "scalars": "in blocks of atoms",
         "invariants": "C",
         "group norm": "C",
     }
