@@ -5,7 +5,7 @@ points are sorted into columns of square cross-section, and along each column by
 then a few runs of the sorted list, one per surrounding column.
 """
 
-from typing import List, Tuple
+from typing import List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
@@ -89,6 +89,56 @@ def images(
     return wrap, atom, shift, positions[atom] + translation
 
 
+class Points(NamedTuple):
+    """All images of atoms (centres) that may be in a pair, sorted along columns; see `linear_pairs`."""
+
+    place: Tensor
+    """(3, n_images) Angstrom."""
+    owner: Tensor
+    """(n_images,) int64: whose image each is."""
+    itself: Tensor
+    """(n_images,) int64: the centre that each is in the home cell; -1 for other images."""
+    shift: Tensor
+    """(n_images, 3) int64; empty where all systems are open, as is `wrap`."""
+    wrap: Tensor
+    """(n_centres, 3) int64: lattice translation from the home cell."""
+    home: Tensor
+    """(3, n_centres) Angstrom, in the home cell."""
+    first: Tensor
+    """(n_centres, 9) int64: where the run of candidates begins in each of the nearest columns."""
+    n_candidates: Tensor
+    """(n_centres, 9) int64: length of the run."""
+
+
+def _sorted_points(
+    positions: Tensor, system: Tensor, n_systems: int, cell: Tensor, pbc: Tensor, cutoff: float
+) -> Points:
+    """Make all images, and sort them along columns."""
+    atoms = torch.arange(positions.shape[0], device=positions.device)
+    wrap = shift = torch.zeros((0, 3), dtype=torch.int64, device=positions.device)
+    owner, itself, place, home = atoms, atoms, positions, positions
+    is_periodic = bool(pbc.any())
+    if is_periodic:
+        wrap, owner, shift, place = images(positions, system, cell, pbc, cutoff)
+        is_home = (shift == -wrap[owner]).all(1)
+        home = torch.empty_like(positions)
+        home[owner[is_home]] = place[is_home]
+        itself = torch.where(is_home, owner, -torch.ones_like(owner))
+    key, first, last = _columns(place, owner, home, system, n_systems, cutoff)
+    key, order = torch.sort(key, stable=True)
+    first = torch.searchsorted(key, first)
+    return Points(
+        place.t().contiguous().index_select(1, order),
+        owner[order],
+        itself[order],
+        shift[order] if is_periodic else shift,
+        wrap,
+        home.t().contiguous(),
+        first,
+        torch.searchsorted(key, last, right=True) - first,
+    )
+
+
 def linear_pairs(
     positions: Tensor, sizes: Tensor, cell: Tensor, pbc: Tensor, cutoff: float, chunk: int = 100_000
 ) -> Pairs:
@@ -120,53 +170,27 @@ def linear_pairs(
     system = torch.repeat_interleave(torch.arange(sizes.shape[0], device=device), sizes)[centre]
     given = positions[centre]
     is_periodic = bool(pbc.any())
-    atoms = torch.arange(centre.shape[0], device=device)
-    if is_periodic:
-        wrap, owner, shift, place = images(given, system, cell, pbc, cutoff)
-        is_home = (shift == -wrap[owner]).all(1)
-        home = torch.empty_like(given)
-        home[owner[is_home]] = place[is_home]
-        itself = torch.where(is_home, owner, -torch.ones_like(owner))
-    else:
-        wrap, shift, owner, itself, place, home = none, none, atoms, atoms, given, given
-
-    key, first, last = _columns(place, owner, home, system, sizes.shape[0], cutoff)
-    key, order = torch.sort(key, stable=True)
-    owner, itself = owner[order], itself[order]
-    if is_periodic:
-        shift = shift[order]
-    first = torch.searchsorted(key, first)  # (n_centres, n_columns): runs of the sorted list
-    n_candidates = torch.searchsorted(key, last, right=True) - first
-    x, y, z = place.t().contiguous().index_select(1, order).unbind(0)
-    home_x, home_y, home_z = home.t().contiguous().unbind(0)
-
+    points = _sorted_points(given, system, sizes.shape[0], cell, pbc, cutoff)
+    x, y, z = points.place.unbind(0)
+    home_x, home_y, home_z = points.home.unbind(0)
     found_i: List[Tensor] = [none]
     found_j: List[Tensor] = [none]
     found_shift: List[Tensor] = [none.reshape(0, 3)]
     start = 0
-    for stop in _chunks(n_candidates.sum(1), chunk):
-        count = n_candidates[start:stop]
-        run = torch.repeat_interleave(count.flatten())
-        before = torch.cumsum(count.flatten(), 0) - count.flatten()
-        candidate = torch.arange(run.shape[0], device=device)
-        candidate += (first[start:stop].flatten() - before).index_select(0, run)
-        i = torch.repeat_interleave(atoms[start:stop], count.sum(1))
+    for stop in _chunks(points.n_candidates.sum(1), chunk):
+        candidate, i = _candidates(points.first[start:stop], points.n_candidates[start:stop])
+        i += start
         dx = x.index_select(0, candidate).sub_(home_x.index_select(0, i))
         dy = y.index_select(0, candidate).sub_(home_y.index_select(0, i))
         dz = z.index_select(0, candidate).sub_(home_z.index_select(0, i))
         squared = dx.square_().add_(dy.square_()).add_(dz.square_())
         near = torch.nonzero(squared < cutoff * cutoff * (1.0 + 1e-9))[:, 0]
         i, candidate, squared = i.index_select(0, near), candidate.index_select(0, near), squared.index_select(0, near)
-        keep = itself.index_select(0, candidate) != i
-        j = owner.index_select(0, candidate)
+        keep = points.itself.index_select(0, candidate) != i
+        j = points.owner.index_select(0, candidate)
         if is_periodic:
-            pair_shift = shift.index_select(0, candidate).add_(wrap.index_select(0, i))
-            # positions of images are rounded: near the cutoff, decide by the vector that the pair will have
-            doubtful = torch.nonzero(squared > cutoff * cutoff * (1.0 - 1e-9))[:, 0]
-            if doubtful.shape[0] > 0:
-                a, b = i[doubtful], j[doubtful]
-                translation = torch.einsum("pk,pkx->px", pair_shift[doubtful].to(given.dtype), cell[system[a]])
-                keep[doubtful] = (given[b] - given[a] + translation).square().sum(1) < cutoff * cutoff
+            pair_shift = points.shift.index_select(0, candidate).add_(points.wrap.index_select(0, i))
+            keep = _decide_near_cutoff(keep, squared, i, j, pair_shift, given, cell, system, cutoff)
         else:
             pair_shift = torch.zeros((i.shape[0], 3), dtype=torch.int64, device=device)
             keep &= squared < cutoff * cutoff
@@ -176,6 +200,51 @@ def linear_pairs(
         found_shift.append(pair_shift[inside])
         start = stop
     return torch.cat(found_i), torch.cat(found_j), torch.cat(found_shift)
+
+
+def _candidates(first: Tensor, count: Tensor) -> Tuple[Tensor, Tensor]:
+    """List the candidates of centres, run by run of the sorted list.
+
+    Parameters
+    ----------
+    first, count : (n_centres, n_columns) int64, where each run begins, and its length
+
+    Returns
+    -------
+    candidate, centre : (n_candidates,) int64, index in the sorted list, and whose candidate it is
+    """
+    run = torch.repeat_interleave(count.flatten())
+    before = torch.cumsum(count.flatten(), 0) - count.flatten()
+    candidate = torch.arange(run.shape[0], device=first.device)
+    candidate += (first.flatten() - before).index_select(0, run)
+    return candidate, torch.repeat_interleave(count.sum(1))
+
+
+def _decide_near_cutoff(
+    keep: Tensor,
+    squared: Tensor,
+    i: Tensor,
+    j: Tensor,
+    pair_shift: Tensor,
+    positions: Tensor,
+    cell: Tensor,
+    system: Tensor,
+    cutoff: float,
+) -> Tensor:
+    """Decide by the vector that a pair will have, where rounded positions of images may be wrong.
+
+    Parameters
+    ----------
+    keep, squared : (n_pairs,) the decision so far, and squared distances by positions of images
+    i, j, pair_shift : of the pairs
+    positions, cell, system : (n_centres, 3), (n_systems, 3, 3) and (n_centres,)
+    """
+    doubtful = torch.nonzero(squared > cutoff * cutoff * (1.0 - 1e-9))[:, 0]
+    if doubtful.shape[0] > 0:
+        a, b = i[doubtful], j[doubtful]
+        translation = torch.einsum("pk,pkx->px", pair_shift[doubtful].to(positions.dtype), cell[system[a]])
+        keep[doubtful] = (positions[b] - positions[a] + translation).square().sum(1) < cutoff * cutoff
+    return keep
 
 
 def _columns(
