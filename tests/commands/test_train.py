@@ -173,7 +173,7 @@ def test_signal_ends_the_run_with_everything_in_place(number: signal.Signals, tm
         (["data=ani1x"], 3, ["ani1x-release.h5 does not exist", "hiphop-data download ani1x", "data.path=PATH"]),
         (["data=comp6"], 3, ["contains no COMP6v1 file", "data.root=FOLDER"]),
         (["data=extxyz", "data.path=none.xyz"], 3, ["none.xyz does not exist"]),
-        (["model.elements=[H,C]"], 3, ["holds N", "'model.elements=[H,C,N]'"]),
+        (["model.elements=[H,C]"], 3, ["contains N", "'model.elements=[H,C,N]'"]),
         (["model.elements=[H,C,N,Ox]"], 2, ["'Ox' is not an element"]),
         (["data.reader.force_sign=gradient"], 3, ["opposite sign", "force_sign"]),
         (["data.reader.energy_unit=eV"], 3, ["stiffness", "energy_unit"]),
