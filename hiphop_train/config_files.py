@@ -82,6 +82,6 @@ def line_of(file: Path, path: str) -> int | None:
 
 
 def is_global(file: Path) -> bool:
-    """Whether a file's keys stand at the top of the configuration, as Hydra's package directive says."""
+    """Whether a file's keys are at the top of the configuration, according to Hydra's package directive."""
     header = takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
     return any("@package _global_" in line for line in header)

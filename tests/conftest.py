@@ -236,9 +236,9 @@ def pair_labels() -> Callable[..., tuple[float, np.ndarray]]:
             distance = np.linalg.norm(vector)
             decay = np.exp(-slope * (distance - covalent_radii[numbers[i]] - covalent_radii[numbers[j]]))
             energy += depth * (decay**2 - 2 * decay)
-            pull = depth * slope * 2 * (decay - decay**2) * vector / distance
-            forces[i] += pull
-            forces[j] -= pull
+            force = depth * slope * 2 * (decay - decay**2) * vector / distance
+            forces[i] += force
+            forces[j] -= force
         return energy + float(ATOM_ENERGY[numbers].sum()), forces
 
     return evaluate

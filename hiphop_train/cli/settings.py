@@ -78,7 +78,7 @@ def _run(function: "Function", config: "DictConfig") -> int:
 
 
 def _run_hydra(name: "ConfigName", function: "Function") -> None:
-    """Leave the inspection of configurations, and sweeps by other launchers, to Hydra; each job is checked as ever.
+    """Leave the inspection of configurations, and sweeps by other launchers, to Hydra; each job is checked as usual.
 
     Hydra reads the arguments of the process.
     """

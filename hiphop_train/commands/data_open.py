@@ -26,7 +26,7 @@ class Opened:
     Attributes
     ----------
     choice : of conf/data
-    why : what told so
+    why : on what evidence
     section : resolved data section
     source : gives the structures
     theory : level of theory that the choice stands for; empty where it stands for none
@@ -53,9 +53,9 @@ def open_data(file: Path, overrides: list[str], all_levels: bool = False) -> Ope
     overrides : ``data=NAME`` and ``data.KEY=VALUE``; without ``data=NAME`` the file is looked into
     all_levels : whether all levels of theory that were recognised are read, or the first of them
     """
-    strange = [override for override in overrides if not override.lstrip("+~").startswith(("data=", "data.", "data/"))]
-    if strange:
-        raise ConfigError(f"'{strange[0]}': settings are data=NAME and data.KEY=VALUE")
+    unknown = [override for override in overrides if not override.lstrip("+~").startswith(("data=", "data.", "data/"))]
+    if unknown:
+        raise ConfigError(f"'{unknown[0]}': settings are data=NAME and data.KEY=VALUE")
     given = [override.removeprefix("data=") for override in overrides if override.startswith("data=")]
     others = [override for override in overrides if not override.startswith("data=")]
     settings: dict[str, Any] = {}

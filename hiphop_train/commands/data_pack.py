@@ -40,8 +40,8 @@ def pack_file(file: Path, overrides: list[str], output: Path | None = None) -> P
     size = sum(each.stat().st_size for each in place.iterdir())
     read = sum(each.stat().st_size for each in reader.files())
     counts = f"{packed.meta['n_structures']:,} structures, {packed.meta['n_atoms']:,} atoms, {size / 1e6:,.1f} MB"
-    told = "packed already" if was_there else f"{seconds:.1f} s, {read / 1e6 / seconds:.1f} MB/s of input"
-    print(f"{place}: {counts}; {told}")
+    speed = "packed already" if was_there else f"{seconds:.1f} s, {read / 1e6 / seconds:.1f} MB/s of input"
+    print(f"{place}: {counts}; {speed}")
     print(f"train from it: hiphop-train data=packed {_path(place)}")
     return place
 

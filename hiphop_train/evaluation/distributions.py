@@ -88,8 +88,8 @@ def _histogram(
         axis.hist(inside, bins=bins, color=colour, alpha=0.6 if len(values) > 1 else 1, label=name)
     beyond = int(((everything < low) | (everything > high)).sum())
     if beyond:
-        told = f"{beyond:,} beyond the edges;\nall: {everything.min():.3g} to {everything.max():.3g}"
-        axis.text(0.98, 0.72, told, ha="right", transform=axis.transAxes, color=INK, fontsize=8)
+        label = f"{beyond:,} beyond the edges;\nall: {everything.min():.3g} to {everything.max():.3g}"
+        axis.text(0.98, 0.72, label, ha="right", transform=axis.transAxes, color=INK, fontsize=8)
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     if len(values) > 1:
