@@ -130,7 +130,7 @@ def evaluate(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, dict[
 
     Returns
     -------
-    errors : set of structures -> kind of label (energy, relative_energy, forces) -> mae, rmse, max ... in kcal/mol and
+    errors : set of structures -> target (energy, relative_energy, forces) -> mae, rmse, max ... in kcal/mol and
         kcal/mol/Angstrom. They are also written as JSON, with pictures, to ``RUN/eval`` or ``output_dir=FOLDER``
 
     Raises

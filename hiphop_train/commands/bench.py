@@ -1,4 +1,4 @@
-"""hiphop-bench: time and memory, by itself and beside other programs."""
+"""hiphop-bench: time and memory, alone and compared with other programs."""
 
 import hashlib
 import json

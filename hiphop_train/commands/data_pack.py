@@ -34,7 +34,7 @@ def pack_file(file: Path, overrides: list[str], output: Path | None = None) -> P
         with progress(f"packing into {place}", None) as advance:
             packed = pack(reader, place, advance, say=lambda text: print(text, flush=True))
     except KeyboardInterrupt:
-        print(f"stopped; the same command goes on where it was (so far in {place}.partial)", flush=True)
+        print(f"stopped; the same command resumes (so far in {place}.partial)", flush=True)
         raise
     seconds = time.perf_counter() - start
     size = sum(each.stat().st_size for each in place.iterdir())

@@ -63,5 +63,5 @@ def test_stopped_packing_says_that_it_goes_on(
         patch.setattr("hiphop_train.data.store.pack._append_all", stop)
         with pytest.raises(KeyboardInterrupt):
             cli.call("data", ["pack", str(file), "--output", str(tmp_path / "p")])
-    assert "the same command goes on where it was" in capsys.readouterr().out
+    assert "the same command resumes" in capsys.readouterr().out
     assert cli.call("data", ["pack", str(file), "--output", str(tmp_path / "p")]) == 0
