@@ -108,7 +108,7 @@ _ALL = [
     ),
     _configured(
         "bench",
-        "Measure time and memory of a potential in dynamics and training, what takes them, and other programs in comparison.",
+        "Measure time and memory of a potential, what takes them, and other programs in comparison.",
         [
             ("hiphop-bench model.n_features=128 water=[3000,12000,48000]", "how time and memory grow"),
             ("hiphop-bench checkpoint=RUN structures=[FILE.pdb] measure=[md]", "a trained potential on your structure"),
