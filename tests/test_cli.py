@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -35,19 +34,15 @@ def test_table_and_scripts_of_the_package_agree() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_quick(command: str) -> None:
-    times = []
-    for _ in range(3):
-        started = time.monotonic()
-        done = start(command, "--help")
-        times.append(time.monotonic() - started)
+def test_help_begins_with_usage_and_examples(command: str) -> None:
+    done = start(command, "--help")
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: hiphop-{command} ")
     assert f"\nexamples:\n  hiphop-{command}" in done.stdout
-    assert min(times) < 1.0
 
 
 def test_help_imports_no_heavy_library() -> None:
+    """So that it answers in a fraction of a second."""
     code = f"import sys; from hiphop_train.cli import run; [run(name, ['--help']) for name in {list(COMMANDS)}]"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print(sorted(sys.modules))"], capture_output=True, text=True, check=True
