@@ -5,6 +5,7 @@ receives as often as it sends. Instead each pair is hashed to 64 bits. The sum o
 reverses if the list contains all reverses; otherwise it does so with a probability of 2^-64.
 """
 
+from dataclasses import dataclass
 from typing import Optional, Tuple
 
 import torch
@@ -48,6 +49,25 @@ def half_list(graph: Graph) -> Optional[Tensor]:
         shift = graph.pair_shift.index_select(0, itself).sign()
         difference[itself] = 4 * shift[:, 0] + 2 * shift[:, 1] + shift[:, 2]
     return torch.nonzero(difference > 0)[:, 0]
+
+
+HALF_LIST = "half_list"
+
+
+@dataclass(frozen=True)
+class PrepareHalfList:
+    """Adds the half neighbour list to a graph, in the loader; nothing where there is none."""
+
+    def __call__(self, graph: Graph) -> Graph:
+        """Return the graph with its half list among the extras."""
+        half = half_list(graph)
+        return graph if half is None else graph._replace(extras={**graph.extras, HALF_LIST: half})
+
+    def half_list_of(self, graph: Graph) -> Optional[Tensor]:
+        """Return the half list that a graph carries, or make it; None on a GPU, where sums run over all pairs."""
+        if HALF_LIST in graph.extras and graph.pair_i.is_cpu:
+            return graph.extras[HALF_LIST]
+        return half_list(graph)
 
 
 def has_reverses(graph: Graph) -> bool:

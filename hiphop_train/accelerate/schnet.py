@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hiphop_train.accelerate.blocks import functions_with_slopes
 from hiphop_train.accelerate.half_lists import sums_both_ways
-from hiphop_train.accelerate.pairs import half_list
+from hiphop_train.accelerate.pairs import PrepareHalfList, half_list
 from hiphop_train.accelerate.slopes import cosine_cutoff_slope, gaussian_expansion_with_slope
 from hiphop_train.accelerate.twin import NOT_FOR_THIS, Setting, Twin, adopt
 from hiphop_train.graph.segments import segment_sum
@@ -33,10 +33,11 @@ class SchNetTwin(Representation):
         self.embedding, self.interactions = plain.embedding, plain.interactions
         self.n_gaussians = plain.n_gaussians
         self.are_frozen = are_frozen
+        self.prepare = PrepareHalfList()
 
     def forward(self, graph: Graph) -> List[Tensor]:
         """Return the embedding and the features after each interaction block."""
-        half = half_list(graph)
+        half = self.prepare.half_list_of(graph)
         pair_i, pair_j, vectors = graph.pair_i, graph.pair_j, graph.pair_vectors
         if half is not None:
             pair_i, pair_j, vectors = (part.index_select(0, half) for part in (pair_i, pair_j, vectors))
@@ -142,6 +143,7 @@ TWINS = [
         SchNet,
         lambda plain, setting: NOT_FOR_THIS if setting.purpose == "export" else "",
         _make,
+        lambda plain: PrepareHalfList(),
     ),
     Twin(
         "filters",
