@@ -64,10 +64,8 @@ class PrepareHalfList:
         return graph if half is None else graph._replace(extras={**graph.extras, HALF_LIST: half})
 
     def half_list_of(self, graph: Graph) -> Optional[Tensor]:
-        """Return the half list that a graph carries, or make it; None on a GPU, where sums run over all pairs."""
-        if HALF_LIST in graph.extras and graph.pair_i.is_cpu:
-            return graph.extras[HALF_LIST]
-        return half_list(graph)
+        """Return the half list that a graph carries, or make it."""
+        return graph.extras[HALF_LIST] if HALF_LIST in graph.extras else half_list(graph)
 
 
 def has_reverses(graph: Graph) -> bool:

@@ -136,12 +136,18 @@ def _make(plain: SchNet, setting: Setting) -> SchNetTwin:
     return SchNetTwin(plain, are_frozen=setting.purpose == "inference")
 
 
+def _why_not(plain: SchNet, setting: Setting) -> str:
+    if setting.purpose == "export":
+        return NOT_FOR_THIS
+    return "" if setting.device.type == "cpu" else f"half neighbour lists pay on CPUs, not on {setting.device.type}"
+
+
 TWINS = [
     Twin(
         "filters",
         "half neighbour list",
         SchNet,
-        lambda plain, setting: NOT_FOR_THIS if setting.purpose == "export" else "",
+        _why_not,
         _make,
         lambda plain: PrepareHalfList(),
     ),
@@ -149,7 +155,7 @@ TWINS = [
         "filters",
         "scripted half neighbour list",
         SchNet,
-        lambda plain, setting: "",
+        lambda plain, setting: "" if setting.purpose == "export" else NOT_FOR_THIS,
         lambda plain, setting: ScriptedSchNet(plain),
     ),
 ]
