@@ -5,7 +5,7 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from hiphop_train.accelerate import accelerate, blocks
+from hiphop_train.accelerate import accelerate, blocks, pairs
 from hiphop_train.accelerate.slopes import cosine_cutoff_slope, gaussian_expansion_with_slope
 from hiphop_train.graph.assemble import with_pair_vectors
 from hiphop_train.nn.cutoffs import cosine_cutoff
