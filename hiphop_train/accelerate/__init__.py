@@ -14,7 +14,7 @@ from torch import nn
 from hiphop_train.accelerate import group_norm, hip, invariants, readout, schnet, sensitivity, symmetry_functions
 from hiphop_train.accelerate.compiler import CompilationError, find_compiler
 from hiphop_train.accelerate.precision import MatmulPrecision, MixedPrecision, Precision
-from hiphop_train.accelerate.twin import NOT_FOR_THIS, Choice, Purpose, Setting, Twin
+from hiphop_train.accelerate.twin import Choice, Purpose, Setting, Twin
 from hiphop_train.errors import ConfigError
 from hiphop_train.potential import Network, Potential
 from hiphop_train.types import Graph, Prepare
@@ -146,7 +146,7 @@ def _replace(
     reasons: dict[str, None] = {}
     part = ""
     for twin in TWINS:
-        if not isinstance(module, twin.replaces):
+        if not isinstance(module, twin.replaces) or setting.purpose not in twin.purposes:
             continue
         part = twin.part
         reason = twin.why_not(module, setting)
@@ -162,10 +162,9 @@ def _replace(
             potential.set_submodule(path, made)
             hook = None if twin.prepare is None else twin.prepare(module)
             return Part(part, twin.chosen, "; ".join(reasons)), hook
-        if setting.choice is True and setting.purpose != "export" and reason == setting.why_no_kernels():
+        if setting.choice is True and reason == setting.why_no_kernels():
             raise _refusal(key, reason)
-        if reason != NOT_FOR_THIS:
-            reasons[reason] = None
+        reasons[reason] = None
     return (Part(part, "plain", "; ".join(reasons)) if part and reasons else None), None
 
 

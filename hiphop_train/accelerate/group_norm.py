@@ -12,7 +12,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from hiphop_train.accelerate.polynomial_kernels import Kernels, evaluate_compiled
-from hiphop_train.accelerate.twin import NOT_FOR_THIS, Setting, Twin, adopt
+from hiphop_train.accelerate.twin import Setting, Twin, adopt, why_no_kernels
 from hiphop_train.models.hiphop import GroupNorm
 
 EPSILON = 1e-5
@@ -97,12 +97,6 @@ def _apply_jacobian(grad_output: Tensor, values: Tensor, mean: Tensor, scale: Te
 
 
 TWINS = [
-    Twin("group norm", "C", GroupNorm, lambda plain, setting: setting.why_no_kernels(), CompiledGroupNorm),
-    Twin(
-        "group norm",
-        "torch, analytic derivatives",
-        GroupNorm,
-        lambda plain, setting: NOT_FOR_THIS if setting.purpose == "export" else "",
-        DerivedGroupNorm,
-    ),
+    Twin("group norm", "C", GroupNorm, CompiledGroupNorm, why_not=why_no_kernels),
+    Twin("group norm", "torch, analytic derivatives", GroupNorm, DerivedGroupNorm),
 ]

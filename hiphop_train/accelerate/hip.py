@@ -16,7 +16,7 @@ from hiphop_train.accelerate.compiled_convolution import (
 from hiphop_train.accelerate.hip_layout import PrepareLayout
 from hiphop_train.accelerate.hip_scripted import ScriptedHIP
 from hiphop_train.accelerate.table_convolution import TableConvolution
-from hiphop_train.accelerate.twin import NOT_FOR_THIS, Setting, Twin, adopt
+from hiphop_train.accelerate.twin import Setting, Twin, adopt
 from hiphop_train.models.backbone import HIPBackbone, HIPInteraction
 from hiphop_train.models.base import Representation
 from hiphop_train.models.hiphop import Interaction as HIPHOPInteraction
@@ -77,17 +77,14 @@ class BlockedInteraction(HIPInteraction):
     def __init__(self, plain: HIPHOPInteraction, setting: Setting) -> None:
         nn.Module.__init__(self)
         adopt(self, plain)
-        self.invariants, self.norm, self.mixing = plain.invariants, plain.norm, plain.mixing
+        self.formulas = [plain]  # in a list, so that it is not a submodule
 
     def scalars(self, environment: Tensor) -> Tensor:
         """Return M norm(invariants(A)) (n_atoms, n_out) of A (n_atoms, (l_max + 1)^2, n_out)."""
-        invariants = in_blocks(self.normalised_invariants, [environment], ATOMS_PER_BLOCK, list(self.norm.parameters()))
-        return invariants.flatten(1) @ self.mixing.flatten(0, 1)
-
-    def normalised_invariants(self, environment: Tensor) -> Tensor:
-        """Return norm(invariants(A)) (n_atoms, n_invariants, n_out)."""
-        normalised: Tensor = self.norm(self.invariants(environment.transpose(0, 1)).transpose(0, 1))
-        return normalised
+        plain = self.formulas[0]
+        parameters = list(plain.norm.parameters())
+        invariants = in_blocks(plain.normalised_invariants, [environment], ATOMS_PER_BLOCK, parameters)
+        return invariants.flatten(1) @ plain.mixing.flatten(0, 1)
 
 
 def prepare_layout(plain: HIPBackbone) -> PrepareLayout:
@@ -96,8 +93,6 @@ def prepare_layout(plain: HIPBackbone) -> PrepareLayout:
 
 
 def _why_no_compiled_convolution(plain: HIPBackbone, setting: Setting) -> str:
-    if setting.purpose == "export":
-        return NOT_FOR_THIS
     n_features = plain.feature_sizes[-1]
     if reason := setting.why_no_kernels():
         return reason
@@ -108,33 +103,28 @@ def _compiled(plain: HIPBackbone, setting: Setting) -> HIPTwin:
     return HIPTwin(plain, compile_convolution(plain.l_max, plain.n_types, plain.n_sensitivities, setting))
 
 
-def _not_in_export(plain: nn.Module, setting: Setting) -> str:
-    return NOT_FOR_THIS if setting.purpose == "export" else ""
-
-
 TWINS = [
-    Twin("scalars", "in blocks of atoms", HIPHOPInteraction, _not_in_export, BlockedInteraction),
+    Twin("scalars", "in blocks of atoms", HIPHOPInteraction, BlockedInteraction),
     Twin(
         "convolutions",
         "neighbour tables, C where not differentiated twice",
         HIPBackbone,
-        _why_no_compiled_convolution,
         _compiled,
-        prepare_layout,
+        why_not=_why_no_compiled_convolution,
+        prepare=prepare_layout,
     ),
     Twin(
         "convolutions",
         "neighbour tables",
         HIPBackbone,
-        _not_in_export,
         lambda plain, setting: HIPTwin(plain, None),
-        prepare_layout,
+        prepare=prepare_layout,
     ),
     Twin(
         "convolutions",
         "scripted neighbour tables",
         HIPBackbone,
-        lambda plain, setting: "",
         lambda plain, setting: ScriptedHIP(plain),
+        purposes=("export",),
     ),
 ]

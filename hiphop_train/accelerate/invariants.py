@@ -9,7 +9,7 @@ from hiphop_train.accelerate.contraction_programs import contraction_program
 from hiphop_train.accelerate.polynomial_kernels import Kernels, evaluate_compiled
 from hiphop_train.accelerate.polynomial_source import header
 from hiphop_train.accelerate.polynomials import Program, evaluate, interpret
-from hiphop_train.accelerate.twin import NOT_FOR_THIS, Setting, Twin
+from hiphop_train.accelerate.twin import Setting, Twin, why_no_kernels
 from hiphop_train.nn.contractions import Contraction
 from hiphop_train.nn.invariants import Invariants
 
@@ -70,13 +70,7 @@ class ScriptedInvariants(nn.Module):
 
 
 TWINS = [
-    Twin("invariants", "C", Invariants, lambda plain, setting: setting.why_no_kernels(), CompiledInvariants),
-    Twin(
-        "invariants",
-        "scripted program",
-        Invariants,
-        lambda plain, setting: "" if setting.purpose == "export" else NOT_FOR_THIS,
-        ScriptedInvariants,
-    ),
-    Twin("invariants", "program", Invariants, lambda plain, setting: "", ProgramInvariants),
+    Twin("invariants", "C", Invariants, CompiledInvariants, why_not=why_no_kernels),
+    Twin("invariants", "program", Invariants, ProgramInvariants),
+    Twin("invariants", "scripted program", Invariants, ScriptedInvariants, purposes=("export",)),
 ]

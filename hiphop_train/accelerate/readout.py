@@ -6,7 +6,7 @@ from typing import Dict, List
 import torch
 from torch import Tensor
 
-from hiphop_train.accelerate.twin import NOT_FOR_THIS, Twin, adopt
+from hiphop_train.accelerate.twin import Twin, adopt
 from hiphop_train.readout.base import Readout
 from hiphop_train.readout.per_element import PerElementEnergy
 from hiphop_train.types import ON_HOST, Graph
@@ -63,8 +63,7 @@ TWINS = [
         "networks of the elements",
         "atoms sorted by element",
         PerElementEnergy,
-        lambda plain, setting: NOT_FOR_THIS if setting.purpose == "export" else "",
         lambda plain, setting: SortedPerElementEnergy(plain),
-        lambda plain: PrepareCounts(plain.n_types),
+        prepare=lambda plain: PrepareCounts(plain.n_types),
     ),
 ]

@@ -9,7 +9,7 @@ from hiphop_train.accelerate.blocks import functions_with_slopes
 from hiphop_train.accelerate.half_lists import sums_both_ways
 from hiphop_train.accelerate.pairs import PrepareHalfList, half_list
 from hiphop_train.accelerate.slopes import cosine_cutoff_slope, gaussian_expansion_with_slope
-from hiphop_train.accelerate.twin import NOT_FOR_THIS, Setting, Twin, adopt
+from hiphop_train.accelerate.twin import Setting, Twin, adopt
 from hiphop_train.graph.segments import segment_sum
 from hiphop_train.models.base import Representation
 from hiphop_train.models.schnet import Interaction, SchNet
@@ -137,8 +137,6 @@ def _make(plain: SchNet, setting: Setting) -> SchNetTwin:
 
 
 def _why_not(plain: SchNet, setting: Setting) -> str:
-    if setting.purpose == "export":
-        return NOT_FOR_THIS
     return "" if setting.device.type == "cpu" else f"half neighbour lists pay on CPUs, not on {setting.device.type}"
 
 
@@ -147,15 +145,15 @@ TWINS = [
         "filters",
         "half neighbour list",
         SchNet,
-        _why_not,
         _make,
-        lambda plain: PrepareHalfList(),
+        why_not=_why_not,
+        prepare=lambda plain: PrepareHalfList(),
     ),
     Twin(
         "filters",
         "scripted half neighbour list",
         SchNet,
-        lambda plain, setting: "" if setting.purpose == "export" else NOT_FOR_THIS,
         lambda plain, setting: ScriptedSchNet(plain),
+        purposes=("export",),
     ),
 ]

@@ -13,9 +13,7 @@ from torch.autograd import Function
 
 from hiphop_train.accelerate.blocks import PAIRS, blocks
 from hiphop_train.accelerate.compiler import Library
-from hiphop_train.accelerate.twin import NOT_FOR_THIS, Setting, Twin, adopt
-from hiphop_train.nn.cutoffs import cosine_cutoff
-from hiphop_train.nn.gaussians import gaussian
+from hiphop_train.accelerate.twin import Setting, Twin, adopt, why_no_kernels
 from hiphop_train.nn.sensitivity import InverseGaussianSensitivity
 
 
@@ -32,6 +30,7 @@ class FrozenSensitivity(nn.Module):
         super().__init__()
         adopt(self, plain)
         self.centre, self.inverse_width = plain.centre, plain.inverse_width
+        self.formulas = [plain]  # in a list, so that it is not a submodule
         self.cutoff = plain.cutoff
         self.library = library
 
@@ -39,11 +38,6 @@ class FrozenSensitivity(nn.Module):
         """Evaluate (n_pairs, n_sensitivities) of distances (n_pairs,), Angstrom."""
         sensitivity: Tensor = _Evaluate.apply(distance, self)  # type: ignore[no-untyped-call]
         return sensitivity
-
-    def evaluate(self, distance: Tensor) -> Tensor:
-        """Evaluate as `InverseGaussianSensitivity` does."""
-        offset = (1.0 / distance[:, None] - 1.0 / self.centre) * self.inverse_width
-        return gaussian(0.5 * offset.square()) * cosine_cutoff(distance, self.cutoff)[:, None]
 
     def call(self, name: str, distance: Tensor, *tensors: Tensor) -> bool:
         """Call a function of the library; return False if no library serves the tensors."""
@@ -60,7 +54,7 @@ class _Evaluate(Function):
         sensitivity = distance.new_empty((len(distance), len(functions.centre)))
         if not functions.call("sensitivities", distance.contiguous(), sensitivity):
             for rows in blocks(len(distance), PAIRS):
-                sensitivity[rows] = functions.evaluate(distance[rows])
+                sensitivity[rows] = functions.formulas[0](distance[rows])
         ctx.save_for_backward(distance, sensitivity)
         ctx.functions = functions
         return sensitivity
@@ -70,7 +64,7 @@ class _Evaluate(Function):
         distance, sensitivity = ctx.saved_tensors
         functions: FrozenSensitivity = ctx.functions
         if torch.is_grad_enabled():  # differentiated again
-            again = functions.evaluate(distance)
+            again = functions.formulas[0](distance)
             return torch.autograd.grad(again, distance, grad_output, create_graph=True)[0], None
         distance, grad_output = distance.contiguous(), grad_output.contiguous()
         grad_distance = torch.empty_like(distance)
@@ -89,23 +83,13 @@ def _compiled(plain: InverseGaussianSensitivity, setting: Setting) -> FrozenSens
     return FrozenSensitivity(plain, setting.compile("sensitivity.c", {"N_SENSITIVITIES": len(plain.centre)}))
 
 
-def _why_not(plain: InverseGaussianSensitivity, setting: Setting) -> str:
-    return "" if setting.purpose == "inference" else NOT_FOR_THIS
-
-
 TWINS = [
-    Twin(
-        "sensitivities",
-        "C",
-        InverseGaussianSensitivity,
-        lambda plain, setting: _why_not(plain, setting) or setting.why_no_kernels(),
-        _compiled,
-    ),
+    Twin("sensitivities", "C", InverseGaussianSensitivity, _compiled, purposes=("inference",), why_not=why_no_kernels),
     Twin(
         "sensitivities",
         "in blocks, analytic derivative",
         InverseGaussianSensitivity,
-        _why_not,
         lambda plain, setting: FrozenSensitivity(plain, None),
+        purposes=("inference",),
     ),
 ]

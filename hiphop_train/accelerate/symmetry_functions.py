@@ -10,7 +10,7 @@ from torch import Tensor
 from hiphop_train.accelerate.blocks import functions_with_slopes
 from hiphop_train.accelerate.slopes import cosine_cutoff_slope
 from hiphop_train.accelerate.triple_sums import plain_sums, sums_in_blocks
-from hiphop_train.accelerate.twin import NOT_FOR_THIS, Setting, Twin, adopt
+from hiphop_train.accelerate.twin import Twin, adopt
 from hiphop_train.graph.segments import segment_sum
 from hiphop_train.graph.triples import triples_within
 from hiphop_train.models.ani import ANI
@@ -138,29 +138,20 @@ class ANISlopes:
         )
 
 
-def _not_in_export(plain: Representation, setting: Setting) -> str:
-    return NOT_FOR_THIS if setting.purpose == "export" else ""
-
-
-def _no_triples(plain: BehlerParrinello, setting: Setting) -> str:
-    return _not_in_export(plain, setting) or ("" if plain.n_angular else "no angular functions")
-
-
 TWINS = [
     Twin(
         "triples",
         "listed in the loader, in blocks with slopes where not differentiated twice",
         ANI,
-        _not_in_export,
         lambda plain, setting: SymmetryFunctions(plain, plain.angular_cutoff),
-        lambda plain: PrepareTriples(plain.angular_cutoff),
+        prepare=lambda plain: PrepareTriples(plain.angular_cutoff),
     ),
     Twin(
         "triples",
         "listed in the loader, in blocks where not differentiated twice",
         BehlerParrinello,
-        _no_triples,
         lambda plain, setting: SymmetryFunctions(plain, plain.cutoff),
-        lambda plain: PrepareTriples(plain.cutoff),
+        why_not=lambda plain, setting: "" if plain.n_angular else "no angular functions",
+        prepare=lambda plain: PrepareTriples(plain.cutoff),
     ),
 ]

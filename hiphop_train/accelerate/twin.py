@@ -19,10 +19,6 @@ Choice = Literal["auto", True, False]
 """Whether C is compiled: where possible, required, or never."""
 
 
-NOT_FOR_THIS = "for another purpose"
-"""Why a twin does not apply, omitted from the report."""
-
-
 @dataclass
 class Setting:
     """What the choice of twins depends on besides the modules themselves.
@@ -48,8 +44,6 @@ class Setting:
 
     def why_no_kernels(self) -> str:
         """Return why kernels in C do not apply; empty if they do."""
-        if self.purpose == "export":
-            return "TorchScript cannot call C"
         if self.device.type != "cpu":
             return f"C runs on CPUs, not on {self.device.type}"
         return self.missing
@@ -67,6 +61,16 @@ class Setting:
         return library
 
 
+def always(plain: nn.Module, setting: Setting) -> str:
+    """Return no reason against a twin."""
+    return ""
+
+
+def why_no_kernels(plain: nn.Module, setting: Setting) -> str:
+    """Return why a twin in C does not apply; empty if it does."""
+    return setting.why_no_kernels()
+
+
 @dataclass(frozen=True)
 class Twin:
     """A faster replacement of a plain module.
@@ -76,16 +80,18 @@ class Twin:
     part : name of the part of a potential, for the report
     chosen : name of the twin, for the report
     replaces : class of the plain module
-    why_not : returns why the twin does not apply to a module; empty if it does
     make : builds the twin from the plain module, with its parameters and submodules under the same names
+    purposes : for which the twin exists; TorchScript cannot call C or derivatives of our own
+    why_not : returns why the twin does not apply to a module; empty if it does
     prepare : builds the hook that adds the twin's extras to each graph, in the loader; None if it needs none
     """
 
     part: str
     chosen: str
     replaces: type[nn.Module]
-    why_not: Callable[[Any, Setting], str]
     make: Callable[[Any, Setting], nn.Module]
+    purposes: tuple[Purpose, ...] = ("training", "inference")
+    why_not: Callable[[Any, Setting], str] = always
     prepare: Callable[[Any], Prepare] | None = None
 
 
