@@ -111,7 +111,7 @@ def _measure_training(
 
 
 def _has_breakdown(settings: dict[str, Any], programs: measure.Programs) -> bool:
-    """Whether parts of steps are asked for and can be measured: an exported file has none."""
+    """Whether parts of steps are requested and can be measured: an exported file has none."""
     return "breakdown" in settings["measure"] and bool(programs.ours.description["trains"])
 
 

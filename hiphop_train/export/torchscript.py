@@ -137,7 +137,7 @@ class ExportedPotential(nn.Module):
         -------
         outputs : dict
             ``energy`` (n_systems,), ``atomic_energy`` (n_atoms,), ``level_energies`` (n_atoms, n_levels) eV;
-            ``hierarchicality`` (n_systems,); when asked for, ``forces`` (n_atoms, 3) eV/Angstrom, and ``virial``
+            ``hierarchicality`` (n_systems,); if requested, ``forces`` (n_atoms, 3) eV/Angstrom, and ``virial``
             (n_systems, 3, 3) eV, the negative derivative with respect to a strain, with ``stress`` (n_systems, 3, 3)
             eV/Angstrom^3, see `hiphop_train.potential.stress`; all detached
         """

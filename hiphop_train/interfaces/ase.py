@@ -62,7 +62,7 @@ class HipHopCalculator(Calculator):
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Calculate all properties, whichever are asked for.
+        """Calculate all properties, whichever are requested.
 
         Raises
         ------
