@@ -28,6 +28,24 @@ class CheckpointError(HipHopError):
     exit_code = 4
 
 
+class TrainingError(HipHopError):
+    """The training cannot go on as configured: it diverges, too many batches are bad, or memory is too small."""
+
+    exit_code = 5
+
+
+class InUseError(HipHopError):
+    """Another process works in the run directory."""
+
+    exit_code = 6
+
+
+class StorageError(HipHopError):
+    """A file cannot be written: no space, no right, a failing disk; what was there before is whole."""
+
+    exit_code = 7
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the nearest allowed word, or an empty string if none is near."""
     near = get_close_matches(word, list(allowed), n=1, cutoff=0.7)
