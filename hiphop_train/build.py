@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -55,6 +56,7 @@ HANDED_OVER: dict[str, tuple[str, ...]] = {
     "optimizer": ("params",),
     "trainer": (
         "callbacks",
+        "plugins",
         "logger",
         "use_distributed_sampler",
         "inference_mode",
@@ -125,10 +127,13 @@ def make_parts(section: DictConfig | None, name: str, **handed_over: Any) -> lis
     ]
 
 
-def make_trainer(trainer: DictConfig, callbacks: list[Callback], loggers: list[Logger], run_dir: Path) -> Trainer:
-    """Build Lightning's trainer."""
+def make_trainer(
+    trainer: DictConfig, callbacks: list[Callback], loggers: list[Logger], run_dir: Path, states: CheckpointIO
+) -> Trainer:
+    """Build Lightning's trainer; signals and max_time are left to the callback `training.stopping.Stop`."""
     section = trainer.copy()
     with open_dict(section):
+        section.pop("max_time", None)
         for key in OWN_KEYS["trainer"]:
             section.pop(key, None)
     if section.accelerator == "auto" and not torch.cuda.is_available():
@@ -137,12 +142,14 @@ def make_trainer(trainer: DictConfig, callbacks: list[Callback], loggers: list[L
         section,
         "trainer",
         callbacks=callbacks,
+        plugins=[states],
         logger=loggers or False,
         default_root_dir=str(run_dir),
         enable_progress_bar=False,  # ours is among the callbacks
         use_distributed_sampler=False,  # our sampler divides batches over ranks
         inference_mode=False,  # forces need gradients in validation
     )
+    built._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return built
 
 

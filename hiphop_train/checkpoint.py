@@ -6,10 +6,10 @@ A checkpoint of imported weights has only ``state_dict`` and record; its record 
 only model and dtype.
 """
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from zipfile import ZipFile, is_zipfile
 
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 import hiphop_train
+from hiphop_train import files, stored
 from hiphop_train.build import DTYPES, make_potential
-from hiphop_train.errors import CheckpointError
+from hiphop_train.errors import CheckpointError, ConfigError
 from hiphop_train.potential import Potential
 
 VERSION = 3
@@ -130,11 +131,18 @@ def of_weights(model: dict[str, Any], dtype: str, weights: dict[str, Tensor], or
     return {"state_dict": state, "hiphop_train": {**record, "origin": origin}}
 
 
+def to_bytes(content: dict[str, Any]) -> bytes:
+    """Return the contents of a checkpoint file, with its seal."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return files.seal(buffer.getbuffer())
+
+
 def find_checkpoint(path: str, key: str = "checkpoint") -> tuple[Path, Path]:
     """Return checkpoint file and run directory, given either; `key` is the configuration key of `path`."""
     given = Path(path).expanduser()
     if given.is_dir():
-        for name in ("best.ckpt", "last.ckpt"):
+        for name in ("best.ckpt", "last.ckpt", "previous.ckpt"):
             file = given / "checkpoints" / name
             if file.is_file():
                 return file, given
@@ -148,12 +156,22 @@ def find_checkpoint(path: str, key: str = "checkpoint") -> tuple[Path, Path]:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Read a checkpoint file, upgraded to the current version."""
+    """Read a checkpoint file, upgraded to the current version.
+
+    Raises
+    ------
+    CheckpointError
+        if its contents have changed since they were written, or it is not a checkpoint that this code knows
+    """
+    if why := files.damage(file):
+        beside = [path for path in sorted(file.parent.glob("*.ckpt")) if path != file and files.damage(path) is None]
+        good = f"; good beside it: {', '.join(map(str, beside))}" if beside else ""
+        raise CheckpointError(f"{file} cannot be read as a checkpoint: {why}{good}")
     if is_zipfile(file) and any(name.endswith("/constants.pkl") for name in ZipFile(file).namelist()):
         raise CheckpointError(f"{file} is an exported potential; give the run directory or checkpoint it came from")
     try:
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a crafted pickle provokes
         raise CheckpointError(
             f"{file} cannot be read as a checkpoint: it is damaged or another kind of file "
             f"({str(error).splitlines()[0][:200]})"
@@ -161,19 +179,50 @@ def read(file: Path) -> dict[str, Any]:
     record = content.get("hiphop_train") if isinstance(content, dict) else None
     if not isinstance(record, dict) or "version" not in record or "state_dict" not in content:
         raise CheckpointError(f"{file} was not written by hiphop-train; it has no record of model and units")
-    while record["version"] < VERSION and record["version"] in UPGRADES:
-        content = UPGRADES[record["version"]](content)
-        record = content["hiphop_train"]
-    if record["version"] != VERSION:
+    try:
+        while record["version"] < VERSION and record["version"] in UPGRADES:
+            content = UPGRADES[record["version"]](content)
+            record = content["hiphop_train"]
+        if record["version"] == VERSION:
+            _check_record(content)
+            return content
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{file} has checkpoint version {record['version']}, but this code reads version {VERSION}; "
-            f"it was written by hiphop-train {record.get('code_version')}: install that version or a newer one"
-        )
-    return content
+            f"{file} has a record of model and units that is not hiphop-train's ({type(error).__name__}: {error})"
+        ) from error
+    raise CheckpointError(
+        f"{file} has checkpoint version {record['version']}, but this code reads version {VERSION}; "
+        f"it was written by hiphop-train {record.get('code_version')}: install that version or a newer one"
+    )
 
 
-def load(path: str) -> Loaded:
-    """Load a potential from a run directory (its best checkpoint) or a checkpoint file."""
+def _check_record(content: dict[str, Any]) -> None:
+    """Raise what a crafted record provokes, here and not in the middle of its use."""
+    record = content["hiphop_train"]
+    if not all(isinstance(value, Tensor) for value in content["state_dict"].values()):
+        raise TypeError("state_dict has other things than tensors")
+    config, levels = record["config"], record["levels"]
+    if not (isinstance(levels, list) and levels and all(isinstance(level, str) for level in levels)):
+        raise TypeError("levels must be names")
+    if not isinstance(config["model"], dict) or not isinstance(config.get("data", {}), dict):
+        raise TypeError("config must have sections")
+    if config["dtype"] not in DTYPES:
+        raise ValueError(f"dtype {config['dtype']!r}")
+
+
+def load(path: str, trusted: Collection[str] = ()) -> Loaded:
+    """Load a potential from a run directory (its best checkpoint) or a checkpoint file.
+
+    Parameters
+    ----------
+    path : of either
+    trusted : targets that the user's own configuration names, see `hiphop_train.stored`
+
+    Raises
+    ------
+    CheckpointError
+        if there is none, it is damaged, or names other classes than those of this package
+    """
     file, run_dir = find_checkpoint(path)
     content = read(file)
     record = content["hiphop_train"]
@@ -181,7 +230,11 @@ def load(path: str) -> Loaded:
     weights = {
         key.removeprefix(PREFIX): value for key, value in content["state_dict"].items() if key.startswith(PREFIX)
     }
-    potential = make_potential(config["model"], DTYPES[config["dtype"]], len(record["levels"]))
+    stored.check(config["model"], "model", str(file), trusted)
+    try:
+        potential = make_potential(config["model"], DTYPES[config["dtype"]], len(record["levels"]))
+    except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"{file}: its model cannot be built: {error}") from error
     try:
         potential.load_state_dict(weights)
     except RuntimeError as error:

@@ -1,5 +1,6 @@
 """Errors for users: each message states the problem, its location, the allowed values and the next step."""
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -44,6 +45,20 @@ class StorageError(HipHopError):
     """A file cannot be written: no space, no right, a failing disk; what was there before is whole."""
 
     exit_code = 7
+
+
+class Interrupted(BaseException):
+    """A signal ended the command at once; no `Exception`, so that nothing on the way takes it for a failure.
+
+    Parameters
+    ----------
+    number : of the signal
+    moment : in which it came, and what that means
+    """
+
+    def __init__(self, number: int, moment: str) -> None:
+        super().__init__(f"{signal.Signals(number).name} {moment}")
+        self.exit_code = 128 + number
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

@@ -11,6 +11,8 @@ import hashlib
 import os
 import re
 import struct
+import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +29,13 @@ PARTIAL = ".part"
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
     """Give a temporary file beside `path`; at the end it is forced to the disk and takes the place of `path`.
+
+    Parameters
+    ----------
+    path : file to write or to replace
+    previous : where the replaced file is kept; None does not keep it
 
     Raises
     ------
@@ -41,6 +48,8 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
+            if previous is not None and path.is_file():
+                _keep(path, previous)
             os.replace(temporary, path)
             fsync_folder(path.parent)
     finally:
@@ -48,9 +57,21 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
+def _keep(path: Path, previous: Path) -> None:
+    """Give a file a second name, so that there is no moment without one under `path`."""
+    second = previous.with_name(f".{previous.name}.{os.getpid()}{PARTIAL}")
+    try:
+        second.unlink(missing_ok=True)
+        second.hardlink_to(path)
+        os.replace(second, previous)
+        second.unlink(missing_ok=True)  # a rename onto another name of the same file leaves both
+    except OSError:  # a file system without links
+        os.replace(path, previous)
+
+
+def write_bytes(path: Path, content: bytes | memoryview, previous: Path | None = None) -> None:
     """Replace a file by these contents, as a whole (see `replacing`)."""
-    with replacing(path) as temporary:
+    with replacing(path, previous) as temporary:
         temporary.write_bytes(content)
 
 
@@ -76,6 +97,12 @@ def told(path: Path) -> Iterator[None]:
         raise StorageError(f"{path} cannot be written ({reason}); {advice}") from error
 
 
+def warn(line: str) -> None:
+    """Print a warning to standard error, which may be on a full disk or closed itself."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
 def fsync_folder(folder: Path) -> None:
     """Force the names in a folder to the disk, where the file system can."""
     with contextlib.suppress(OSError):  # some network file systems refuse to open or to synchronise a folder
@@ -84,6 +111,17 @@ def fsync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """Return this user's folder for what can be made again; a relative XDG_CACHE_HOME is invalid by its standard."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if given.is_absolute():
+        return given / "hiphop-train"
+    try:
+        return Path.home() / ".cache" / "hiphop-train"
+    except RuntimeError:  # a user without an entry, as in containers
+        return Path(tempfile.gettempdir()) / f"hiphop-train-{os.getuid()}"
 
 
 def remove_partial(folder: Path) -> None:

@@ -13,13 +13,13 @@ from hydra.core.override_parser.types import Override
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from hiphop_train.accelerate import Choice
 from hiphop_train.build import DATA_VARIABLES, HANDED_OVER, OWN_KEYS
 from hiphop_train.config_files import line_of
 from hiphop_train.errors import ConfigError, did_you_mean
+from hiphop_train.stored import problem
 
 ConfigName = Literal["train", "eval", "export", "bench", "data"]
 """Primary configurations, conf/NAME.yaml, one for each command that has settings."""
@@ -196,12 +196,5 @@ def _signature(path: str, target: str, source: Source) -> tuple[dict[str, inspec
 
 
 def _check_value(path: str, value: Any, hint: Any, source: Source, strict: bool) -> None:
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:
-        adapter = TypeAdapter(hint)  # the type has a configuration of its own
-    try:
-        adapter.validate_python(value, strict=strict)
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"].replace("Input should be", "must be")
-        raise source.error(path, f"got {value!r}; {problem}") from error
+    if said := problem(value, hint, strict):
+        raise source.error(path, said)

@@ -68,6 +68,14 @@ def test_a_failure_leaves_the_earlier_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_previous_file_is_kept(tmp_path: Path) -> None:
+    path, previous = tmp_path / "last", tmp_path / "previous"
+    for text in ("1", "2", "3"):
+        files.write_bytes(path, text.encode(), previous)
+    assert (path.read_text(), previous.read_text()) == ("3", "2")
+    assert sorted(tmp_path.iterdir()) == [path, previous]
+
+
 def test_a_file_that_cannot_be_written_is_an_error_with_advice(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     files.write_bytes(path, b"before")

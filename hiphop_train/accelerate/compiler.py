@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hiphop_train import files
+
 SOURCES = Path(__file__).parent / "kernels"
 
 REALS = {torch.float32: "float", torch.float64: "double"}
@@ -104,7 +106,7 @@ def cache_folder() -> Path:
     CompilationError
         if it belongs to another user or is writable by others, who could then inject code
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hiphop-train" / "kernels"
+    folder = files.cache_folder() / "kernels"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_private(folder):
         raise CompilationError(

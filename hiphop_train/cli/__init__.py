@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from hiphop_train.cli.table import COMMANDS
-from hiphop_train.errors import HipHopError
+from hiphop_train.errors import HipHopError, Interrupted
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
@@ -25,6 +25,9 @@ def run(name: str, arguments: Sequence[str]) -> int:
     except HipHopError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except Interrupted as stop:
+        print(f"stopped by {stop}", file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("aborted", file=sys.stderr)
         return 130

@@ -10,7 +10,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from hiphop_train import build, checkpoint
+from hiphop_train import build, checkpoint, stored
 from hiphop_train.commands.progress import progress
 from hiphop_train.commands.run_directory import definition
 from hiphop_train.data.structures import Structures
@@ -184,6 +184,7 @@ def _structures(runs: list[Run]) -> Structures:
     problem = ""
     for run in runs:
         try:
+            stored.check(run.config["data"], "data", str(run.path / "config.yaml"))
             section = OmegaConf.create(run.config["data"])
             potential = run.loaded.potential
             data = build.make_data(section, potential, build.DTYPES[run.config["dtype"]], run.config["seed"])

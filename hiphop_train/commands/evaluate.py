@@ -8,7 +8,7 @@ import torch
 from ase.data import atomic_numbers
 from omegaconf import DictConfig, OmegaConf
 
-from hiphop_train import build, checkpoint
+from hiphop_train import build, checkpoint, stored
 from hiphop_train.accelerate import accelerate
 from hiphop_train.commands.progress import progress
 from hiphop_train.data.formats.comp6 import COMP6Reader
@@ -30,6 +30,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             f"{loaded.file} contains imported weights ({loaded.record['origin']}) and has no data of its own; choose "
             "what to evaluate on: data=comp6 data.root=FOLDER, data=extxyz data.path=FILE, data=tiny ..."
         )
+    if own:
+        stored.check(loaded.record["config"]["data"], "data", str(loaded.file))
     section = trained_on.data if own else config.data
     data = build.make_data(section, loaded.potential, dtype, trained_on.get("seed", 0))
     data.progress = progress

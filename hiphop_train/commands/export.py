@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
-from hiphop_train import checkpoint
-from hiphop_train.errors import ConfigError
+from hiphop_train import checkpoint, files
 from hiphop_train.export.torchscript import export
 
 
@@ -14,13 +14,18 @@ def export_file(config: DictConfig) -> Path:
     """Export a checkpoint; the file is written whole or not at all."""
     loaded = checkpoint.load(config.checkpoint)
     output = Path(config.output) if config.output else loaded.run_dir / "model.pt"
-    metrics = loaded.run_dir / "metrics.json"
-    errors = json.loads(metrics.read_text()).get("errors", {}) if metrics.is_file() else {}
-    try:
-        if not config.output:
+    if not config.output:
+        with files.told(output):
             loaded.run_dir.mkdir(exist_ok=True)
-        export(loaded.potential, output, {**loaded.record, "errors": errors})
-    except OSError as error:
-        raise ConfigError(f"{output} cannot be written ({error.strerror}); choose another: output=PATH") from error
+    export(loaded.potential, output, {**loaded.record, "errors": _errors(loaded.run_dir / "metrics.json")})
     print(f"exported   {output}")
     return output
+
+
+def _errors(metrics: Path) -> dict[str, Any]:
+    """Return the test errors of the training, where it has been evaluated."""
+    try:
+        errors: dict[str, Any] = json.loads(metrics.read_text())["errors"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return errors

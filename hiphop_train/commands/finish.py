@@ -1,5 +1,6 @@
 """The end of a run: test errors, pictures, exported file, and what to do with it."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from hiphop_train.evaluation.errors import error_table, predict
 from hiphop_train.export.torchscript import export
 
 
-def finish(run_dir: Path, data: DataModule, summary: dict[str, Any], device: str, choice: Choice) -> dict[str, Any]:
+def finish(
+    run_dir: Path, data: DataModule, summary: dict[str, Any], device: str, choice: Choice, trusted: Collection[str]
+) -> dict[str, Any]:
     """Evaluate the best checkpoint on all test splits, draw, export, and write metrics.json.
 
     Parameters
@@ -27,12 +30,13 @@ def finish(run_dir: Path, data: DataModule, summary: dict[str, Any], device: str
     summary : what metrics.json contains beside the errors
     device : of the training
     choice : whether C is compiled, see `accelerate`
+    trusted : targets of the user's own configuration, see `hiphop_train.stored`
 
     Returns
     -------
     errors : split -> `hiphop_train.evaluation.errors.error_table`
     """
-    loaded = checkpoint.load(str(run_dir))
+    loaded = checkpoint.load(str(run_dir), trusted)
     dtype = DTYPES[loaded.record["config"]["dtype"]]
     fast = accelerate(loaded.potential, dtype, torch.device(device), "inference", choice)
     splits = [*data.test_names, "val"] if not data.test_names else data.test_names

@@ -1,6 +1,6 @@
 """hiphop-import: weights that other programs trained, as checkpoints of this project."""
 
-import os
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 
 from hiphop_train import checkpoint
 from hiphop_train.errors import ConfigError, DataError
+from hiphop_train.files import replacing
 from hiphop_train.importing.base import Imported
 
 
@@ -78,20 +79,13 @@ def _content(imported: Imported, request: Request) -> dict[str, Any]:
 
 def _write(contents: list[dict[str, Any]], files: list[Path]) -> None:
     """Write all under temporary names, then rename."""
-    temporary = [file.with_name(f".{file.name}.{os.getpid()}.part") for file in files]
     try:
         files[0].parent.mkdir(parents=True, exist_ok=True)
-        for content, path in zip(contents, temporary, strict=True):
-            with path.open("wb") as handle:  # torch reports what the system refuses as RuntimeError
-                torch.save(content, handle)
-        for path, file in zip(temporary, files, strict=True):
-            os.replace(path, file)
     except OSError as error:
         raise ConfigError(f"{files[0]} cannot be written ({error.strerror}); choose another OUTPUT") from error
-    finally:
-        for path in temporary:
-            if path.parent.is_dir():
-                path.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        for content, file in zip(contents, files, strict=True):
+            stack.enter_context(replacing(file)).write_bytes(checkpoint.to_bytes(content))
 
 
 def _print_imported(file: Path, content: dict[str, Any]) -> None:

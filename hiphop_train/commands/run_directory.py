@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from hiphop_train import checkpoint
-from hiphop_train.errors import CheckpointError, ConfigError
+from hiphop_train import checkpoint, files
+from hiphop_train.commands import recovery
+from hiphop_train.commands.lock import NAME, RunLock, first_process
+from hiphop_train.errors import CheckpointError, ConfigError, InUseError
 
 INCIDENTAL = {
     "run_dir",
@@ -59,12 +61,14 @@ class RunDirectory:
     ----------
     path : the directory
     start_from : checkpoint from which training resumes, or None
-    finished : whether the run has been completed before
+    finished : whether the run has been completed before, with all its results
+    recovered : the newest good state of the directory
     """
 
     path: Path
     start_from: Path | None
     finished: bool
+    recovered: recovery.Recovered
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -107,35 +111,54 @@ def run_directory(config: DictConfig) -> Path:
     return Path("runs") / run_name(config)
 
 
-def find(config: DictConfig) -> RunDirectory:
-    """Inspect the run directory and decide where training starts, without writing anything."""
+def find(config: DictConfig, lock: RunLock) -> RunDirectory:
+    """Inspect the run directory and decide where training starts, without writing anything but the lock.
+
+    Parameters
+    ----------
+    config : resolved or not
+    lock : of the directory; taken where the directory exists, on the first of several processes
+    """
     path = run_directory(config)
     if path.exists() and not path.is_dir():
         raise ConfigError(f"run_dir={path} is a file; give a folder")
-    start_from = None
-    if config.resume not in ("auto", "never"):
-        if config.init_weights is not None:
-            raise ConfigError(
-                "resume=PATH and init_weights=PATH exclude each other: resume continues a training as it was, "
-                "init_weights starts a new one from given weights; leave out one of them"
-            )
-        start_from, _ = checkpoint.find_checkpoint(config.resume, "resume")
-        if Path(config.resume).is_dir() and (Path(config.resume) / "checkpoints" / "last.ckpt").is_file():
-            start_from = Path(config.resume) / "checkpoints" / "last.ckpt"  # resume from the last state, not the best
-        if "optimizer_states" not in checkpoint.read(start_from):
-            raise CheckpointError(
-                f"{start_from} contains weights only, so no training can resume from it; start one from its weights: "
-                f"init_weights={config.resume}"
-            )
-    stored = path / "config.yaml"
-    last = path / "checkpoints" / "last.ckpt"
-    if config.resume == "never" or not stored.is_file() or not last.is_file():
-        return RunDirectory(path, start_from, finished=False)
-    _refuse_other(stored, config)
-    if start_from is None:
-        checkpoint.read(last)
-        start_from = last
-    return RunDirectory(path, start_from, finished=config.resume == "auto" and _is_finished(path))
+    start_from = _resumed_file(config)
+    if path.is_dir() and first_process():
+        lock.acquire()
+    if config.resume == "never":
+        return RunDirectory(path, start_from, False, recovery.Recovered(None, None, {}))
+    recovered = recovery.newest(path)
+    if recovered.content is None:
+        return RunDirectory(path, start_from, False, recovered)
+    _refuse_other(path, recovered.content["hiphop_train"]["config"], config)
+    finished = config.resume == "auto" and _is_completed(path)
+    if finished and (lacks := recovery.lacking(path)):
+        files.warn(f"{lacks}; the run was completed before, its results are made again")
+        finished = False
+    return RunDirectory(path, start_from or recovered.file, finished, recovered)
+
+
+def _resumed_file(config: DictConfig) -> Path | None:
+    """Return the checkpoint that resume=PATH names."""
+    if config.resume in ("auto", "never"):
+        return None
+    if config.init_weights is not None:
+        raise ConfigError(
+            "resume=PATH and init_weights=PATH exclude each other: resume continues a training as it was, "
+            "init_weights starts a new one from given weights; leave out one of them"
+        )
+    given = Path(config.resume).expanduser()
+    if given.is_dir() and (recovered := recovery.newest(given)).file is not None:  # the last state, not the best
+        for sentence in recovered.sentences():
+            files.warn(sentence)
+        return recovered.file
+    start_from, _ = checkpoint.find_checkpoint(config.resume, "resume")
+    if "optimizer_states" not in checkpoint.read(start_from):
+        raise CheckpointError(
+            f"{start_from} contains weights only, so no training can resume from it; start one from its weights: "
+            f"init_weights={config.resume}"
+        )
+    return start_from
 
 
 def check_continuity(run: RunDirectory, config: DictConfig, fingerprint: str) -> None:
@@ -156,34 +179,36 @@ def check_continuity(run: RunDirectory, config: DictConfig, fingerprint: str) ->
         )
 
 
-def make(run: RunDirectory, config: DictConfig) -> None:
-    """Make the run directory and store the resolved configuration in it.
+def make(run: RunDirectory, config: DictConfig, lock: RunLock) -> None:
+    """Make the run directory, put right what can be, and store the resolved configuration in it.
 
     With resume=never, an existing directory is kept under another name.
     """
     try:
-        if config.resume == "never" and run.path.exists() and any(run.path.iterdir()):
+        if config.resume == "never" and run.path.exists() and any(path.name != NAME for path in run.path.iterdir()):
             names = (run.path.with_name(f"{run.path.name}.{number}") for number in itertools.count(1))
             aside = next(name for name in names if not name.exists())
+            lock.release()
             run.path.rename(aside)
             print(f"kept the earlier run as {aside}")
         run.path.mkdir(parents=True, exist_ok=True)
-        (run.path / "config.yaml").write_text(yaml.safe_dump(resolved(config), sort_keys=False))
     except OSError as error:
         raise ConfigError(
             f"the run directory {run.path} cannot be written ({error.strerror}); choose another: run_dir=PATH"
         ) from error
+    if not lock.held:
+        lock.acquire()
+        if recovery.newest(run.path).file is not None:
+            raise InUseError(f"{run.path} was used by another process meanwhile; give the command again")
+    recovery.repair(run.path, run.recovered)
+    files.write_text(run.path / "config.yaml", yaml.safe_dump(resolved(config), sort_keys=False))
 
 
-def _refuse_other(stored: Path, config: DictConfig) -> None:
-    try:
-        before = definition(yaml.safe_load(stored.read_text()))
-    except (yaml.YAMLError, AttributeError, OSError) as error:
-        raise CheckpointError(f"{stored} cannot be read ({error}); choose another run_dir, or resume=never") from error
-    now = definition(resolved(config))
+def _refuse_other(path: Path, stored: dict[str, Any], config: DictConfig) -> None:
+    before, now = definition(stored), definition(resolved(config))
     if before != now:
         raise ConfigError(
-            f"{stored.parent} contains a run of another configuration:\n{_difference(before, now)}\n"
+            f"{path} contains a run of another configuration:\n{_difference(before, now)}\n"
             "choose another run_dir, or start over with resume=never (the earlier run is kept under another name)"
         )
 
@@ -193,11 +218,8 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     return "\n".join(f"  {key}: stored {before.get(key)!r}, requested {now.get(key)!r}" for key in changed[:20])
 
 
-def _is_finished(path: Path) -> bool:
-    metrics = path / "metrics.json"
-    if not metrics.is_file():
-        return False
+def _is_completed(path: Path) -> bool:
     try:
-        return bool(json.loads(metrics.read_text())["status"] == "completed")
-    except (ValueError, KeyError, TypeError):
+        return bool(json.loads((path / "metrics.json").read_text())["status"] == "completed")
+    except (OSError, ValueError, KeyError, TypeError):
         return False

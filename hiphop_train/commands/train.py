@@ -9,18 +9,22 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 
-from hiphop_train import build, checkpoint
+from hiphop_train import build, checkpoint, stored
 from hiphop_train.accelerate import Acceleration, Choice, accelerate
 from hiphop_train.accelerate.precision import matmul_precision
 from hiphop_train.commands import run_directory
 from hiphop_train.commands.finish import finish
+from hiphop_train.commands.lock import RunLock
 from hiphop_train.commands.progress import progress
 from hiphop_train.commands.targets import check_targets
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
+from hiphop_train.evaluation import report
 from hiphop_train.potential import Potential
-from hiphop_train.training import callbacks
+from hiphop_train.training import callbacks, stopping
+from hiphop_train.training.checkpoint_files import SealedCheckpoints, checkpoints
+from hiphop_train.training.metrics_file import MetricsFile
 from hiphop_train.training.module import PotentialModule
 from hiphop_train.training.standardisation import fit_standardisation
 
@@ -33,7 +37,7 @@ class TrainResult:
     ----------
     run_dir : directory of checkpoints, exported file, metrics and pictures
     errors : split -> table of errors; empty on ranks that do not evaluate, and for a run that was completed before
-    exit_code : 0, or 128 + signal where a signal stopped the training
+    exit_code : 0; where the training was stopped, 128 + signal, or 124 by trainer.max_time
     """
 
     run_dir: Path
@@ -42,15 +46,23 @@ class TrainResult:
 
 
 def train(config: DictConfig) -> TrainResult:
-    """Train a potential as configured; evaluate and export it, also when a signal stopped the training.
+    """Train a potential as configured; evaluate and export it.
 
-    Nothing is written before configuration, data and run directory have been checked.
+    Nothing is written before configuration, data and run directory have been checked. A training that was completed
+    or stopped goes on where it was: the same command makes what is still missing.
     """
-    run = run_directory.find(config)
-    if run.finished:
-        print("this run was completed before; resume=never starts it over")
-        print(f"run directory: {run.path.resolve()}", flush=True)
-        return TrainResult(run.path, {}, 0)
+    limit = stopping.duration(config.trainer.get("max_time"))
+    lock = RunLock(run_directory.run_directory(config))
+    with stopping.Stop(limit) as stop, lock:
+        run = run_directory.find(config, lock)
+        if run.finished:
+            print("this run was completed before; resume=never starts it over")
+            print(f"run directory: {run.path.resolve()}", flush=True)
+            return TrainResult(run.path, {}, 0)
+        return _train(config, run, lock, stop)
+
+
+def _train(config: DictConfig, run: run_directory.RunDirectory, lock: RunLock, stop: stopping.Stop) -> TrainResult:
     dtype = build.DTYPES[config.dtype]
     torch.manual_seed(config.seed)
     potential = build.make_potential(config.model, dtype)
@@ -69,30 +81,49 @@ def train(config: DictConfig) -> TrainResult:
         build.make_part(config.scheduler, "scheduler"),
         record,
     )
-    stop, clock = callbacks.GracefulStop(), callbacks.Clock()
-    trainer = _make_trainer(config, run, module, [clock, stop])
+    clock, states = callbacks.Clock(), SealedCheckpoints()
+    trainer = _make_trainer(config, run, module, [clock, stop], states)
     device, precision = trainer.strategy.root_device, config.trainer.get("precision", "full")
     fast = accelerate(potential, dtype, device, "training", _choice(config), precision)
     data.prepare = fast.prepare
     if trainer.is_global_zero:
-        run_directory.make(run, config)
+        run_directory.make(run, config, lock)
         store_splits(run.path / "splits.npz", data.splits, data.checksum)
         _print_start(config, run, module, data, statistics, fast)
     start_from = None if run.start_from is None else str(run.start_from)
-    try:
-        with matmul_precision(config.trainer.get("matmul_precision", "highest")):
-            trainer.fit(module, datamodule=data, ckpt_path=start_from, weights_only=True)
-        seconds = clock.seconds
-        exit_code = 0 if stop.received is None else 128 + signal.Signals(stop.received)
-        if not trainer.is_global_zero:
-            return TrainResult(run.path, {}, exit_code)
-        status = "stopped" if stop.received is not None or callbacks.out_of_time(trainer) else "completed"
-        summary = {"status": status, "epochs": trainer.current_epoch, "training_seconds": seconds}
-        errors = finish(run.path, data, summary, str(trainer.strategy.root_device), _choice(config))
-        print(f"run directory: {run.path.resolve()}", flush=True)
-        return TrainResult(run.path, errors, exit_code)
-    finally:
-        stop.release()
+    with matmul_precision(config.trainer.get("matmul_precision", "highest")):
+        trainer.fit(module, datamodule=data, ckpt_path=start_from, weights_only=True)
+    if not trainer.is_global_zero:
+        return TrainResult(run.path, {}, stop.exit_code)
+    states.flush()
+    return TrainResult(run.path, _finish(config, run, data, trainer, clock, stop), stop.exit_code)
+
+
+def _finish(
+    config: DictConfig,
+    run: run_directory.RunDirectory,
+    data: DataModule,
+    trainer: Trainer,
+    clock: callbacks.Clock,
+    stop: stopping.Stop,
+) -> dict[str, Any]:
+    """Evaluate and export, unless a signal asked for a quick end; Ctrl-C is a user's, who waits for results."""
+    summary = {
+        "status": "stopped" if stop.exit_code else "completed",
+        "epochs": trainer.current_epoch,
+        "training_seconds": clock.seconds,
+    }
+    if stop.received not in (None, signal.SIGINT):
+        report.write_json(run.path / "metrics.json", summary)
+        print(
+            f"stopped    the state is saved; the same command goes on\nrun directory: {run.path.resolve()}", flush=True
+        )
+        return {}
+    stop.after_training("in the final evaluation; the training is saved, and the same command makes what is missing")
+    trusted = stored.targets(run_directory.resolved(config)["model"])
+    errors = finish(run.path, data, summary, str(trainer.strategy.root_device), _choice(config), trusted)
+    print(f"run directory: {run.path.resolve()}", flush=True)
+    return errors
 
 
 def _initialise(config: DictConfig, potential: Potential, data: DataModule) -> tuple[Statistics | None, list[str]]:
@@ -108,7 +139,7 @@ def _initialise(config: DictConfig, potential: Potential, data: DataModule) -> t
         potential.set_statistics(statistics.e0, statistics.scale)
         fit_standardisation(potential, data)
         return statistics, list(data.structures.theory_names)
-    given = checkpoint.load(config.init_weights)
+    given = checkpoint.load(config.init_weights, stored.targets(run_directory.resolved(config)["model"]))
     theories: list[str] = given.record["levels"]
     data.use_theories(theories)
     potential.set_statistics(given.potential.e0.numpy(), 1.0)  # of as many levels of theory
@@ -123,18 +154,22 @@ def _choice(config: DictConfig) -> Choice:
 
 
 def _make_trainer(
-    config: DictConfig, run: run_directory.RunDirectory, module: PotentialModule, more: list[Callback]
+    config: DictConfig,
+    run: run_directory.RunDirectory,
+    module: PotentialModule,
+    more: list[Callback],
+    states: SealedCheckpoints,
 ) -> Trainer:
     loggers = build.make_parts(config.logger, "logger", run_dir=run.path)
     watchers = [
         *build.make_parts(config.callbacks, "callbacks"),
         *module.schedule.callbacks(),
-        callbacks.MetricsFile(run.path / "metrics.csv"),
-        *callbacks.checkpoints(run.path / "checkpoints"),
+        MetricsFile(run.path / "metrics.csv"),
+        *checkpoints(run.path / "checkpoints"),
         callbacks.progress(),
         *more,
     ]
-    return build.make_trainer(config.trainer, watchers, loggers, run.path)
+    return build.make_trainer(config.trainer, watchers, loggers, run.path, states)
 
 
 def _print_start(

@@ -17,6 +17,7 @@ from hiphop_train.data.hashes import Hashes, mix, sum_rows
 from hiphop_train.data.molecules import molecule_hashes
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import DataError
+from hiphop_train.files import replacing
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -168,12 +169,10 @@ class StoredSplit(Split):
 
 
 def store_splits(file: Path, splits: Splits, checksum: str) -> None:
-    """Write a split for `StoredSplit`, under a temporary name first."""
-    temporary = file.with_name(f".{file.name}.partial")
-    with temporary.open("wb") as handle:
-        arrays: dict[str, Any] = {name: index.astype("<i8") for name, index in splits.items()}
+    """Write a split for `StoredSplit`."""
+    arrays: dict[str, Any] = {name: index.astype("<i8") for name, index in splits.items()}
+    with replacing(file) as temporary, temporary.open("wb") as handle:
         np.savez_compressed(handle, checksum=np.array(checksum), **arrays)
-    temporary.replace(file)
 
 
 def formula_hashes(structures: Structures) -> Hashes:

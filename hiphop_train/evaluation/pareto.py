@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hiphop_train.evaluation.comparison import Range, Row
 from hiphop_train.evaluation.style import COLOURS, INK, unit
+from hiphop_train.files import replacing
 from hiphop_train.targets import TARGETS
 
 FRONT = "#9aa5b1"
@@ -58,7 +59,8 @@ def pareto(path: Path, rows: Sequence[Row], split: str, title: str) -> None:
     figure.set_layout_engine("none")
     for axis, points, labels in labelled:
         _label(axis, points, labels)
-    figure.savefig(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png")
 
 
 def _costs(rows: Sequence[Row]) -> list[tuple[str, dict[int, Range]]]:

@@ -1,13 +1,13 @@
 """Tables of errors, for people and as JSON."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from hiphop_train import files
 from hiphop_train.evaluation.errors import MEASURES, kinds, title
 from hiphop_train.evaluation.references import references
 from hiphop_train.targets import Target
@@ -76,10 +76,8 @@ def print_quantiles(rows: list[dict[str, float]], name: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write under a temporary name and rename, so that the file is never incomplete."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    """Write plain data as a whole."""
+    files.write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _console() -> Console:

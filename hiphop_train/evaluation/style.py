@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from hiphop_train.files import replacing
 from hiphop_train.targets import Target
 
 INK = "#3b4252"
@@ -23,7 +24,8 @@ def tidy(axis: Axes) -> None:
 def save(figure: Figure, path: Path, dpi: int = 130) -> None:
     """Write a figure as PNG."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=dpi)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png")
 
 
 def unit(target: Target) -> str:

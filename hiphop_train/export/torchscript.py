@@ -9,8 +9,8 @@ gains little. ``torch.jit.optimized_execution(False)`` around the calls, in C++
 ``torch::jit::setGraphExecutorOptimize(false)``, avoids this; `verify` and the ASE calculator do it.
 """
 
+import io
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from hiphop_train import __version__
+from hiphop_train import __version__, files
 from hiphop_train.accelerate import accelerate, restore
 from hiphop_train.errors import CheckpointError
 from hiphop_train.graph.assemble import make_graph
@@ -313,11 +313,11 @@ def export(
         if not (answer["energy"].isfinite() and answer["forces"].isfinite().all()):
             problem = f"energy or forces of golden structure {number} are not finite; did the training diverge?"
             raise CheckpointError(f"{path}: not written, because {problem}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.touch()  # torch reports what the system refuses as RuntimeError
+    with files.replacing(path) as temporary:
         with _without_deprecation():
-            torch.jit.save(torch.jit.script(module), str(temporary))
+            archive = io.BytesIO()  # written by us: where a disk is full, torch ends the process
+            torch.jit.save(torch.jit.script(module), archive)
+        temporary.write_bytes(files.seal(archive.getbuffer()))
         report = verify(temporary)
         if not report.agrees:
             raise CheckpointError(
@@ -326,9 +326,6 @@ def export(
                 f"{report.relative:.3g}, allowed {report.tolerance:.3g}). This is an error in hiphop-train or torch; "
                 "please report it"
             )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path, device: str = "cpu") -> torch.jit.ScriptModule:

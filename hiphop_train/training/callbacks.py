@@ -1,77 +1,20 @@
-"""Callbacks: graceful stop, progress, and the two checkpoints."""
+"""Callbacks: clock, progress, average of the weights, early stopping."""
 
-import csv
 import math
-import os
-import signal
 import sys
 import time
 from datetime import timedelta
-from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from pydantic import Field, PositiveInt
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from hiphop_train.targets import TARGETS
 from hiphop_train.training.schedules import MONITOR
-
-
-class GracefulStop(Callback):
-    """On Ctrl-C, SIGTERM, finish the step and stop; the run then ends as any other, with evaluation and export.
-
-    A second Ctrl-C aborts at once.
-
-    Attributes
-    ----------
-    received : number of the signal, whichever rank received it, or None
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._here = False  # whether this rank itself received one: only then is the next one its second
-        self._previous: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals, after Lightning has set its own handlers."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self._here and number == signal.SIGINT:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                raise KeyboardInterrupt
-            self.received, self._here = number, True
-            name = signal.Signals(number).name
-            print(f"\n{name}: stopping after this step; Ctrl-C once more aborts at once", file=sys.stderr, flush=True)
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, handle)
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Stop all ranks together, and tell each of them why: a rank that did not know would report completion."""
-        number = self.received or 0
-        if trainer.world_size > 1:
-            shared = torch.tensor(number, device=trainer.strategy.root_device)
-            number = int(trainer.strategy.reduce(shared, reduce_op="max"))
-        if number:
-            self.received = number
-            trainer.should_stop = True
-
-    def release(self) -> None:
-        """Restore the previous signal handlers."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
-
-
-def out_of_time(trainer: Trainer) -> bool:
-    """Whether trainer.max_time ended the training, which can then go on later."""
-    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
-    return any((timer.time_remaining() or 0.0) <= 0.0 for timer in timers)
 
 
 class Clock(Callback):
@@ -97,41 +40,6 @@ class Clock(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the seconds of earlier starts."""
         self._before = float(state_dict["seconds"])
-
-
-class MetricsFile(Callback):
-    """metrics.csv: a row per epoch, whatever loggers there are; a resumed training continues the same file.
-
-    Parameters
-    ----------
-    path : of the file
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._rows: list[dict[str, Any]] = []
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the rows of the epochs before the one at which the training resumes."""
-        if self.path.is_file():
-            with self.path.open(newline="") as file:
-                self._rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add a row; the file is replaced as a whole, so that it is never incomplete."""
-        if not trainer.is_global_zero:
-            return
-        values = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        epoch = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "learning_rate": rate}
-        self._rows.append({**epoch, **values})
-        columns = list(dict.fromkeys(key for row in self._rows for key in row))
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        os.replace(temporary, self.path)
 
 
 class ProgressLines(Callback):
@@ -222,60 +130,6 @@ def progress() -> Callback:
     return ProgressBar() if sys.stdout.isatty() else ProgressLines()
 
 
-class LastCheckpoint(Checkpoint):
-    """last.ckpt: after every epoch, every few minutes, and at the step after which the training was stopped.
-
-    A training resumed from the middle of an epoch takes the remaining batches of it. So a state from within an epoch is
-    kept when the training stops there: at the end of its loop Lightning counts the epoch as done.
-
-    Parameters
-    ----------
-    path : of the file
-    minutes : between two saved states within an epoch
-    """
-
-    def __init__(self, path: Path, minutes: float = 10.0) -> None:
-        self.path = path
-        self.seconds = 60.0 * minutes
-        self._saved_at = 0.0
-        self._saved_step = -1
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._saved_at = time.monotonic()
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Save where the training stops within an epoch, or some time has passed; after all other callbacks."""
-        due = time.monotonic() - self._saved_at > self.seconds
-        if trainer.world_size > 1:
-            due = trainer.strategy.reduce_boolean_decision(due, all=False)
-        stops = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
-        if (due or stops) and not trainer.is_last_batch:
-            self._save(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, unless the training stops within the epoch."""
-        if trainer.is_last_batch or self._saved_step != trainer.global_step:
-            self._save(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.path)
-        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
-
-
-def checkpoints(folder: Path) -> list[Callback]:
-    """Return the callbacks that keep the best and the last state, as best.ckpt and last.ckpt."""
-    best = ModelCheckpoint(
-        folder,
-        filename="best",
-        monitor=MONITOR,
-        save_top_k=1,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
-    return [best, LastCheckpoint(folder / "last.ckpt")]
-
-
 class Average(WeightAveraging):
     """The average of the weights over the training's recent steps; validation and checkpoints use it.
 
@@ -326,6 +180,19 @@ def ema(decay: Annotated[float, Field(ge=0, lt=1)]) -> Callback:
     return Average(decay)
 
 
+class Patience(EarlyStopping):
+    """Lightning's, which forgets at a new start that it had ended the training before."""
+
+    @property
+    def state_key(self) -> str:
+        """Name of its state in checkpoints, the same in all versions."""
+        return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__, 1)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End it again, without a further step."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
 def early_stopping(patience: PositiveInt) -> Callback:
     """Return the callback that stops a training without progress.
 
@@ -334,4 +201,4 @@ def early_stopping(patience: PositiveInt) -> Callback:
     patience : validations without improvement
     """
     # after validations: an epoch that trainer.max_steps cuts short has none
-    return EarlyStopping(monitor=MONITOR, patience=patience, check_finite=True, check_on_train_epoch_end=False)
+    return Patience(monitor=MONITOR, patience=patience, check_finite=True, check_on_train_epoch_end=False)

@@ -76,4 +76,4 @@ def test_export_again(trained: Path, run: Run, tmp_path: Path) -> None:
     assert code == 0
     assert "m.pt" in out
     assert (tmp_path / "m.pt").is_file()
-    assert run("export", f"checkpoint={trained}", "output=/proc/m.pt")[0] == 2
+    assert run("export", f"checkpoint={trained}", "output=/proc/m.pt")[0] == 7

@@ -14,9 +14,10 @@ import torch
 
 from hiphop_train import cli
 from hiphop_train.commands import train
-from hiphop_train.training.callbacks import GracefulStop, LastCheckpoint
+from hiphop_train.training.checkpoint_files import LastCheckpoint
 from hiphop_train.training.module import PotentialModule
 from hiphop_train.training.schedules import _BatchSizeRaiser
+from hiphop_train.training.stopping import Stop
 from hiphop_train.types import Batch
 
 COMMON = [
@@ -50,14 +51,14 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Send SIGTERM at the end of a step."""
-    original = GracefulStop.on_train_batch_end
+    original = Stop.on_train_batch_end
 
-    def on_train_batch_end(self: GracefulStop, trainer: Any, *arguments: Any, **more: Any) -> None:
+    def on_train_batch_end(self: Stop, trainer: Any, *arguments: Any, **more: Any) -> None:
         if trainer.global_step == step:
             os.kill(os.getpid(), signal.SIGTERM)
         original(self, trainer, *arguments, **more)
 
-    monkeypatch.setattr(GracefulStop, "on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr(Stop, "on_train_batch_end", on_train_batch_end)
     return monkeypatch
 
 
@@ -157,20 +158,20 @@ STOP_ONE_RANK = """
 import json, os, signal, sys
 from hiphop_train import cli
 from hiphop_train.commands import train
-from hiphop_train.training.callbacks import GracefulStop
+from hiphop_train.training.stopping import Stop
 
-original = GracefulStop.on_train_batch_end
+original = Stop.on_train_batch_end
 
 def on_train_batch_end(self, trainer, *arguments, **more):
     if trainer.global_step == int(os.environ["STOP"]) and trainer.global_rank == int(os.environ["STOPPED_RANK"]):
         os.kill(os.getpid(), signal.SIGTERM)
     original(self, trainer, *arguments, **more)
 
-def finish(run_dir, data, summary, device, choice):
+def finish(run_dir, data, summary, *more):
     (run_dir / "metrics.json").write_text(json.dumps(summary))
     return {}
 
-GracefulStop.on_train_batch_end = on_train_batch_end
+Stop.on_train_batch_end = on_train_batch_end
 train.finish = finish
 sys.exit(cli.run("train", sys.argv[1:]))
 """

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
+from hiphop_train import files
 from hiphop_train.data.formats.base import EMBEDDED, Reader
 from hiphop_train.data.store.fingerprint import fingerprint
 from hiphop_train.data.store.layout import open_packed
@@ -63,5 +64,5 @@ def default_folder(reader: Reader) -> Path:
     key = hashlib.sha256(json.dumps(identity(reader), sort_keys=True).encode()).hexdigest()[:10]
     beside = file.parent
     if EMBEDDED in file.parents or not os.access(beside, os.W_OK):
-        beside = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hiphop-train"
+        beside = files.cache_folder()
     return beside / f"{file.stem}-{key}.packed"
