@@ -7,7 +7,7 @@ to the readout, the run directory to loggers and checkpoints.
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from hydra.errors import InstantiationException
@@ -16,6 +16,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
+from pydantic import Field, PositiveInt
 
 from hiphop_train.accelerate import Choice, MatmulPrecision, Precision
 from hiphop_train.data.formats.base import Reader
@@ -45,7 +46,14 @@ DATA_VARIABLES = (
 """Keys of the data section that are shortcuts for the command line; other keys of the section refer to them."""
 
 OWN_KEYS: dict[str, dict[str, Any]] = {
-    "trainer": {"compile": Choice, "precision": Precision, "matmul_precision": MatmulPrecision}
+    "trainer": {
+        "compile": Choice,
+        "precision": Precision,
+        "matmul_precision": MatmulPrecision,
+        "bad_batches": Literal["skip", "roll_back", "stop"],
+        "max_bad_batches": PositiveInt,
+        "spike": Annotated[float | int, Field(gt=1)],
+    }
 }
 """Keys that this package reads from sections of other packages' classes, with their types."""
 

@@ -8,8 +8,10 @@ other bytes, in the comment that the format has for such things: every reader of
 import contextlib
 import errno
 import hashlib
+import multiprocessing
 import os
 import re
+import shutil
 import struct
 import sys
 import tempfile
@@ -122,6 +124,26 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "hiphop-train"
     except RuntimeError:  # a user without an entry, as in containers
         return Path(tempfile.gettempdir()) / f"hiphop-train-{os.getuid()}"
+
+
+@contextlib.contextmanager
+def scratch(key: str) -> Iterator[None]:
+    """Have the sockets of loaders' workers in a temporary folder that the next start with the same key empties.
+
+    Python makes a folder with a name of its own for each process, which a kill leaves behind for ever.
+    """
+    settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    before = settings.get("tempdir")
+    folder = Path(tempfile.gettempdir()) / f"hiphop-train-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # of another user, or no space: then as always
+        folder.mkdir(mode=0o700)
+        settings["tempdir"] = str(folder)
+    try:
+        yield
+    finally:
+        settings["tempdir"] = before
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_partial(folder: Path) -> None:

@@ -7,20 +7,18 @@ from typing import Any
 
 import ase.io
 import numpy as np
-from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 from rich.console import Console
 from rich.table import Table
 
 from hiphop_train.commands.data_open import Opened, open_data
 from hiphop_train.commands.progress import progress
+from hiphop_train.data.atoms import to_atoms
 from hiphop_train.data.checks.dataset import check_dataset
 from hiphop_train.data.checks.labels import ADVICE
 from hiphop_train.data.checks.results import CheckResult
 from hiphop_train.data.checks.scan import Scan, scan
 from hiphop_train.data.store.layout import verify
 from hiphop_train.errors import ConfigError, DataError
-from hiphop_train.targets import TARGETS
 
 STYLES = {"ok": "green", "warning": "yellow", "contradiction": "bold red", "inconclusive": "dim"}
 NAMED = 10_000
@@ -132,17 +130,5 @@ def _draw(path: Path, opened: Opened, found: Scan, results: list[CheckResult]) -
         return
     index = np.array(sorted(problems))
     structures = opened.source.fetch(index)
-    drawn = []
-    for row, k in enumerate(index.tolist()):
-        atoms = slice(structures.offsets[row], structures.offsets[row + 1])
-        box = {"cell": structures.cell[row], "pbc": structures.pbc[row]} if structures.pbc[row].any() else {}
-        one = Atoms(structures.numbers[atoms], structures.positions[atoms], **box)
-        labels: dict[str, Any] = {
-            key: array[atoms if TARGETS[key].per == "atom" else row].astype(np.float64)
-            for key, array in structures.labels.items()
-            if structures.has(key)[row]
-        }
-        one.calc = SinglePointCalculator(one, **labels)  # type: ignore[no-untyped-call]
-        one.info = {"problem": "; ".join(problems[k]), **found.origin(k)}
-        drawn.append(one)
-    ase.io.write(path, drawn, format="extxyz")
+    infos = [{"problem": "; ".join(problems[k]), **found.origin(k)} for k in index.tolist()]
+    ase.io.write(path, to_atoms(structures, infos), format="extxyz")

@@ -24,15 +24,18 @@ INCIDENTAL = {
     "data.pack",
     "data.packed",
     "trainer.accelerator",
+    "trainer.bad_batches",
     "trainer.compile",
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.max_time",
     "trainer.log_every_n_steps",
+    "trainer.max_bad_batches",
+    "trainer.spike",
     "trainer.enable_model_summary",
 }
-"""What may differ between two starts of one run: where it runs and how it is logged."""
+"""What may differ between two starts of one run: where it runs, how it is logged, how faults are answered."""
 
 ADDED: dict[str, Any] = {
     "init_weights": None,

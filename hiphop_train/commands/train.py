@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 
-from hiphop_train import build, checkpoint, stored
+from hiphop_train import build, checkpoint, files, stored
 from hiphop_train.accelerate import Acceleration, Choice, accelerate
 from hiphop_train.accelerate.precision import matmul_precision
 from hiphop_train.commands import run_directory
@@ -20,10 +20,12 @@ from hiphop_train.commands.targets import check_targets
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
+from hiphop_train.errors import TrainingError
 from hiphop_train.evaluation import report
 from hiphop_train.potential import Potential
 from hiphop_train.training import callbacks, stopping
 from hiphop_train.training.checkpoint_files import SealedCheckpoints, checkpoints
+from hiphop_train.training.guard import Guard, is_out_of_memory
 from hiphop_train.training.metrics_file import MetricsFile
 from hiphop_train.training.module import PotentialModule
 from hiphop_train.training.standardisation import fit_standardisation
@@ -81,8 +83,8 @@ def _train(config: DictConfig, run: run_directory.RunDirectory, lock: RunLock, s
         build.make_part(config.scheduler, "scheduler"),
         record,
     )
-    clock, states = callbacks.Clock(), SealedCheckpoints()
-    trainer = _make_trainer(config, run, module, [clock, stop], states)
+    clock, states, guard = callbacks.Clock(), SealedCheckpoints(), _guard(config, run.path)
+    trainer = _make_trainer(config, run, module, [clock, stop, guard], states)
     device, precision = trainer.strategy.root_device, config.trainer.get("precision", "full")
     fast = accelerate(potential, dtype, device, "training", _choice(config), precision)
     data.prepare = fast.prepare
@@ -91,8 +93,14 @@ def _train(config: DictConfig, run: run_directory.RunDirectory, lock: RunLock, s
         store_splits(run.path / "splits.npz", data.splits, data.checksum)
         _print_start(config, run, module, data, statistics, fast)
     start_from = None if run.start_from is None else str(run.start_from)
-    with matmul_precision(config.trainer.get("matmul_precision", "highest")):
-        trainer.fit(module, datamodule=data, ckpt_path=start_from, weights_only=True)
+    precision_of_products = matmul_precision(config.trainer.get("matmul_precision", "highest"))
+    try:
+        with precision_of_products, files.scratch(f"{run.path.resolve()} {trainer.global_rank}"):
+            trainer.fit(module, datamodule=data, ckpt_path=start_from, weights_only=True)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(guard.out_of_memory()) from error
     if not trainer.is_global_zero:
         return TrainResult(run.path, {}, stop.exit_code)
     states.flush()
@@ -145,6 +153,14 @@ def _initialise(config: DictConfig, potential: Potential, data: DataModule) -> t
     potential.set_statistics(given.potential.e0.numpy(), 1.0)  # of as many levels of theory
     potential.load_state_dict(given.potential.state_dict())
     return None, theories
+
+
+def _guard(config: DictConfig, run_dir: Path) -> Guard:
+    """Return what answers bad batches."""
+    section = config.trainer
+    return Guard(
+        run_dir, section.get("bad_batches", "skip"), section.get("spike", 1e3), section.get("max_bad_batches", 20)
+    )
 
 
 def _choice(config: DictConfig) -> Choice:

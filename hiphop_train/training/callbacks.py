@@ -201,4 +201,4 @@ def early_stopping(patience: PositiveInt) -> Callback:
     patience : validations without improvement
     """
     # after validations: an epoch that trainer.max_steps cuts short has none
-    return Patience(monitor=MONITOR, patience=patience, check_finite=True, check_on_train_epoch_end=False)
+    return Patience(monitor=MONITOR, patience=patience, check_finite=False, check_on_train_epoch_end=False)

@@ -40,7 +40,10 @@ class PotentialModule(LightningModule):
     ----------
     monitored : targets whose validation errors schedules and checkpoints watch
     untrained : targets of the readout that the loss does not weigh
+    latest_loss : of the last step
     """
+
+    latest_loss: Tensor
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class PotentialModule(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss, so scaled that gradients averaged over ranks are those of the whole batch."""
         loss = self._loss(batch)
+        self.latest_loss = loss.detach()
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.graph.n_systems)
         return loss * self.trainer.world_size
 
