@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from ase.data import atomic_numbers
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.fabric.plugins import CheckpointIO
@@ -21,12 +22,15 @@ from pydantic import Field, PositiveInt
 from hiphop_train.accelerate import Choice, MatmulPrecision, Precision
 from hiphop_train.data.formats.base import Reader
 from hiphop_train.data.module import DataModule
-from hiphop_train.errors import ConfigError, HipHopError
+from hiphop_train.errors import ConfigError, HipHopError, did_you_mean
 from hiphop_train.models.base import Representation
 from hiphop_train.potential import Network, Potential
 from hiphop_train.readout.base import Readout
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+LARGEST_CUTOFF = 50.0
+"""Angstrom; ten times the usual. The number of pairs grows with its cube."""
 
 DATA_VARIABLES = (
     "root",
@@ -87,12 +91,30 @@ def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype, n_
     n_theories : number of levels of theory, each with its E0
     """
     section: Any = OmegaConf.to_container(OmegaConf.create(dict(model)), resolve=True)
+    _check_model(section)
     readout_section = section.pop("readout")
     representation: Representation = _instantiate(section, "model")
     features = {"feature_sizes": representation.feature_sizes, "elements": representation.elements}
     readout: Readout = _instantiate(_with_needed(readout_section, "model.readout", features), "model.readout")
     network = Network(representation.to(dtype), readout.to(dtype))
     return Potential([network], representation.elements, representation.cutoff, n_theories)
+
+
+def _check_model(section: dict[str, Any]) -> None:
+    """Check what all models have in common, before one is built of it."""
+    elements, cutoff = section.get("elements"), section.get("cutoff")
+    if isinstance(elements, list):
+        if not elements:
+            raise ConfigError("model.elements is empty; list the elements, such as 'model.elements=[H,C,N,O]'")
+        for symbol in elements:
+            if symbol not in atomic_numbers or symbol == "X":
+                raise ConfigError(
+                    f"model.elements: '{symbol}' is not an element{did_you_mean(str(symbol), atomic_numbers)}"
+                )
+            if elements.count(symbol) > 1:
+                raise ConfigError(f"model.elements: '{symbol}' is listed twice")
+    if isinstance(cutoff, int | float) and not 0 < cutoff <= LARGEST_CUTOFF:
+        raise ConfigError(f"model.cutoff={cutoff}: must be between 0 and {LARGEST_CUTOFF:g} Angstrom")
 
 
 def make_data(data: Mapping[str, Any] | DictConfig, potential: Potential, dtype: torch.dtype, seed: int) -> DataModule:

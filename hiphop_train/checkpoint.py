@@ -140,6 +140,8 @@ def to_bytes(content: dict[str, Any]) -> bytes:
 
 def find_checkpoint(path: str, key: str = "checkpoint") -> tuple[Path, Path]:
     """Return checkpoint file and run directory, given either; `key` is the configuration key of `path`."""
+    if not path:
+        raise CheckpointError(f"{key} is empty; give a run directory or a checkpoint file: {key}=PATH")
     given = Path(path).expanduser()
     if given.is_dir():
         for name in ("best.ckpt", "last.ckpt", "previous.ckpt"):
@@ -151,7 +153,7 @@ def find_checkpoint(path: str, key: str = "checkpoint") -> tuple[Path, Path]:
             f"training ended before the first checkpoint; give a run directory or a checkpoint file: {key}=PATH"
         )
     if not given.is_file():
-        raise CheckpointError(f"{given} does not exist; give a run directory or a checkpoint file: {key}=PATH")
+        raise CheckpointError(f"{given} {files.absence(given)}; give a run directory or a checkpoint file: {key}=PATH")
     return given, given.parent.parent if given.parent.name == "checkpoints" else given.with_suffix("")
 
 

@@ -23,6 +23,9 @@ from hiphop_train.config_files import config_directory, defaults, is_global, opt
 from hiphop_train.errors import ConfigError, did_you_mean
 from hiphop_train.schema import ROOT, ConfigName, Source, check, completed, dotted, parameters_of, unknown_key
 
+LONGEST_KEY = 200
+"""Characters; a file system's names end soon after."""
+
 FROM_CHECKPOINT = ("model", "dtype", "loss", "optimizer", "scheduler", "trainer")
 """Sections of a training that no later command sets."""
 
@@ -68,7 +71,11 @@ def parse_overrides(overrides: Iterable[str], loader: ConfigLoader | None = None
         for one that Hydra cannot read
     """
     try:
-        return OverridesParser.create(loader).parse_overrides(list(overrides))
+        parsed: list[Override] = OverridesParser.create(loader).parse_overrides(list(overrides))
+        for override in parsed:
+            if not override.key_or_group or len(str(override.key_or_group)) > LONGEST_KEY:
+                raise ConfigError(f"'{str(override.input_line)[:60]}' has no key that could be; give KEY=VALUE")
+        return parsed
     except OverrideParseException as error:
         key, equals, value = error.override.partition("=")
         if not equals:

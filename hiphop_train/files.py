@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import stat
 import struct
 import sys
 import tempfile
@@ -113,6 +114,20 @@ def fsync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def absence(path: Path) -> str:
+    """Say what a path is that is not a file that can be read."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "is a link to nothing" if path.is_symlink() else "does not exist"
+    except OSError as error:  # a loop of links, a name that is too long, a folder without access
+        return f"cannot be opened ({error.strerror})"
+    kinds = {"is a folder, not a file": stat.S_ISDIR, "is a named pipe, not a file": stat.S_ISFIFO}
+    kinds |= {"is a device, not a file": stat.S_ISCHR, "is a block device, not a file": stat.S_ISBLK}
+    kinds |= {"is a socket, not a file": stat.S_ISSOCK}
+    return next((name for name, holds in kinds.items() if holds(mode)), "is not a file")
 
 
 def cache_folder() -> Path:

@@ -4,16 +4,17 @@ A mistake is an error that names the override, or the file and line, that it com
 """
 
 import inspect
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from hydra.core.override_parser.types import Override
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from hiphop_train.accelerate import Choice
 from hiphop_train.build import DATA_VARIABLES, HANDED_OVER, OWN_KEYS
@@ -25,11 +26,14 @@ ConfigName = Literal["train", "eval", "export", "bench", "data"]
 """Primary configurations, conf/NAME.yaml, one for each command that has settings."""
 
 Section = dict[str, Any]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What all generators of random numbers take."""
+
 ROOT: dict[ConfigName, dict[str, Any]] = {
     "train": {
         **dict.fromkeys(["data", "model", "loss", "optimizer", "scheduler", "trainer"], Section),
         **dict.fromkeys(["callbacks", "logger"], Section | None),
-        "seed": int,
+        "seed": Seed,
         "dtype": Literal["float32", "float64"],
         "run_dir": str | None,
         "resume": str,
@@ -58,7 +62,7 @@ ROOT: dict[ConfigName, dict[str, Any]] = {
         "compile": Choice,
         "memory_limit": PositiveFloat | PositiveInt | None,
         "output": str | None,
-        "seed": NonNegativeInt,
+        "seed": Seed,
     },
     "data": {"data": Section | None},
 }
@@ -122,6 +126,34 @@ def check(config: DictConfig, command: ConfigName, source: Source) -> None:
             check_section(str(key), value, source)
     if plain.get("dtype") == "float64" and plain.get("trainer", {}).get("precision") == "bf16-mixed":
         raise source.error("trainer.precision", "bf16-mixed contradicts dtype=float64; leave out one of them")
+    if command == "train":
+        _check_trainer(plain["trainer"], source)
+        if plain["optimizer"].get("lr") == 0:
+            raise source.error("optimizer.lr", "got 0; nothing would be trained")
+
+
+LEAST = {
+    "max_epochs": 1,
+    "max_steps": 1,
+    "limit_train_batches": 1e-9,
+    "check_val_every_n_epoch": 1,
+    "accumulate_grad_batches": 1,
+    "log_every_n_steps": 0,
+    "gradient_clip_val": 0,
+}
+"""Smallest values of the trainer's numbers, which Lightning takes and then divides by, or trains nothing with."""
+
+
+def _check_trainer(trainer: Section, source: Source) -> None:
+    for key, least in LEAST.items():
+        value = trainer.get(key)
+        endless = key.startswith("max_") and value == -1
+        if isinstance(value, int | float) and not endless and value < least:
+            raise source.error(
+                f"trainer.{key}", f"got {value}; must be {'above 0' if 0 < least < 1 else f'{least} or more'}"
+            )
+    if trainer.get("max_epochs") in (None, -1) and trainer.get("max_steps", -1) in (None, -1):
+        raise source.error("trainer.max_epochs", "the training would have no end; give 1 or more")
 
 
 def missing_keys(section: DictConfig, parent: str = "") -> list[str]:
@@ -196,5 +228,7 @@ def _signature(path: str, target: str, source: Source) -> tuple[dict[str, inspec
 
 
 def _check_value(path: str, value: Any, hint: Any, source: Source, strict: bool) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise source.error(path, f"got {value}; must be a finite number")
     if said := problem(value, hint, strict):
         raise source.error(path, said)

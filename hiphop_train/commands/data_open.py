@@ -13,6 +13,7 @@ from hiphop_train.config_files import config_directory
 from hiphop_train.data.checks.scan import Source
 from hiphop_train.data.formats.recognise import recognise
 from hiphop_train.errors import ConfigError, DataError
+from hiphop_train.files import absence
 
 SAME_LEVEL = "wB97X/6-31G(d)"
 OF_THAT_LEVEL = ("ani1", "ani1x", "ani2x", "comp6", "comp6v2", "transition1x", "tiny")
@@ -62,7 +63,7 @@ def open_data(file: Path, overrides: list[str], all_levels: bool = False) -> Ope
     if given:
         choice, why = given[-1], "as given"
         if not file.exists():
-            raise DataError(f"{file} does not exist; published sets are fetched by: hiphop-data download NAME")
+            raise DataError(f"{file} {absence(file)}; published sets are fetched by: hiphop-data download NAME")
     else:
         found = recognise(file)
         choice, why, settings = found.choice, found.why, dict(found.settings)

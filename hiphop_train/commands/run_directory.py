@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from hiphop_train import checkpoint, files
 from hiphop_train.commands import recovery
 from hiphop_train.commands.lock import NAME, RunLock, first_process
+from hiphop_train.commands.run_folder import refuse_foreign
 from hiphop_train.errors import CheckpointError, ConfigError, InUseError
 
 INCIDENTAL = {
@@ -109,6 +110,8 @@ def run_name(config: DictConfig) -> str:
 
 def run_directory(config: DictConfig) -> Path:
     """Return the path of the run directory, made or not."""
+    if config.run_dir == "":
+        raise ConfigError("run_dir is empty; give a folder, or leave it out")
     if config.run_dir is not None:
         return Path(config.run_dir).expanduser()
     return Path("runs") / run_name(config)
@@ -123,8 +126,8 @@ def find(config: DictConfig, lock: RunLock) -> RunDirectory:
     lock : of the directory; taken where the directory exists, on the first of several processes
     """
     path = run_directory(config)
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"run_dir={path} is a file; give a folder")
+    if config.resume != "never" or not path.is_dir():
+        refuse_foreign(path)
     start_from = _resumed_file(config)
     if path.is_dir() and first_process():
         lock.acquire()

@@ -69,6 +69,7 @@ def _train(config: DictConfig, run: run_directory.RunDirectory, lock: RunLock, s
     torch.manual_seed(config.seed)
     potential = build.make_potential(config.model, dtype)
     data = build.make_data(config.data, potential, dtype, config.seed)
+    data.check_workers()
     data.progress = progress
     loss = build.make_part(config.loss, "loss")
     check_targets(loss, potential, data, config.data)

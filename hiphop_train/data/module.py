@@ -1,6 +1,7 @@
 """The data module: reads, checks and splits a data set, and yields its batches."""
 
 import hashlib
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -70,9 +71,6 @@ class DataModule(LightningDataModule):
         bucket: PositiveInt = 1,
     ) -> None:
         super().__init__()
-        for symbol in elements:
-            if symbol not in atomic_numbers:
-                raise ConfigError(f"model.elements: '{symbol}' is not an element{did_you_mean(symbol, atomic_numbers)}")
         self.name = name
         self.reader = reader
         self.split = split
@@ -119,6 +117,15 @@ class DataModule(LightningDataModule):
             check_splits(splits, structures, self.allow_leak)
             self._splits = splits
         return self._splits
+
+    def check_workers(self) -> None:
+        """Raise `ConfigError` for more processes than help: each takes memory, and the machine with it."""
+        processors = os.cpu_count() or 1
+        if self.num_workers > max(16, 4 * processors):
+            raise ConfigError(
+                f"data.num_workers={self.num_workers}: this machine has {processors} processors; give at most "
+                f"{max(16, 4 * processors)}, usually 1 or 2 for each GPU"
+            )
 
     def use_theories(self, known: list[str]) -> None:
         """Number the structures' levels of theory in the order of a model.

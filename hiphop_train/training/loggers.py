@@ -1,7 +1,9 @@
 """Loggers beside metrics.csv; none of them may stop or delay a training."""
 
+import hashlib
 import netrc
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Literal
@@ -27,7 +29,7 @@ def wandb_logger(
 
     Parameters
     ----------
-    run_dir : handed over; its name is the run's id, so that a resumed run continues the same record
+    run_dir : handed over; a resumed run continues the same record, also where its directory was moved
     project, entity, name : as in wandb
     mode : auto decides by login and network
     """
@@ -40,9 +42,18 @@ def wandb_logger(
         project=project,
         entity=entity,
         offline=offline,
-        id=run_dir.name,
+        id=_identifier(run_dir),
         resume=None if offline else "allow",
     )
+
+
+def _identifier(run_dir: Path) -> str:
+    """Return the id of the run's record: that of earlier starts, which W&B's folders end with, else one of its path."""
+    earlier = sorted((run_dir / "wandb").glob("*run-*-*"))
+    if earlier:
+        return re.sub(r"^.*?run-\d+_\d+-", "", earlier[-1].name)
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", run_dir.name)[:100]
+    return f"{name}-{hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:8]}"
 
 
 def _reachable(timeout: float = 3.0) -> bool:

@@ -9,6 +9,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, distributed, nn
 
+from hiphop_train.errors import ConfigError
 from hiphop_train.targets import TARGETS, Target
 from hiphop_train.types import Outputs
 
@@ -107,6 +108,8 @@ class Loss(nn.Module):
         super().__init__()
         parts = {"energy": energy, "forces": forces, "stress": stress, "dipole": dipole}
         weighted = {key: part for key, part in parts.items() if part is not None and part.is_weighted}
+        if not weighted:
+            raise ConfigError("loss: all weights are 0, so nothing would be trained; give one: loss.forces.rmse=1")
         self.parts = nn.ModuleDict(weighted)
         self.hierarchicality = hierarchicality
         self.size_exponent = size_exponent

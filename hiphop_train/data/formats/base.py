@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hiphop_train.data.structures import Structures, concatenate
 from hiphop_train.errors import DataError
+from hiphop_train.files import absence
 
 BLOCK_ATOMS = 500_000
 """Approximate number of atoms that a reader keeps in memory."""
@@ -71,7 +72,9 @@ def require_file(path: str, key: str, download: str = "") -> Path:
     file = locate(path)
     if file.is_file():
         return file
-    what = "is a folder, not a file" if file.is_dir() else "does not exist"
+    if not path:
+        raise DataError(f"{key} is empty; give a file: {key}=PATH")
+    what = absence(file)
     advice = f"\n  download it: {download.format(path=file, folder=file.parent)}" if download else ""
     raise DataError(f"{file} {what}{advice}\n  or give its path: {key}=PATH")
 

@@ -29,7 +29,11 @@ from hiphop_train.units import (
 
 FARTHEST = 1e6
 """Angstrom; larger coordinates are damaged."""
-LARGEST = {"energy": 1e7, "forces": 1e6, "stress": 1e4, "dipole": 1e6}
+CLOSEST = 0.1
+"""Angstrom; nuclei are never closer, and atoms of one position come from incomplete downloads."""
+NEIGHBOURS = 64
+"""Atoms whose distances to each atom are checked: those after it, which is all in molecules."""
+LARGEST = {"energy": 1e7, "forces": 1e4, "stress": 1e4, "dipole": 1e6}
 """Larger labels are damaged, in the units of `TARGETS`, per atom for extensive targets: energies of all elements are
 far below, and forces too, unless nuclei touch."""
 
@@ -173,10 +177,16 @@ class Collector:
                     )
         if not np.abs(positions).max() < FARTHEST / self.factors.length:  # also catches NaN
             raise DataError(f"{where}: coordinates contain NaN, infinity, or numbers beyond {FARTHEST:.0e} Angstrom")
-        same = (positions[:, 1:] == positions[:, :-1]).all(axis=2)
-        if same.any():  # such as zeros from an incomplete download
-            k, atom = np.argwhere(same)[0]
-            raise DataError(f"{where}: atoms {atom} and {atom + 1} of conformation {k} have the same position")
+        for apart in range(1, min(positions.shape[1], NEIGHBOURS + 1)):
+            separation = positions[:, apart:] - positions[:, :-apart]
+            close = np.einsum("nai,nai->na", separation, separation) < (CLOSEST / self.factors.length) ** 2
+            if close.any():
+                k, atom = np.argwhere(close)[0]
+                distance = np.linalg.norm(separation[k, atom]) * self.factors.length
+                raise DataError(
+                    f"{where}: atoms {atom} and {atom + apart} of conformation {k} are {distance:.2g} Angstrom apart, "
+                    "nearer than any nuclei; remove it from the file"
+                )
 
     def _check_label(self, where: str, key: str, array: NDArray[Any], n_atoms: int) -> None:
         """Missing labels must be NaN for a whole structure, in formats that allow them."""

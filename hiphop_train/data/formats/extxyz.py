@@ -92,6 +92,8 @@ def _parse(file: Path, block: list[list[str]], first: int) -> Iterator[Atoms]:
                 atoms.calc.results["stress"] = _comment(frame[1])["stress"]
         except Exception as error:  # ASE's parser raises ValueError, KeyError, IndexError, XYZError
             problem = f"{type(error).__name__}: {error}"
+            if isinstance(error, KeyError) and str(error.args[0]).isalpha() and len(error.args[0]) <= 3:
+                problem = f"'{error.args[0]}' is not an element"
             raise DataError(f"{file}, structure {k} cannot be read as extended XYZ: {problem}") from error
         yield atoms
 

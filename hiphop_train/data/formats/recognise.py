@@ -11,6 +11,7 @@ import numpy as np
 from hiphop_train.data.formats.hdf5 import open_hdf5
 from hiphop_train.data.store.layout import is_packed
 from hiphop_train.errors import DataError
+from hiphop_train.files import absence
 
 LEVELS = {"dz": "wb97x_dz.energy", "tz": "wb97x_tz.energy", "ccx": "ccsd(t)_cbs.energy"}
 """Levels of theory of conf/data/ani1x.yaml and the arrays that indicate them."""
@@ -45,7 +46,7 @@ def recognise(path: Path) -> Recognised:
     if path.is_dir():
         return _recognise_folder(path)
     if not path.is_file():
-        raise DataError(f"{path} does not exist; to fetch a published set: hiphop-data download NAME")
+        raise DataError(f"{path} {absence(path)}; to fetch a published set: hiphop-data download NAME")
     with path.open("rb") as handle:
         start = handle.read(4096)
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
