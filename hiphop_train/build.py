@@ -5,6 +5,7 @@ to the readout, the run directory to loggers and checkpoints.
 """
 
 import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,8 @@ import torch
 from ase.data import atomic_numbers
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -172,7 +174,7 @@ def make_trainer(
         section,
         "trainer",
         callbacks=callbacks,
-        plugins=[states],
+        plugins=[states, *_environment()],
         logger=loggers or False,
         default_root_dir=str(run_dir),
         enable_progress_bar=False,  # ours is among the callbacks
@@ -181,6 +183,16 @@ def make_trainer(
     )
     built._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return built
+
+
+def _environment() -> list[ClusterEnvironment]:
+    """Return what keeps Lightning from taking one process for the tasks of a job of Slurm.
+
+    The variables of a job are also set in its scripts and shells, where no srun has started several processes.
+    """
+    if "SLURM_NTASKS" not in os.environ or TorchElasticEnvironment.detect():
+        return []
+    return [LightningEnvironment()] if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1 else []
 
 
 def _with_needed(section: dict[str, Any], name: str, offered: dict[str, Any]) -> dict[str, Any]:

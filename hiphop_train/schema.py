@@ -32,7 +32,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 ROOT: dict[ConfigName, dict[str, Any]] = {
     "train": {
         **dict.fromkeys(["data", "model", "loss", "optimizer", "scheduler", "trainer"], Section),
-        **dict.fromkeys(["callbacks", "logger"], Section | None),
+        **dict.fromkeys(["callbacks", "logger", "submit"], Section | None),
         "seed": Seed,
         "dtype": Literal["float32", "float64"],
         "run_dir": str | None,

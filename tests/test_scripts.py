@@ -308,8 +308,18 @@ class TestSlurm:
         assert done.returncode == 2
         assert "Start it with: sbatch" in done.stderr
 
-    @pytest.mark.parametrize(("status", "requeued"), [(143, True), (1, False), (0, False)])
-    def test_requeued_when_its_time_is_up(self, job: dict[str, object], status: int, requeued: bool) -> None:
+    @pytest.mark.parametrize(
+        ("status", "saves", "requeued"),
+        [(143, True, True), (124, True, True), (143, False, False), (1, True, False), (0, True, False)],
+    )
+    def test_requeued_when_stopped(
+        self, job: dict[str, object], tmp_path: Path, status: int, saves: bool, requeued: bool
+    ) -> None:
+        """Only after something was saved: otherwise each start would end as the one before."""
+        if saves:
+            folder = tmp_path / "runs/slurm-7/checkpoints"
+            program(tmp_path / ".venv/bin/hiphop-train", f"mkdir -p {folder}; echo state > {folder}/last.ckpt")
         done = self.sbatch(**job | {"STATUS": status})
-        assert done.returncode == status
+        assert done.returncode == (status if saves else 2)
+        assert ("stopped before anything was saved" in done.stderr) == (not saves)
         assert ("scontrol requeue 7" in done.stdout) == requeued

@@ -4,12 +4,44 @@
 answers at once.
 """
 
+import contextlib
+import errno
+import io
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from hiphop_train.cli.table import COMMANDS
-from hiphop_train.errors import HipHopError, Interrupted
+from hiphop_train.errors import HipHopError, Interrupted, StorageError
+
+
+class Lasting:
+    """A stream whose writing may fail: a training outlives its terminal, and a full disk under its log.
+
+    Parameters
+    ----------
+    wrapped : the stream, or None where it was closed before the start
+    """
+
+    def __init__(self, wrapped: Any) -> None:
+        self.wrapped = wrapped if wrapped is not None else io.StringIO()
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError, ValueError):
+            self.wrapped.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with contextlib.suppress(OSError, ValueError):
+            self.wrapped.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.wrapped, name)
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
@@ -20,8 +52,12 @@ def run(name: str, arguments: Sequence[str]) -> int:
     name : of the command, without ``hiphop-``
     arguments : of the command line
     """
+    if name == "train" and all(word in ("-m", "--multirun") for word in arguments if word.startswith("-")):
+        sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)
     try:
-        return call(name, arguments)
+        code = call(name, arguments)
+        sys.stdout.flush()
+        return code
     except HipHopError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -31,6 +67,17 @@ def run(name: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("aborted", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in its buffer must not fail once more
+        if error.errno == errno.EPIPE:  # such as: hiphop-data inspect FILE | head
+            return 128 + signal.SIGPIPE
+        print(f"error: cannot write: {error.strerror}; free space, then give the command again", file=sys.stderr)
+        return StorageError.exit_code
+    finally:
+        for stream in ("stdout", "stderr"):
+            setattr(sys, stream, getattr(getattr(sys, stream), "wrapped", getattr(sys, stream)))
 
 
 def call(name: str, arguments: Sequence[str]) -> int:

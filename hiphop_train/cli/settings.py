@@ -45,13 +45,15 @@ def call(
     print_run_dir: bool = False,
 ) -> int:
     """Compose the configuration and call a command's function with it, or do as a flag says; return the exit code."""
-    if name == "train" and multirun and not any(word.lstrip("+").startswith(BACKENDS) for word in overrides):
+    elsewhere = any(word.lstrip("+").startswith(BACKENDS) for word in overrides)
+    if name == "train" and multirun and (not elsewhere or "hydra/launcher=slurm" in overrides):
+        from hiphop_train.cli import job
         from hiphop_train.commands.sweep import sweep
 
         valued = {"--cfg": cfg, "--package": package, "--info": info}
         flags = [word for flag, value in valued.items() if value is not None for word in (flag, value)]
         flags += ["--resolve"] * resolve + ["--print-run-dir"] * print_run_dir
-        return sweep(overrides, flags)
+        return sweep(overrides, flags, job.train)
     if multirun or cfg or package or resolve or info:
         if print_run_dir:
             raise ConfigError("--print-run-dir excludes --cfg, --package, --resolve, --info; see hiphop-train --help")
@@ -65,6 +67,10 @@ def call(
 
         print(run_directory(config).resolve())
         return 0
+    if name == "train" and config.get("submit") is not None:
+        from hiphop_train.commands.submit import submit
+
+        return submit(config, overrides)
     return _run(function, config)
 
 

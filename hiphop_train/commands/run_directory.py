@@ -20,6 +20,7 @@ INCIDENTAL = {
     "run_dir",
     "resume",
     "logger",
+    "submit",
     "data.num_workers",
     "data.eval_batch_size",
     "data.pack",

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from hiphop_train.commands import launched
 from hiphop_train.commands.run_directory import run_directory, run_name
 from hiphop_train.config import load_config, parse_overrides, quoted
 from hiphop_train.config_files import config_directory
@@ -63,17 +64,26 @@ class Running:
     received: int | None = None
 
 
-def sweep(overrides: list[str], flags: list[str]) -> int:
+def sweep(overrides: list[str], flags: list[str], train: launched.Job) -> int:
     """Run all jobs; returns 0, the exit code of the first that failed, or 128 + the signal that stopped the sweep.
 
     Parameters
     ----------
     overrides : in Hydra's form, of which some give several values: ``model=hipnn,hiphop``, ``seed=range(3)``
     flags : options passed to each job, ``--cfg job`` for instance
+    train : called in each job of Slurm
     """
+    settings = None
+    if launched.is_launched(overrides):
+        if flags:
+            raise ConfigError(f"{launched.CHOICE} excludes {flags[0]}; leave out one of them")
+        overrides, settings = launched.split(overrides)
     jobs = [_check(job) for job in expand(overrides)]
     if jobs[0].refusal is not None and all(job.refusal for job in jobs):
         raise jobs[0].refusal
+    if settings is not None:
+        _launch(train, jobs, settings)
+        return _report(jobs, None, sys.stdout)
     report_to = sys.stderr if flags else sys.stdout  # what a flag prints may be read by a program
     with _forwarded() as running:
         for number, job in enumerate(jobs, start=1):
@@ -81,11 +91,27 @@ def sweep(overrides: list[str], flags: list[str]) -> int:
                 break
             print(f"\njob {number} of {len(jobs)}: {job.name}", file=report_to, flush=True)
             if job.refusal is not None:
-                job.exit_code, job.problem = job.refusal.exit_code, str(job.refusal)
-                print(f"error: {job.problem}", file=sys.stderr, flush=True)
+                _refuse(job)
             else:
                 _run(job, flags, running)
     return _report(jobs, running.received, report_to)
+
+
+def _refuse(job: Job) -> None:
+    assert job.refusal is not None
+    job.exit_code, job.problem = job.refusal.exit_code, str(job.refusal)
+    print(f"error: {job.problem}", file=sys.stderr, flush=True)
+
+
+def _launch(train: launched.Job, jobs: list[Job], settings: dict[str, Any]) -> None:
+    """Run the jobs whose configurations are right on Slurm, all at once."""
+    for job in jobs:
+        if job.refusal is not None:
+            _refuse(job)
+    sound = [job for job in jobs if job.refusal is None]
+    words = [job.overrides for job in sound]
+    for job, (code, problem) in zip(sound, launched.launch(train, words, settings), strict=True):
+        job.exit_code, job.problem = code, problem
 
 
 def expand(overrides: list[str]) -> list[Job]:

@@ -30,7 +30,7 @@ DIVERGED = 1e3
 """Factor over the loss of the first step, that of fitted E0 and scale, above which a training leads away."""
 
 PATIENCE = 20
-"""Consecutive steps above it."""
+"""Consecutive steps above it, or those of an epoch if it has fewer."""
 
 DRAWN = 5
 """Bad batches that are written."""
@@ -119,7 +119,7 @@ class Guard(Callback):
                 self._answer(trainer, pl_module, step, loss, norm)
             else:
                 self._usual.append((loss, norm))
-            if self._away >= PATIENCE:
+            if self._away >= min(PATIENCE, trainer.num_training_batches):
                 raise TrainingError(
                     f"the training diverges: at step {step.step:,} the loss is {loss:.3g}, after {self.first:.3g} at "
                     f"the first step. {_advice(trainer)}"

@@ -56,8 +56,8 @@ def test_imported_weights_are_exported(trained: Path, file: Path, run: Run) -> N
 
 
 def test_training_starts_from_given_weights(trained: Path, file: Path, run: Run, tmp_path: Path) -> None:
-    """With a learning rate of zero the run ends with its initial weights, E0 and scale included."""
-    arguments = [*START, f"init_weights={file}", "optimizer.lr=0.0", f"run_dir={tmp_path / 'r'}"]
+    """With a vanishing learning rate the run ends with its initial weights, E0 and scale included."""
+    arguments = [*START, f"init_weights={file}", "optimizer.lr=1e-30", f"run_dir={tmp_path / 'r'}"]
     code, out, err = run("train", *arguments, "data/split=random")
     assert code == 0, err
     assert f"weights    {file}, with its E0" in out

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -104,3 +105,22 @@ def test_poor_environments(changes: dict[str, str], tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-", "> /dev/full 2>&1", ">&- 2>&-"])
+def test_output_that_nobody_takes_does_not_end_a_training(tmp_path: Path, redirection: str) -> None:
+    run_dir = tmp_path / "run"
+    words = [*COMMAND, *COMMON, "trainer.max_epochs=1", "trainer.limit_val_batches=1", f"run_dir={run_dir}"]
+    script = f"{shlex.join(words)} {redirection}"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((run_dir / "metrics.json").read_text())["status"] == "completed"
+
+
+@pytest.mark.parametrize(("redirection", "code"), [("> /dev/full", 7), ("| true", 0)])
+def test_what_is_printed_for_a_reader_must_reach_it(redirection: str, code: int) -> None:
+    script = f"{sys.executable} -m hiphop_train.cli --cfg job {redirection}"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr

@@ -106,7 +106,7 @@ def test_killed_job_is_named_and_the_next_ones_run(tmp_path: Path) -> None:
     assert process.returncode == 137, err
     assert [status(path.parent) for path in (tmp_path / "sweep").glob("*/metrics.json")] == ["completed"]
     assert "failed     trainer.max_epochs=1000 (exit code 137): killed by SIGKILL" in err
-    assert "failed     trainer.max_epochs=-5 (exit code 2): trainer cannot be built" in err
+    assert "failed     trainer.max_epochs=-5 (exit code 2): override 'trainer.max_epochs=-5'" in err
     assert "1 of 3 jobs done" in out
 
 

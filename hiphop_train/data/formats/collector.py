@@ -29,7 +29,7 @@ from hiphop_train.units import (
 
 FARTHEST = 1e6
 """Angstrom; larger coordinates are damaged."""
-CLOSEST = 0.1
+CLOSEST = 0.02
 """Angstrom; nuclei are never closer, and atoms of one position come from incomplete downloads."""
 NEIGHBOURS = 64
 """Atoms whose distances to each atom are checked: those after it, which is all in molecules."""
