@@ -4,13 +4,12 @@
 answers at once.
 """
 
-import contextlib
 import errno
 import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,17 +27,24 @@ class Lasting:
 
     def __init__(self, wrapped: Any) -> None:
         self.wrapped = wrapped if wrapped is not None else io.StringIO()
+        self.error: OSError | None = None
 
     def write(self, text: str) -> int:
         """Write what can be written."""
-        with contextlib.suppress(OSError, ValueError):
-            self.wrapped.write(text)
+        self._try(self.wrapped.write, text)
         return len(text)
 
     def flush(self) -> None:
         """Flush what can be flushed."""
-        with contextlib.suppress(OSError, ValueError):
-            self.wrapped.flush()
+        self._try(self.wrapped.flush)
+
+    def _try(self, function: Callable[..., Any], *arguments: str) -> None:
+        try:
+            function(*arguments)
+        except OSError as error:
+            self.error = error
+        except ValueError:  # it was closed meanwhile
+            pass
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.wrapped, name)
@@ -52,11 +58,14 @@ def run(name: str, arguments: Sequence[str]) -> int:
     name : of the command, without ``hiphop-``
     arguments : of the command line
     """
-    if name == "train" and all(word in ("-m", "--multirun") for word in arguments if word.startswith("-")):
+    reads = any(word.startswith("-") and word not in ("-m", "--multirun") for word in arguments)  # --cfg job | head
+    if name == "train":
         sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)
     try:
         code = call(name, arguments)
         sys.stdout.flush()
+        if reads and isinstance(sys.stdout, Lasting) and sys.stdout.error is not None:
+            raise sys.stdout.error
         return code
     except HipHopError as error:
         print(f"error: {error}", file=sys.stderr)
