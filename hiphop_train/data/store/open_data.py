@@ -11,7 +11,7 @@ from typing import Literal
 from hiphop_train import files
 from hiphop_train.data.formats.base import EMBEDDED, Reader
 from hiphop_train.data.store.fingerprint import fingerprint
-from hiphop_train.data.store.layout import open_packed
+from hiphop_train.data.store.layout import PackedSet, is_packed, open_packed, verify
 from hiphop_train.data.store.pack import identity, pack
 from hiphop_train.data.structures import Structures
 
@@ -19,6 +19,9 @@ Packing = Literal["auto", "always", "never"]
 
 PACK_FROM = 100_000_000
 """Size of the source, bytes, above which `auto` packs."""
+
+VERIFIED_TO = 4_000_000_000
+"""Size of a packed set, bytes, up to which each start compares it with its checksums, in a second per gigabyte."""
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 """Opens a progress display with a title and a total (None: unknown); yields the function that advances it."""
@@ -44,18 +47,33 @@ def read_or_map(
     Returns
     -------
     structures, fingerprint
+
+    Raises
+    ------
+    DataError
+        if a packed set is damaged; one of more than 4 GB is compared with its checksums by ``hiphop-data check`` alone
     """
     if reader.packed is not None:
-        found = open_packed(reader.files()[0].parent)
+        found = _sound(reader.files()[0].parent, progress)
         return found.structures, found.fingerprint
     size = sum(file.stat().st_size for file in reader.files())
     if packing == "never" or (packing == "auto" and folder is None and size < PACK_FROM):
         structures = reader.read()
         return structures, fingerprint(structures)
     target = Path(folder).expanduser() if folder is not None else default_folder(reader)
+    if is_packed(target):
+        _sound(target, progress)
     with progress(f"packing into {target}", None) as advance:
         found = pack(reader, target, advance, say=print)
     return found.structures, found.fingerprint
+
+
+def _sound(folder: Path, progress: Progress) -> PackedSet:
+    """Open a packed set, and compare it with its checksums unless it is very large."""
+    if sum(file.stat().st_size for file in folder.glob("*.bin")) > VERIFIED_TO:
+        return open_packed(folder)
+    with progress(f"comparing {folder} with its checksums", None) as advance:
+        return verify(folder, advance)
 
 
 def default_folder(reader: Reader) -> Path:

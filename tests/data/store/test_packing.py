@@ -282,6 +282,9 @@ def test_damage_is_found(source: Path, tmp_path: Path, name: str) -> None:
     file.write_bytes(bytes(flipped))
     with pytest.raises(DataError, match=rf"{name}\.bin differs from its checksum, in structures \d+ to \d+; remove"):
         verify(folder)
+    for reader in (MadeUp(source), PackedReader(str(folder))):  # a start compares too
+        with pytest.raises(DataError, match=rf"{name}\.bin differs from its checksum"):
+            loading.read_or_map(reader, "always", str(folder))
     file.write_bytes(whole[:-1])
     with pytest.raises(DataError, match=rf"set\.packed is damaged: {name}\.bin has \d+ bytes, expected \d+"):
         open_packed(folder)
