@@ -23,7 +23,7 @@ from hiphop_train.data.statistics import Statistics
 from hiphop_train.errors import TrainingError
 from hiphop_train.evaluation import report
 from hiphop_train.potential import Potential
-from hiphop_train.training import callbacks, stopping
+from hiphop_train.training import callbacks, ranks, stopping
 from hiphop_train.training.checkpoint_files import SealedCheckpoints, checkpoints
 from hiphop_train.training.guard import Guard, is_out_of_memory
 from hiphop_train.training.metrics_file import MetricsFile
@@ -53,6 +53,7 @@ def train(config: DictConfig) -> TrainResult:
     Nothing is written before configuration, data and run directory have been checked. A training that was completed
     or stopped goes on where it was: the same command makes what is still missing.
     """
+    ranks.follow()
     limit = stopping.duration(config.trainer.get("max_time"))
     lock = RunLock(run_directory.run_directory(config))
     with stopping.Stop(limit) as stop, lock:
@@ -96,12 +97,15 @@ def _train(config: DictConfig, run: run_directory.RunDirectory, lock: RunLock, s
     start_from = None if run.start_from is None else str(run.start_from)
     precision_of_products = matmul_precision(config.trainer.get("matmul_precision", "highest"))
     try:
-        with precision_of_products, files.scratch(f"{run.path.resolve()} {trainer.global_rank}"):
+        scratch = files.scratch(f"{run.path.resolve()} {trainer.global_rank}")
+        with precision_of_products, scratch, ranks.lead(trainer.world_size):
             trainer.fit(module, datamodule=data, ckpt_path=start_from, weights_only=True)
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(guard.out_of_memory()) from error
+        if is_out_of_memory(error):
+            raise TrainingError(guard.out_of_memory()) from error
+        if ranks.is_lost(error):
+            raise TrainingError(ranks.LOST) from error
+        raise
     if not trainer.is_global_zero:
         return TrainResult(run.path, {}, stop.exit_code)
     states.flush()
