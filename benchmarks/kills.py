@@ -1,6 +1,6 @@
 """Kill trainings at every file operation and at random moments, start them again, and compare their ends.
 
-    .venv/bin/python benchmarks/kills.py                 all, about an hour on two cores
+    .venv/bin/python benchmarks/kills.py                 all, about half an hour on two cores
     .venv/bin/python benchmarks/kills.py plain --kills 5
 
 A victim counts what it does to the files of its run directory (open for writing, rename, link, remove, make a folder),
