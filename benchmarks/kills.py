@@ -149,7 +149,7 @@ class Campaign:
             if events and chance.random() < 0.75:
                 event = chance.randint(1, self.result.events // 3) if number else events.pop()  # less is left of it
                 code = self.start(run_dir, kill_at=event, kill_rank=rank, alone=alone)
-                moment = self.log.read_text().splitlines()[-1].split(".")[0] if self.log.exists() else "?"
+                moment = self.log.read_text().split()[0] if self.log.exists() else "?"
             else:
                 code = self.start(run_dir, after=chance.uniform(0.2, 1.2 * self.result.whole_seconds))
                 moment = "a random time"
