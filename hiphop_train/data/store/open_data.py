@@ -21,7 +21,7 @@ PACK_FROM = 100_000_000
 """Size of the source, bytes, above which `auto` packs."""
 
 VERIFIED_TO = 4_000_000_000
-"""Size of a packed set, bytes, up to which each start compares it with its checksums, in a second per gigabyte."""
+"""Size of a packed set, bytes, up to which each start compares it with its checksums, in seconds."""
 
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 """Opens a progress display with a title and a total (None: unknown); yields the function that advances it."""
