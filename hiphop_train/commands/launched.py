@@ -47,10 +47,9 @@ def split(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{SETTINGS}: {error}") from error
     for key in chosen:
-        if key not in settings or key == "_target_":
-            allowed = [name for name in settings if name != "_target_"]
+        if key not in settings:
             raise ConfigError(
-                f"{SETTINGS}{key!s}: unknown key{did_you_mean(str(key), allowed)}\n  allowed: {', '.join(allowed)}"
+                f"{SETTINGS}{key!s}: unknown key{did_you_mean(str(key), settings)}\n  allowed: {', '.join(settings)}"
             )
     plain = OmegaConf.to_container(OmegaConf.merge(settings, chosen))
     assert isinstance(plain, dict)
@@ -75,13 +74,13 @@ def launch(train: Job, jobs: Sequence[list[str]], settings: dict[str, Any]) -> l
         import submitit
     except ModuleNotFoundError as error:
         raise ConfigError(f'{CHOICE} needs submitit: pip install "hiphop-train[slurm]"') from error
-    ours = {"_target_", "submitit_folder", "max_num_timeout"}
     common = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name"}
     common.add("stderr_to_stdout")
-    values = {k if k in common else f"slurm_{k}": v for k, v in settings.items() if k not in ours and v is not None}
+    values = {k if k in common else f"slurm_{k}": v for k, v in settings.items() if v is not None}
+    retries = values.pop("slurm_max_num_timeout")
     folder = Path.cwd() / "runs" / ".submitit" / "%j"
     try:
-        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"])
+        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=retries)
         executor.update_parameters(**values)
         submitted = executor.map_array(train, jobs)
     except (RuntimeError, TypeError, ValueError, AssertionError, submitit.core.utils.FailedJobError) as error:

@@ -58,7 +58,8 @@ def test_a_process_that_dies_takes_the_other_with_it(victim: str, moment: str, t
                 time.sleep(0.05)
             assert not lives(second[0])
         finally:
-            os.killpg(process.pid, signal.SIGKILL) if lives(process.pid) else None
+            if lives(process.pid):
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL or moment == "steps"
     assert process.returncode != 0
     ended = "a process of this training ended with code -9, so the others are ended as well" in err
