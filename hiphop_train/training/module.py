@@ -67,7 +67,8 @@ class PotentialModule(LightningModule):
         """Return the loss, so scaled that gradients averaged over ranks are those of the whole batch."""
         loss = self._loss(batch)
         self.latest_loss = loss.detach()
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch.graph.n_systems)
+        # the loss is that of the whole batch, weighted by its size where sizes differ; ranks' shares are no weights
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=1)
         return loss * self.trainer.world_size
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
