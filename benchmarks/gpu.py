@@ -8,6 +8,7 @@ Each part prints its lines as it goes and is stored at once; a part that fails i
 """
 
 import argparse
+import faulthandler
 import json
 import platform
 import re
@@ -57,7 +58,9 @@ class Bench:
 
     def make(self, model: str, dtype: str, precision: str, size: int) -> tuple[PotentialModule, Batch]:
         """Return module and batch of a training, on the device."""
-        config = load_config("train", [f"model={model}", f"data.batch_size={size}", f"dtype={dtype}"])
+        config = load_config(
+            "train", ["data.check=false", f"model={model}", f"data.batch_size={size}", f"dtype={dtype}"]
+        )
         config.optimizer.fused = self.device.type == "cuda"
         torch.manual_seed(0)
         kind = build.DTYPES[dtype]
@@ -251,7 +254,7 @@ def dynamics(bench: Bench) -> Iterator[dict[str, Any]]:
 
 def trainings(bench: Bench) -> Iterator[dict[str, Any]]:
     """Run whole trainings by the command line, and faults."""
-    epochs = ["trainer.max_epochs=2"] if bench.short else []
+    epochs = [f"trainer.max_epochs={2 if bench.short else 12}"]
     accelerator = [] if bench.device.type == "cuda" else ["trainer.accelerator=cpu"]
     if bench.device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no GPU")
@@ -271,16 +274,16 @@ def trainings(bench: Bench) -> Iterator[dict[str, Any]]:
             return {**found, "said": re.sub(r"\x1b\[[0-9;]*m", "", said)}
 
         base = ["model=hiphop", "data.num_workers=2", *epochs]
-        yield run("plain", *base, f"run_dir={folder / 'plain'}")
-        yield run("TF32", *base, "trainer.matmul_precision=high", f"run_dir={folder / 'tf32'}")
-        yield run("bf16", *base, "trainer.precision=bf16-mixed", f"run_dir={folder / 'bf16'}")
         short = ["model=hipnn", "trainer.max_epochs=4"]
         yield run("stopped after two seconds", *short, "trainer.max_time=00:00:00:02", f"run_dir={folder / 'stopped'}")
         yield run("and on", *short, f"run_dir={folder / 'stopped'}")
         yield run("rate too high", *short, "optimizer.lr=100", f"run_dir={folder / 'high'}")
+        yield run("plain", *base, f"run_dir={folder / 'plain'}")
         huge = ["model=hiphop", "model.n_features=4096", "data.batch_size=1380", "trainer.max_epochs=1"]
         if bench.device.type == "cuda":
             yield run("memory too small", *huge, f"run_dir={folder / 'huge'}")
+        yield run("TF32", *base, "trainer.matmul_precision=high", f"run_dir={folder / 'tf32'}")
+        yield run("bf16", *base, "trainer.precision=bf16-mixed", f"run_dir={folder / 'bf16'}")
 
 
 PARTS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
@@ -303,10 +306,12 @@ def main() -> int:
     given = parser.parse_args()
     bench = Bench(given.device, given.short)
     gpu = torch.cuda.get_device_name() if bench.device.type == "cuda" else platform.processor()
-    stored: dict[str, Any] = {"device": gpu, "torch": torch.__version__}
+    stored: dict[str, Any] = json.loads(given.output.read_text()) if given.output.is_file() else {}
+    stored |= {"device": gpu, "torch": torch.__version__}
     failed = 0
     for name in given.parts or PARTS:
         start = time.perf_counter()
+        faulthandler.dump_traceback_later(25, repeat=True)  # a machine that is lent is not waited for in the dark
         stored[name] = []
         print(f"== {name}", flush=True)
         try:

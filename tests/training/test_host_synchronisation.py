@@ -181,12 +181,13 @@ def test_nothing_around_a_step_reads_values(precision: str, tmp_path: Path, monk
 
 if torch.cuda.is_available():  # elsewhere it would count as skipped, which fails the suite
 
+    @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
     @pytest.mark.parametrize(("name", "settings"), SETTINGS)
     def test_no_step_waits_for_a_gpu(name: str, settings: list[str]) -> None:
         module, batch = make(name, settings, "cuda")
         step(module, batch)
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            torch.cuda.set_sync_debug_mode("error")
             step(module, batch)
         finally:
             torch.cuda.set_sync_debug_mode("default")

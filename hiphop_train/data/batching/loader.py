@@ -40,7 +40,7 @@ class BatchLoader(DataLoader[Batch]):
             dataset,
             sampler=sampler,
             batch_size=None,  # the sampler yields whole batches
-            collate_fn=flatten if num_workers else _unchanged,
+            collate_fn=flatten if num_workers or pin_memory else _unchanged,  # what is repeated cannot be pinned
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,

@@ -26,6 +26,11 @@ class FlatBatch(NamedTuple):
     """The pickled batch, with types, shapes and offsets in `memory` instead of tensors."""
 
 
+def repeats_a_row(tensor: Tensor) -> bool:
+    """Whether a tensor is one row, expanded."""
+    return tensor.dim() > 0 and len(tensor) > 1 and tensor.stride(0) == 0
+
+
 class _Flattener(pickle.Pickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
@@ -36,8 +41,7 @@ class _Flattener(pickle.Pickler):
         """Collect the bytes of a tensor; rows expanded from one (stride 0) are stored once."""
         if not isinstance(obj, Tensor):
             return None
-        repeats = obj.dim() > 0 and len(obj) > 1 and obj.stride(0) == 0
-        stored, start = (obj[:1] if repeats else obj).contiguous(), self.size
+        stored, start = (obj[:1] if repeats_a_row(obj) else obj).contiguous(), self.size
         padding = -stored.nbytes % ALIGNMENT
         self.parts += [stored.reshape(-1).view(torch.uint8), torch.zeros(padding, dtype=torch.uint8)]
         self.size += stored.nbytes + padding
@@ -73,6 +77,8 @@ def restore(flat: FlatBatch) -> Batch:
 def to_device(part: Any, device: torch.device | str) -> Any:
     """Move all tensors of a batch, or of a part of it, except for extras of a graph that stay on the host."""
     if isinstance(part, Tensor):
+        if repeats_a_row(part):  # a copy of it would not be in pinned memory, and the host would wait
+            return to_device(part[:1], device).expand(part.shape)
         return part.to(device, non_blocking=str(device) != "cpu")
     if isinstance(part, dict):
         return {key: value if key.startswith(ON_HOST) else to_device(value, device) for key, value in part.items()}

@@ -86,6 +86,24 @@ def test_flat_batches_are_the_same(structures: Structures, pins: bool, monkeypat
         pinned.clear()
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_every_loader_can_pin(structures: Structures, num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor of repeated rows cannot be pinned: on a GPU, trainings without workers ended at their first batch."""
+
+    def pin(tensor: torch.Tensor, *_: Any) -> torch.Tensor:
+        assert tensor.is_contiguous()
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    dataset, sampler = BatchDataset(structures, ELEMENTS, 4.0, torch.float32), BatchSampler(np.array([0, 2]), 2)
+    loader = BatchLoader(dataset, sampler, num_workers)
+    loader.collate_fn = BatchLoader(dataset, sampler, num_workers, pin_memory=True).collate_fn
+    for batch, share in zip(super(BatchLoader, loader).__iter__(), sampler, strict=True):
+        expected = dataset[share]
+        assert expected.graph.pair_shift.stride(0) == 0
+        assert_same(restore(pin_memory(batch)), expected)
+
+
 def test_all_tensors_of_a_batch_are_moved(structures: Structures) -> None:
     """Except for those that the host reads."""
     dataset = BatchDataset(structures, ELEMENTS, 4.0, torch.float32, prepare=HOOKS["layout"])
@@ -101,3 +119,4 @@ def test_all_tensors_of_a_batch_are_moved(structures: Structures) -> None:
     assert devices == {key: "cpu" if key.startswith(ON_HOST) else "meta" for key in batch.graph.extras}
     assert set(devices.values()) == {"cpu", "meta"}
     assert moved.graph.n_systems == 2
+    assert moved.graph.pair_shift.stride() == batch.graph.pair_shift.stride()
