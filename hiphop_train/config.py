@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from hiphop_train import checkpoint
-from hiphop_train.config_files import config_directory, defaults, is_global, options
+from hiphop_train.config_files import config_directory, defaults, experiment_sets, is_global, options
 from hiphop_train.errors import ConfigError, did_you_mean
 from hiphop_train.schema import ROOT, ConfigName, Source, check, completed, dotted, parameters_of, unknown_key
 
@@ -100,7 +100,8 @@ def without_hydra(config: DictConfig) -> DictConfig:
 def take_model(config: DictConfig, overrides: list[Override]) -> None:
     """Put the model of `init_weights`, where it is set, into its section; a model that was requested must be the same.
 
-    Beside a `checkpoint`, which holds its own model, none may be requested.
+    It may have further elements: they are put behind those of the weights. Beside a `checkpoint`, which holds its own
+    model, none may be requested.
     """
     paths = {str(override.input_line): dotted(override) for override in overrides}
     if config.get("checkpoint") is not None and "model" in config:
@@ -114,13 +115,17 @@ def take_model(config: DictConfig, overrides: list[Override]) -> None:
         return
     file, _ = checkpoint.find_checkpoint(str(config.init_weights), "init_weights")
     stored = checkpoint.read(file)["hiphop_train"]["config"]["model"]
-    requested = [path for path in paths.values() if path.split(".")[0] in ("model", "experiment")]
+    requested = [path for path in paths.values() if path.split(".")[0] == "model"]
+    requested += [
+        o.key_or_group for o in overrides if o.key_or_group == "experiment" and experiment_sets(o.value(), "model")
+    ]
     if requested:
         section = OmegaConf.to_container(config.model, resolve=True)
         assert isinstance(section, dict)
+        stored = {**stored, "elements": _elements(config, stored["elements"], section, "model.elements" in requested)}
         theirs, ours = completed(stored), completed({str(key): value for key, value in section.items()})
         different = [key for key in theirs | ours if theirs.get(key) != ours.get(key)]
-        if different:
+        if different and set(requested) != {"model.elements"}:
             lines = [f"  model.{key}: stored {theirs.get(key)!r}, requested {ours.get(key)!r}" for key in different]
             raise ConfigError(
                 f"init_weights={config.init_weights} contains another model:\n" + "\n".join(lines) + "\n"
@@ -128,6 +133,25 @@ def take_model(config: DictConfig, overrides: list[Override]) -> None:
             )
     with open_dict(config):
         config.model = stored
+
+
+def _elements(config: DictConfig, before: list[str], section: dict[Any, Any], named: bool) -> list[str]:
+    """Return the elements of given weights and behind them further ones of a section, which gets the same order."""
+    requested = section.get("elements")
+    if not isinstance(requested, list):
+        return before
+    both = list(dict.fromkeys([*before, *requested]))
+    if set(before) <= set(requested):
+        section["elements"] = both
+        return both
+    if named:
+        raise ConfigError(
+            f"model.elements={requested} lacks elements of init_weights={config.init_weights}; name them and the new "
+            f"ones: 'model.elements=[{','.join(map(str, both))}]'"
+        )
+    if set(requested) <= set(before):
+        section["elements"] = before  # those of a file, which nobody asked for
+    return before
 
 
 def _compose_checked(command: ConfigName, overrides: list[Override]) -> DictConfig:

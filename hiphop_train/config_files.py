@@ -81,6 +81,18 @@ def line_of(file: Path, path: str) -> int | None:
     return line
 
 
+def experiment_sets(name: object, group: str) -> bool:
+    """Whether an experiment, or one that it builds on, chooses or changes a section."""
+    file = config_directory() / "experiment" / f"{name}.yaml"
+    if not file.is_file():
+        return False
+    content = yaml.safe_load(file.read_text()) or {}
+    chosen = content.get("defaults", [])
+    parents = [entry for entry in chosen if isinstance(entry, str) and entry != "_self_"]
+    own = group in content or any(isinstance(entry, dict) and f"override /{group}" in entry for entry in chosen)
+    return own or any(experiment_sets(parent, group) for parent in parents)
+
+
 def is_global(file: Path) -> bool:
     """Whether a file's keys are at the top of the configuration, according to Hydra's package directive."""
     header = takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())

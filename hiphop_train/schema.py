@@ -33,6 +33,7 @@ ROOT: dict[ConfigName, dict[str, Any]] = {
     "train": {
         **dict.fromkeys(["data", "model", "loss", "optimizer", "scheduler", "trainer"], Section),
         **dict.fromkeys(["callbacks", "logger", "submit"], Section | None),
+        "finetune": Section,
         "seed": Seed,
         "dtype": Literal["float32", "float64"],
         "run_dir": str | None,

@@ -15,6 +15,7 @@ from hiphop_train.commands import recovery
 from hiphop_train.commands.lock import NAME, RunLock, first_process
 from hiphop_train.commands.run_folder import refuse_foreign
 from hiphop_train.errors import CheckpointError, ConfigError, InUseError
+from hiphop_train.training.finetuning import Finetuning
 
 INCIDENTAL = {
     "run_dir",
@@ -41,6 +42,7 @@ INCIDENTAL = {
 
 ADDED: dict[str, Any] = {
     "init_weights": None,
+    "finetune": Finetuning().plain(),
     "data.batch_by": "structures",
     "data.bucket": 1,
     "data.format": "extxyz",

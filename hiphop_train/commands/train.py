@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from hiphop_train import build, checkpoint, files, stored
 from hiphop_train.accelerate import Acceleration, Choice, accelerate
 from hiphop_train.accelerate.precision import matmul_precision
-from hiphop_train.commands import run_directory
+from hiphop_train.commands import finetune, run_directory
 from hiphop_train.commands.finish import finish
 from hiphop_train.commands.lock import RunLock
 from hiphop_train.commands.progress import progress
@@ -20,11 +20,12 @@ from hiphop_train.commands.targets import check_targets
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
-from hiphop_train.errors import TrainingError
+from hiphop_train.errors import ConfigError, TrainingError
 from hiphop_train.evaluation import report
 from hiphop_train.potential import Potential
 from hiphop_train.training import callbacks, ranks, stopping
 from hiphop_train.training.checkpoint_files import SealedCheckpoints, checkpoints
+from hiphop_train.training.finetuning import Finetuning
 from hiphop_train.training.guard import Guard, is_out_of_memory
 from hiphop_train.training.metrics_file import MetricsFile
 from hiphop_train.training.module import PotentialModule
@@ -67,6 +68,7 @@ def train(config: DictConfig) -> TrainResult:
 
 def _train(config: DictConfig, run: run_directory.RunDirectory, lock: RunLock, stop: stopping.Stop) -> TrainResult:
     dtype = build.DTYPES[config.dtype]
+    finetuning = _finetuning(config)
     torch.manual_seed(config.seed)
     potential = build.make_potential(config.model, dtype)
     data = build.make_data(config.data, potential, dtype, config.seed)
@@ -75,18 +77,21 @@ def _train(config: DictConfig, run: run_directory.RunDirectory, lock: RunLock, s
     loss = build.make_part(config.loss, "loss")
     check_targets(loss, potential, data, config.data)
     run_directory.check_continuity(run, config, data.fingerprint())
-    statistics, theories = _initialise(config, potential, data)
+    statistics, theories, remarks = _initialise(config, finetuning, potential, data)
+    finetuning.prepare(potential)
+    watchers = finetune.watch(finetuning, potential, data)
+    rates = finetuning.groups(potential, config.optimizer.get("lr", 0.0))
     fitted = {"init_weights": config.init_weights} if statistics is None else statistics.plain()
     record = checkpoint.make_record(run_directory.resolved(config), data.fingerprint(), fitted, theories)
     module = PotentialModule(
         potential,
         loss,
-        build.make_part(config.optimizer, "optimizer", params=list(potential.parameters())),
+        build.make_part(config.optimizer, "optimizer", params=rates),
         build.make_part(config.scheduler, "scheduler"),
         record,
     )
     clock, states, guard = callbacks.Clock(), SealedCheckpoints(), _guard(config, run.path)
-    trainer = _make_trainer(config, run, module, [clock, stop, guard], states)
+    trainer = _make_trainer(config, run, module, [clock, stop, guard, *watchers], states)
     device, precision = trainer.strategy.root_device, config.trainer.get("precision", "full")
     fast = accelerate(potential, dtype, device, "training", _choice(config), precision)
     data.prepare = fast.prepare
@@ -94,6 +99,8 @@ def _train(config: DictConfig, run: run_directory.RunDirectory, lock: RunLock, s
         run_directory.make(run, config, lock)
         store_splits(run.path / "splits.npz", data.splits, data.checksum)
         _print_start(config, run, module, data, statistics, fast)
+        finetune.describe(potential, data, rates, remarks)
+        print(f"output     {run.path}", flush=True)
     start_from = None if run.start_from is None else str(run.start_from)
     precision_of_products = matmul_precision(config.trainer.get("matmul_precision", "highest"))
     try:
@@ -139,25 +146,33 @@ def _finish(
     return errors
 
 
-def _initialise(config: DictConfig, potential: Potential, data: DataModule) -> tuple[Statistics | None, list[str]]:
+def _finetuning(config: DictConfig) -> Finetuning:
+    """Return how given weights are trained on."""
+    found: Finetuning = build.make_part(config.finetune, "finetune")
+    if config.init_weights is None and found.plain() != Finetuning().plain():
+        usual = Finetuning().plain()
+        key = next(key for key, value in found.plain().items() if value != usual[key])
+        raise ConfigError(f"finetune.{key} says how given weights are trained on; give them: init_weights=RUN")
+    return found
+
+
+def _initialise(
+    config: DictConfig, finetuning: Finetuning, potential: Potential, data: DataModule
+) -> tuple[Statistics | None, list[str], list[str]]:
     """Fit E0, scale and standardisation to the training labels, or take everything from given weights.
 
     Returns
     -------
     statistics : of the training labels; None with given weights
     theories : names of the levels of theory, in the order of E0
+    remarks : what there is to say of given weights
     """
-    if config.init_weights is None:
-        statistics = data.statistics()
-        potential.set_statistics(statistics.e0, statistics.scale)
-        fit_standardisation(potential, data)
-        return statistics, list(data.structures.theory_names)
-    given = checkpoint.load(config.init_weights, stored.targets(run_directory.resolved(config)["model"]))
-    theories: list[str] = given.record["levels"]
-    data.use_theories(theories)
-    potential.set_statistics(given.potential.e0.numpy(), 1.0)  # of as many levels of theory
-    potential.load_state_dict(given.potential.state_dict())
-    return None, theories
+    if config.init_weights is not None:
+        return None, *finetune.begin(config, finetuning, potential, data)
+    statistics = data.statistics()
+    potential.set_statistics(statistics.e0, statistics.scale)
+    fit_standardisation(potential, data)
+    return statistics, list(data.structures.theory_names), []
 
 
 def _guard(config: DictConfig, run_dir: Path) -> Guard:
@@ -234,4 +249,3 @@ def _print_start(
         print(f"untrained  {key}: loss.{key} has no weight, so the model's {key} will be meaningless")
     if run.start_from is not None:
         print(f"resumes    from {run.start_from}")
-    print(f"output     {run.path}", flush=True)

@@ -17,6 +17,7 @@ from hiphop_train.data.batching.sampler import BatchSampler, Measure, costs
 from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.data.checks.labels import check_labels
 from hiphop_train.data.formats.base import Reader
+from hiphop_train.data.replay import OldData
 from hiphop_train.data.splits import Split, Splits, check_splits
 from hiphop_train.data.statistics import AtomEnergies, Statistics, fit_statistics
 from hiphop_train.data.store.open_data import Packing, Progress, no_progress, read_or_map
@@ -89,11 +90,13 @@ class DataModule(LightningDataModule):
         self.level_of_theory = level_of_theory
         self.allow_leak = allow_leak
         self.progress: Progress = no_progress
+        self.old: OldData | None = None  # of a fine-tuning
         self.batch_by = batch_by
         self.bucket = bucket
         self._train_loader: BatchLoader | None = None
         self._position: dict[str, Any] | None = None
         self._structures: Structures | None = None
+        self._with_pool: Structures | None = None
         self._checksum = ""
         self._splits: Splits | None = None
 
@@ -127,14 +130,29 @@ class DataModule(LightningDataModule):
                 f"{max(16, 4 * processors)}, usually 1 or 2 for each GPU"
             )
 
-    def use_theories(self, known: list[str]) -> None:
+    @property
+    def train_structures(self) -> Structures:
+        """All structures that training batches refer to: with old ones behind them, if some are replayed."""
+        if self.old is None or not self.old.share:
+            return self.structures
+        if self._with_pool is None:
+            self._with_pool = self.old.behind(self.structures)
+        return self._with_pool
+
+    def use_theories(self, known: list[str], all_as: int | None = None) -> None:
         """Number the structures' levels of theory in the order of a model.
 
         Parameters
         ----------
         known : names of the model's levels of theory, in the order of its E0
+        all_as : the one of all structures, whatever they call it
         """
         structures = self.structures
+        if all_as is not None:
+            self._structures = replace(
+                structures, theory=np.broadcast_to(np.int64(all_as), len(structures)), theory_names=tuple(known)
+            )
+            return
         if self.level_of_theory is not None and self.level_of_theory not in known:
             raise ConfigError(
                 f"data.level_of_theory: '{self.level_of_theory}' is not one of the model's levels of theory"
@@ -188,7 +206,10 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Batches of the training split, in an order given by seed and epoch."""
-        index = self.splits["train"]
+        structures, own = self.train_structures, self.splits["train"]
+        pool = np.arange(len(self.structures), len(structures))  # of old structures
+        n_drawn = 0 if self.old is None else self.old.n_replayed(len(own))
+        index = np.concatenate([own, pool]) if len(pool) else own
         plain = self.batch_by == "structures"
         uniform = plain and self.bucket == 1
         is_fixed = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
@@ -197,11 +218,13 @@ class DataModule(LightningDataModule):
             self.batch_size,
             None if is_fixed else self.seed,
             *self._rank(),
-            cost=None if plain else costs(self.structures, index, self.batch_by, self.cutoff),
-            n_atoms=None if uniform else self.structures.offsets[index + 1] - self.structures.offsets[index],
+            cost=None if plain else costs(structures, index, self.batch_by, self.cutoff),
+            n_atoms=None if uniform else structures.offsets[index + 1] - structures.offsets[index],
             bucket=self.bucket,
+            n_pool=len(pool),
+            n_drawn=n_drawn,
         )
-        self._train_loader = self._loader(sampler)
+        self._train_loader = self._loader(sampler, structures)
         if self._position is not None:
             self._train_loader.load_state_dict(self._position)
         return self._train_loader
@@ -218,9 +241,17 @@ class DataModule(LightningDataModule):
         """Resume from the stored position; only the epoch of the state is affected."""
         self._position = state_dict
 
-    def val_dataloader(self) -> BatchLoader:
-        """Batches of the validation split."""
-        return self._loader(BatchSampler(self.splits["val"], self.eval_batch_size, None, *self._rank()))
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """Batches of the validation split, and of that of the old data, if there are any."""
+        new = self._loader(BatchSampler(self.splits["val"], self.eval_batch_size, None, *self._rank()))
+        return new if self.old is None else [new, self.old_dataloader()]
+
+    def old_dataloader(self) -> BatchLoader:
+        """Batches of the validation structures of old data."""
+        assert self.old is not None
+        structures = self.old.validation
+        index = np.arange(len(structures))
+        return self._loader(BatchSampler(index, self.eval_batch_size, None, *self._rank()), structures)
 
     def sample_dataloader(self, split: str, at_most: int = 20_000) -> BatchLoader:
         """Batches of structures spaced evenly over a split, in order; the same on every process."""
@@ -232,7 +263,8 @@ class DataModule(LightningDataModule):
         """Index of this process, and number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader(self, sampler: BatchSampler) -> BatchLoader:
+    def _loader(self, sampler: BatchSampler, structures: Structures | None = None) -> BatchLoader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        dataset = BatchDataset(self.structures, self.elements, self.cutoff, self.dtype, prepare=self.prepare)
+        chosen = self.structures if structures is None else structures
+        dataset = BatchDataset(chosen, self.elements, self.cutoff, self.dtype, prepare=self.prepare)
         return BatchLoader(dataset, sampler, self.num_workers, pin_memory=on_gpu)

@@ -82,7 +82,7 @@ class ANI(Representation):
         n_pair_types = n_types * (n_types + 1) // 2
         n_radial, n_angular = len(radial_shifts), len(angular_shifts) * len(angular_sections)
         functions = functions_of_features(n_types, n_radial, n_angular)
-        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None)
+        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None, (n_radial, n_angular))
         self.n_types = n_types
         self.n_pair_types = n_pair_types
         self.angular_cutoff = angular_cutoff

@@ -1,7 +1,7 @@
 """Interface of all models."""
 
 from abc import ABC, abstractmethod
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 from torch import Tensor, nn
 
@@ -19,6 +19,8 @@ class Representation(nn.Module, ABC):
     standardised_functions : for fixed descriptors of very different magnitude, which are centred and scaled by their
         statistics over the training structures before the readout: the index of the function behind each feature of
         the last level (features of different neighbour species may share one); if empty, features are not changed
+    functions_per_channel : of a descriptor whose features are ordered as in `hiphop_train.nn.channels`: the number of
+        functions per species of a neighbour, and per pair of species
 
     Notes
     -----
@@ -31,12 +33,14 @@ class Representation(nn.Module, ABC):
         cutoff: float,
         feature_sizes: List[int],
         standardised_functions: Optional[List[int]] = None,
+        functions_per_channel: Tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         self.elements = elements
         self.cutoff = cutoff
         self.feature_sizes = feature_sizes
         self.standardised_functions = standardised_functions or []
+        self.functions_per_channel = functions_per_channel
 
     @abstractmethod
     def forward(self, graph: Graph) -> List[Tensor]:

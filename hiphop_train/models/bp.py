@@ -116,7 +116,7 @@ class BehlerParrinello(Representation):
         n_types = len(elements)
         n_pair_types = n_types * (n_types + 1) // 2
         functions = functions_of_features(n_types, n_radial, n_angular)
-        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None)
+        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None, (n_radial, n_angular))
         self.n_types = n_types
         self.n_pair_types = n_pair_types
         self.n_angular = n_angular

@@ -39,3 +39,24 @@ def functions_of_features(n_types: int, n_radial: int, n_angular: int) -> List[i
     radial = list(range(n_radial)) * n_types
     angular = list(range(n_radial, n_radial + n_angular)) * (n_types * (n_types + 1) // 2)
     return radial + angular
+
+
+def kept_features(n_before: int, n_types: int, n_radial: int, n_angular: int) -> List[int]:
+    """Return the index of each feature after further species were added behind the present ones.
+
+    Parameters
+    ----------
+    n_before, n_types : number of species before and after
+    n_radial, n_angular : functions per channel of one species, and of a pair of species
+
+    Returns
+    -------
+    index : of each feature of `n_before` species among those of `n_types`
+    """
+    kept = list(range(n_before * n_radial))
+    pairs = species_pair_index(n_types)[:n_before, :n_before]
+    for first in range(n_before):
+        for second in range(first, n_before):
+            start = n_types * n_radial + int(pairs[first, second]) * n_angular
+            kept += range(start, start + n_angular)
+    return kept

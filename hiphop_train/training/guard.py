@@ -146,7 +146,7 @@ class Guard(Callback):
             return ""
         rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = self.run_dir / "bad_batches" / f"step{step.step:08d}{rank}.xyz"
-        structures = trainer.datamodule.structures.take(step.sample.cpu().numpy())  # type: ignore[attr-defined]
+        structures = trainer.datamodule.train_structures.take(step.sample.cpu().numpy())  # type: ignore[attr-defined]
         infos = [
             {"structure": index, "group": structures.group_names[group], "batch_loss": loss, "batch_gradient": norm}
             for index, group in zip(structures.conformation.tolist(), structures.group.tolist(), strict=True)

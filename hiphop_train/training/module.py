@@ -39,6 +39,7 @@ class PotentialModule(LightningModule):
     Attributes
     ----------
     monitored : targets whose validation errors schedules and checkpoints watch
+    errors, old_errors : of the validation, and on the validation structures of old data
     untrained : targets of the readout that the loss does not weigh
     latest_loss : of the last step
     """
@@ -60,6 +61,7 @@ class PotentialModule(LightningModule):
         self.schedule = schedule
         self.record = record
         self.errors = Errors()
+        self.old_errors = Errors()
         self.monitored = {"energy", "forces", *loss.parts}
         self.untrained = sorted(set(potential.targets) - {"energy", "forces", "stress", *loss.parts})
 
@@ -78,18 +80,22 @@ class PotentialModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Reset the sums."""
         self.errors.reset()
+        self.old_errors.reset()
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the sums, with all targets that it has labels of; forces need gradients in validation too."""
         with torch.enable_grad():
             outputs = self.potential(batch.graph, **derivatives(batch.labels))
-        self.errors.update(outputs, batch.labels)
+        (self.old_errors if dataloader_idx else self.errors).update(outputs, batch.labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log the errors in their reported units, and the sum of them that schedules and checkpoints watch."""
         errors = self.errors.compute()
         for name, value in errors.items():
             self.log(f"val/{name}", value)
+        if len(self.trainer.num_val_batches) > 1:
+            for name, value in self.old_errors.compute().items():
+                self.log(f"old/{name}", value)
         watched = [value for name, value in errors.items() if name.rpartition("_")[0] in self.monitored]
         self.log(MONITOR, torch.stack(watched).sum())
 

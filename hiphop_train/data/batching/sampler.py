@@ -64,6 +64,7 @@ class BatchSampler(SequentialSampler):
     cost : (n,) of each structure; 1 by default
     n_atoms : (n,) of each structure; needed with `cost` or `bucket`
     bucket : number of batches whose structures are sorted together
+    n_pool, n_drawn : the last `n_pool` of `index` are a pool from which each epoch draws `n_drawn`, by its number
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class BatchSampler(SequentialSampler):
         cost: NDArray[np.float64] | None = None,
         n_atoms: NDArray[np.int64] | None = None,
         bucket: int = 1,
+        n_pool: int = 0,
+        n_drawn: int = 0,
     ) -> None:
         super().__init__(index)
         self.index = index
@@ -88,9 +91,10 @@ class BatchSampler(SequentialSampler):
         self.bucket = bucket
         self.epoch = 0
         self.start = 0
-        self._total_atoms = 0.0 if n_atoms is None else float(n_atoms.sum())
-        total = len(index) if cost is None else cost.sum()
-        self.n_batches = min(len(index), math.ceil(total / batch_size))
+        self.n_own, self.n_drawn = len(index) - n_pool, n_drawn
+        n = self.n_own + n_drawn
+        total = n if cost is None else cost[: self.n_own].sum() + n_drawn * (cost[self.n_own :].mean() if n_pool else 0)
+        self.n_batches = min(n, math.ceil(total / batch_size))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next order (called by Lightning)."""
@@ -101,11 +105,11 @@ class BatchSampler(SequentialSampler):
 
     def __iter__(self) -> Iterator[Share]:  # type: ignore[override]
         """Yield the shares of an epoch's batches, from batch `start` on."""
-        order = np.arange(len(self.index))
+        order = self._members()
         numbers = np.arange(self.n_batches)
         if self.seed is not None:
             random = np.random.default_rng([self.seed, self.epoch])
-            order = random.permutation(len(self.index))
+            order = random.permutation(order)
             if self.bucket > 1:
                 order = self._sorted_in_windows(order)
                 random.shuffle(numbers)
@@ -117,11 +121,20 @@ class BatchSampler(SequentialSampler):
                 members.sort()  # neighbours in the file are read together
             batch = self.index[members]
             share = batch[self.rank :: self.n_ranks]
-            scales = self._scales(members)
+            scales = self._scales(members, order)
             if len(share):
                 yield Share(share, np.ones(len(share)), *scales)
             else:
                 yield Share(batch[:1], np.zeros(1), *scales)
+
+    def _members(self) -> NDArray[np.int64]:
+        """Positions in `index` of the structures of the epoch, ascending."""
+        own = np.arange(self.n_own)
+        if not self.n_drawn:
+            return own
+        random = np.random.default_rng([0 if self.seed is None else self.seed, self.epoch, 1])
+        pool = np.arange(self.n_own, len(self.index))
+        return np.concatenate([own, np.sort(random.choice(pool, self.n_drawn, replace=False))])
 
     def _sorted_in_windows(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sort a random order by size within windows, stably."""
@@ -151,9 +164,9 @@ class BatchSampler(SequentialSampler):
             ends[-1] = n
         return ends
 
-    def _scales(self, members: NDArray[np.int64]) -> tuple[float, float]:
+    def _scales(self, members: NDArray[np.int64], order: NDArray[np.int64]) -> tuple[float, float]:
         """Numbers of structures and atoms in a batch, relative to the mean over batches; 1 if batches are equal."""
         if self.n_atoms is None or (self.cost is None and self.bucket == 1):
             return 1.0, 1.0
-        n_atoms = float(self.n_atoms[members].sum())
-        return len(members) / (len(self.index) / self.n_batches), n_atoms / (self._total_atoms / self.n_batches)
+        n_atoms, n_all = float(self.n_atoms[members].sum()), float(self.n_atoms[order].sum())
+        return len(members) / (len(order) / self.n_batches), n_atoms / (n_all / self.n_batches)
