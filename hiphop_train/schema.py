@@ -32,13 +32,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 ROOT: dict[ConfigName, dict[str, Any]] = {
     "train": {
         **dict.fromkeys(["data", "model", "loss", "optimizer", "scheduler", "trainer"], Section),
-        **dict.fromkeys(["callbacks", "logger", "submit"], Section | None),
+        **dict.fromkeys(["callbacks", "logger", "submit", "sweep"], Section | None),
         "finetune": Section,
         "seed": Seed,
         "dtype": Literal["float32", "float64"],
         "run_dir": str | None,
         "resume": str,
         "init_weights": str | None,
+        "preflight": Literal["short", "full", "off"],
     },
     "eval": {
         "data": Section | None,

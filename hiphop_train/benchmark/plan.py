@@ -14,12 +14,13 @@ from hiphop_train import build, checkpoint
 from hiphop_train.accelerate import accelerate
 from hiphop_train.benchmark import systems
 from hiphop_train.benchmark.measure import OURS, Programs
-from hiphop_train.benchmark.process import CannotImport, DoesNotFit, Failed, WorkerProcess, free_memory
+from hiphop_train.benchmark.process import CannotImport, DoesNotFit, Failed, WorkerProcess
 from hiphop_train.benchmark.settings import HERE, PEERS, Peer
 from hiphop_train.data.batching.dataset import check_elements
 from hiphop_train.data.structures import Structures
 from hiphop_train.errors import ConfigError, HipHopError, did_you_mean
 from hiphop_train.export.torchscript import export, load
+from hiphop_train.memory import free_memory
 from hiphop_train.potential import Potential
 
 MEMORY_SHARE = 0.8

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hiphop_train.errors import HipHopError
-from hiphop_train.memory import ENVIRONMENT
+from hiphop_train.memory import ENVIRONMENT, free_memory
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -26,13 +26,6 @@ class CannotImport(HipHopError):  # noqa: N818
 
 class Failed(HipHopError):  # noqa: N818
     """A program stopped with any other error."""
-
-
-def free_memory() -> int | None:
-    """Free memory of the machine, bytes; None if the system does not report it."""
-    file = Path("/proc/meminfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
 class WorkerProcess:

@@ -45,6 +45,11 @@ def call(
     print_run_dir: bool = False,
 ) -> int:
     """Compose the configuration and call a command's function with it, or do as a flag says; return the exit code."""
+    if name == "train" and any(word.lstrip("+").startswith("sweep=") for word in overrides) and not (cfg or info):
+        from hiphop_train.cli import job
+        from hiphop_train.commands.search import search
+
+        return search(overrides, job.train)
     elsewhere = any(word.lstrip("+").startswith(BACKENDS) for word in overrides)
     if name == "train" and multirun and (not elsewhere or "hydra/launcher=slurm" in overrides):
         from hiphop_train.cli import job

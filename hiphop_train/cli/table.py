@@ -87,6 +87,7 @@ _ALL = [
             ("hiphop-train data=extxyz data.path=FILE.xyz", "your own structures"),
             ("hiphop-train data=ani1x data.root=FOLDER trainer.devices=4", "ANI-1x on four GPUs"),
             ("hiphop-train --multirun model=hipnn,hiphop seed=0,1,2", "six trainings, one after another"),
+            ("hiphop-train sweep=optuna model.n_features=32,64,128", "settings sought by Optuna"),
             ("hiphop-train debug=fast", "does everything run?"),
         ],
         _train,

@@ -3,7 +3,8 @@
 import pickle
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,40 @@ def launch(train: Job, jobs: Sequence[list[str]], settings: dict[str, Any]) -> l
     ConfigError
         without submitit or Slurm, or where Slurm refuses the jobs
     """
+    folder = Path.cwd() / "runs" / ".submitit"
+    jobs_of = executor(settings, folder)
+    with refused():
+        submitted = jobs_of.map_array(train, jobs)
+    print(f"submitted  {len(submitted)} jobs: {', '.join(job.job_id for job in submitted)}; Ctrl-C leaves them running")
+    print(f"logs       {folder}", flush=True)
+    outcomes: dict[str, tuple[int, str]] = {}
+    gone: set[str] = set()
+    with progress("trainings on Slurm", len(submitted)) as advance:
+        while len(outcomes) < len(submitted):
+            time.sleep(1.0)
+            queued = _queued([job.job_id for job in submitted])
+            for job in submitted:
+                if job.job_id in outcomes or not (job.paths.result_pickle.exists() or job.job_id in gone):
+                    continue
+                outcomes[job.job_id] = _outcome(job)
+                advance(1)
+            gone = {job.job_id for job in submitted} - queued  # its result may still be on the way: one more look
+    return [outcomes[job.job_id] for job in submitted]
+
+
+def executor(settings: dict[str, Any], folder: Path) -> Any:
+    """Return what submits jobs.
+
+    Parameters
+    ----------
+    settings : of `split`
+    folder : for their logs
+
+    Raises
+    ------
+    ConfigError
+        without submitit or Slurm, or for a setting that it refuses
+    """
     try:
         import submitit
     except ModuleNotFoundError as error:
@@ -78,28 +113,30 @@ def launch(train: Job, jobs: Sequence[list[str]], settings: dict[str, Any]) -> l
     common.add("stderr_to_stdout")
     values = {k if k in common else f"slurm_{k}": v for k, v in settings.items() if v is not None}
     retries = values.pop("slurm_max_num_timeout")
-    folder = Path.cwd() / "runs" / ".submitit" / "%j"
+    with refused():
+        made = submitit.AutoExecutor(folder / "%j", cluster="slurm", slurm_max_num_timeout=retries)
+        made.update_parameters(**values)
+    return made
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Turn what submitit and Slurm refuse into a `ConfigError`."""
+    import submitit
+
     try:
-        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=retries)
-        executor.update_parameters(**values)
-        submitted = executor.map_array(train, jobs)
+        yield
     except (RuntimeError, TypeError, ValueError, AssertionError, submitit.core.utils.FailedJobError) as error:
         raise ConfigError(f"{CHOICE}: {str(error).strip() or repr(error)}") from error
-    print(f"submitted  {len(submitted)} jobs: {', '.join(job.job_id for job in submitted)}; Ctrl-C leaves them running")
-    print(f"logs       {folder.parent}", flush=True)
-    ended: dict[str, tuple[int, str]] = {}
-    gone: set[str] = set()
-    with progress("trainings on Slurm", len(submitted)) as advance:
-        while len(ended) < len(submitted):
-            time.sleep(1.0)
-            queued = _queued([job.job_id for job in submitted])
-            for job in submitted:
-                if job.job_id in ended or not (job.paths.result_pickle.exists() or job.job_id in gone):
-                    continue
-                ended[job.job_id] = _outcome(job)
-                advance(1)
-            gone = {job.job_id for job in submitted} - queued  # its result may still be on the way: one more look
-    return [ended[job.job_id] for job in submitted]
+
+
+def ended(job: Any) -> tuple[int, str] | None:
+    """Return exit code and problem of a job of `executor`; None while it waits or runs."""
+    if not job.paths.result_pickle.exists():
+        if job.job_id in _queued([job.job_id]):
+            return None
+        time.sleep(1.0)  # its result may still be on the way
+    return _outcome(job)
 
 
 def _queued(ids: Sequence[str]) -> set[str]:

@@ -20,8 +20,10 @@ from hiphop_train.training.finetuning import Finetuning
 INCIDENTAL = {
     "run_dir",
     "resume",
+    "preflight",
     "logger",
     "submit",
+    "sweep",
     "data.num_workers",
     "data.eval_batch_size",
     "data.pack",

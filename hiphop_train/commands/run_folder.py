@@ -42,7 +42,6 @@ def refuse_foreign(path: Path) -> None:
     if not others or any(name in OURS for name in others) or _is_ours(place / "config.yaml"):
         return
     shown = ", ".join([*others[:3], *["..."] * (len(others) > 3)])
-    shown = ", ".join([*others[:3], *["..."] * (len(others) > 3)])
     raise ConfigError(
         f"run_dir={path} holds other things ({shown}) and no run of hiphop-train; choose another run_dir, or an empty "
         "folder"

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from hiphop_train import build, checkpoint, files, stored
 from hiphop_train.accelerate import Acceleration, Choice, accelerate
 from hiphop_train.accelerate.precision import matmul_precision
-from hiphop_train.commands import finetune, run_directory
+from hiphop_train.commands import finetune, preflight, run_directory
 from hiphop_train.commands.finish import finish
 from hiphop_train.commands.lock import RunLock
 from hiphop_train.commands.progress import progress
@@ -29,6 +29,7 @@ from hiphop_train.training.finetuning import Finetuning
 from hiphop_train.training.guard import Guard, is_out_of_memory
 from hiphop_train.training.metrics_file import MetricsFile
 from hiphop_train.training.module import PotentialModule
+from hiphop_train.training.rehearsal import Rehearse, Rehearsed
 from hiphop_train.training.standardisation import fit_standardisation
 
 
@@ -91,12 +92,15 @@ def _train(config: DictConfig, run: run_directory.RunDirectory, lock: RunLock, s
         record,
     )
     clock, states, guard = callbacks.Clock(), SealedCheckpoints(), _guard(config, run.path)
-    trainer = _make_trainer(config, run, module, [clock, stop, guard, *watchers], states)
+    rehearse = Rehearse(config.preflight, guard, lambda found: preflight.tell(found, config, run.path, module))
+    trainer = _make_trainer(config, run, module, [rehearse], [clock, stop, guard, *watchers], states)
     device, precision = trainer.strategy.root_device, config.trainer.get("precision", "full")
     fast = accelerate(potential, dtype, device, "training", _choice(config), precision)
     data.prepare = fast.prepare
     if trainer.is_global_zero:
         run_directory.make(run, config, lock)
+        if config.preflight != "off":
+            preflight.check_disk(potential, run.path)
         store_splits(run.path / "splits.npz", data.splits, data.checksum)
         _print_start(config, run, module, data, statistics, fast)
         finetune.describe(potential, data, rates, remarks)
@@ -107,6 +111,8 @@ def _train(config: DictConfig, run: run_directory.RunDirectory, lock: RunLock, s
         scratch = files.scratch(f"{run.path.resolve()} {trainer.global_rank}")
         with precision_of_products, scratch, ranks.lead(trainer.world_size):
             trainer.fit(module, datamodule=data, ckpt_path=start_from, weights_only=True)
+    except Rehearsed:
+        return TrainResult(run.path, {}, 0)
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise TrainingError(guard.out_of_memory()) from error
@@ -193,11 +199,13 @@ def _make_trainer(
     config: DictConfig,
     run: run_directory.RunDirectory,
     module: PotentialModule,
+    first: list[Callback],
     more: list[Callback],
     states: SealedCheckpoints,
 ) -> Trainer:
     loggers = build.make_parts(config.logger, "logger", run_dir=run.path)
     watchers = [
+        *first,
         *build.make_parts(config.callbacks, "callbacks"),
         *module.schedule.callbacks(),
         MetricsFile(run.path / "metrics.csv"),

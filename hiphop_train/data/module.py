@@ -204,8 +204,8 @@ class DataModule(LightningDataModule):
         moved: Batch = to_device(batch, device)
         return moved
 
-    def train_dataloader(self) -> BatchLoader:
-        """Batches of the training split, in an order given by seed and epoch."""
+    def train_sampler(self) -> BatchSampler:
+        """Return the composition and order of training batches, given by seed and epoch."""
         structures, own = self.train_structures, self.splits["train"]
         pool = np.arange(len(self.structures), len(structures))  # of old structures
         n_drawn = 0 if self.old is None else self.old.n_replayed(len(own))
@@ -213,7 +213,7 @@ class DataModule(LightningDataModule):
         plain = self.batch_by == "structures"
         uniform = plain and self.bucket == 1
         is_fixed = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        sampler = BatchSampler(
+        return BatchSampler(
             index,
             self.batch_size,
             None if is_fixed else self.seed,
@@ -224,7 +224,14 @@ class DataModule(LightningDataModule):
             n_pool=len(pool),
             n_drawn=n_drawn,
         )
-        self._train_loader = self._loader(sampler, structures)
+
+    def train_dataset(self) -> BatchDataset:
+        """Return what makes training batches of their shares."""
+        return self._dataset(self.train_structures)
+
+    def train_dataloader(self) -> BatchLoader:
+        """Batches of the training split, in an order given by seed and epoch."""
+        self._train_loader = self._loader(self.train_sampler(), self.train_structures)
         if self._position is not None:
             self._train_loader.load_state_dict(self._position)
         return self._train_loader
@@ -265,6 +272,8 @@ class DataModule(LightningDataModule):
 
     def _loader(self, sampler: BatchSampler, structures: Structures | None = None) -> BatchLoader:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        chosen = self.structures if structures is None else structures
-        dataset = BatchDataset(chosen, self.elements, self.cutoff, self.dtype, prepare=self.prepare)
+        dataset = self._dataset(self.structures if structures is None else structures)
         return BatchLoader(dataset, sampler, self.num_workers, pin_memory=on_gpu)
+
+    def _dataset(self, structures: Structures) -> BatchDataset:
+        return BatchDataset(structures, self.elements, self.cutoff, self.dtype, prepare=self.prepare)

@@ -90,6 +90,28 @@ def error_by_hierarchicality(path: Path, evaluated: Evaluated) -> None:
     save(figure, path)
 
 
+def rate_test(path: Path, curve: list[tuple[float, float]], rate: float) -> None:
+    """Draw the loss of steps at a rising learning rate, relative to the first.
+
+    Parameters
+    ----------
+    path : PNG file
+    curve : rate and loss of each step
+    rate : of the training, marked
+    """
+    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(*zip(*curve, strict=True), color=COLOURS[0])
+    axis.axvline(rate, color=COLOURS[1], lw=1.2)
+    place = axis.get_xaxis_transform()
+    axis.text(rate, 0.97, f"optimizer.lr={rate:g} ", color=COLOURS[1], ha="right", va="top", transform=place)
+    axis.set(
+        xlabel="learning rate, rising step by step", ylabel="loss, relative to the first", xscale="log", yscale="log"
+    )
+    tidy(axis)
+    save(figure, path)
+
+
 def _energies_per_atom(
     structures: Structures, predictions: Predictions, e0: NDArray[np.float64], elements: list[int]
 ) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -76,6 +76,10 @@ class Guard(Callback):
         """Keep the batch at hand."""
         self._batch = batch
 
+    def rehearses(self, batch: Batch | None) -> None:
+        """Keep the batch of a rehearsal at hand, and let it go."""
+        self._batch = batch
+
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, *args: Any, **kwargs: Any
     ) -> None:
