@@ -93,7 +93,7 @@ class PotentialModule(LightningModule):
         errors = self.errors.compute()
         for name, value in errors.items():
             self.log(f"val/{name}", value)
-        if len(self.trainer.num_val_batches) > 1:
+        if self.old_errors.update_called:
             for name, value in self.old_errors.compute().items():
                 self.log(f"old/{name}", value)
         watched = [value for name, value in errors.items() if name.rpartition("_")[0] in self.monitored]

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from hiphop_train import cli
 from hiphop_train.export.torchscript import load
 
 ROOT = Path(__file__).parents[2]
@@ -199,14 +200,27 @@ def queued(slurm: Slurm) -> bool:
     return bool(slurm.call("squeue", "--noheader").stdout.strip())
 
 
-def test_what_cannot_run_is_refused(slurm: Slurm) -> None:
+def here(
+    slurm: Slurm, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: str
+) -> tuple[int, str]:
+    """Run our command in this process, which saves the start of Python; return exit code and standard error."""
+    for name in ("SLURM_CONF", "HIPHOP_VENV", "PYTHONPATH"):
+        monkeypatch.setenv(name, slurm.environment[name])
+    monkeypatch.chdir(slurm.folder)
+    capfd.readouterr()
+    code = cli.run("train", list(words))
+    return code, capfd.readouterr().err
+
+
+def test_what_cannot_run_is_refused(
+    slurm: Slurm, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Tasks that do not match devices, with the line to write; wrong settings, before anything is submitted."""
     number = slurm.submit("--ntasks-per-node=3", TRAIN, *SHORT, "trainer.devices=2", f"run_dir={slurm.folder / 'x'}")
     slurm.wait("three tasks for two devices: refused", lambda: slurm.ended(number))
     log = (slurm.folder / f"slurm-{number}.out").read_text()
     assert "3 tasks for 2 devices on each of 1 nodes" in log
     assert "Make --ntasks-per-node and --gpus-per-node the same." in log
-    ours = [sys.executable, "-m", "hiphop_train.cli"]
     for wrong, said in (
         (["model.n_feature=4"], "did you mean 'n_features'"),
         (["submit.time=soon"], "submit.time"),
@@ -214,14 +228,14 @@ def test_what_cannot_run_is_refused(slurm: Slurm) -> None:
         (['submit.options=["--partition=none"]'], "sbatch refuses the job"),
         (["submit.tasks_per_node=3"], "one task per GPU"),
     ):
-        done = slurm.call(*ours, *SHORT, "submit=slurm", f"run_dir={slurm.folder / 'y'}", *wrong)
-        assert done.returncode == 2, (wrong, done.stderr)
-        assert said in done.stderr
+        code, err = here(slurm, monkeypatch, capfd, *SHORT, "submit=slurm", f"run_dir={slurm.folder / 'y'}", *wrong)
+        assert code == 2, (wrong, err)
+        assert said in err
     assert not queued(slurm)
-    without = {**slurm.environment, "PATH": "/nowhere"}
-    done = subprocess.run([*ours, "submit=slurm"], env=without, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "there is no sbatch on this machine" in done.stderr
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, err = here(slurm, monkeypatch, capfd, "submit=slurm")
+    assert code == 2
+    assert "there is no sbatch on this machine" in err
 
 
 def test_submitted_by_one_word(slurm: Slurm) -> None:
@@ -253,19 +267,43 @@ def test_a_job_without_progress_is_not_requeued_for_ever(slurm: Slurm) -> None:
     assert "stopped before anything was saved" in log or not (slurm.folder / "none" / "checkpoints").exists()
 
 
-def test_a_sweep_of_which_one_fails(slurm: Slurm) -> None:
-    command = [sys.executable, "-m", "hiphop_train.cli", "--multirun", "hydra/launcher=slurm"]
-    launcher = ["hydra.launcher.gpus_per_node=0", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=5"]
+LAUNCHER = [
+    *("hydra/launcher=slurm", "hydra.launcher.gpus_per_node=0"),
+    *("hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=5"),
+]
+
+
+def test_a_sweep_of_which_one_fails(
+    slurm: Slurm, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Three models, of which one has no room for its angular functions within this cutoff."""
     common = [word for word in SHORT if not word.startswith("model")]
-    wrong = slurm.call(*command, "hydra.launcher.partitions=x", *common)
-    assert wrong.returncode == 2
-    assert "did you mean 'partition'" in wrong.stderr
-    done = slurm.call(*command, *launcher, *common, "model=hipnn,schnet,bp", "optimizer.lr=1e30,0.001")
-    slurm.say(f"a sweep of six trainings has ended with exit code {done.returncode}")
-    assert done.returncode == 5, done.stderr + done.stdout
-    assert "3 of 6 jobs done" in done.stdout
-    assert done.stderr.count("(exit code 5)") == 3
+    code, err = here(slurm, monkeypatch, capfd, "--multirun", *LAUNCHER, "hydra.launcher.partitions=x", *common)
+    assert code == 2
+    assert "did you mean 'partition'" in err
+    command = [sys.executable, "-m", "hiphop_train.cli", "--multirun"]
+    done = slurm.call(*command, *LAUNCHER, *common, "model=schnet,bp,ani", "model.cutoff=3.0")
+    slurm.say(f"a sweep of three trainings has ended with exit code {done.returncode}")
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert "2 of 3 jobs done" in done.stdout
+    assert "model=ani (exit code 2)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_settings_sought_by_jobs(slurm: Slurm) -> None:
+    """Two at a time; one rate diverges."""
+    folder = slurm.folder / "sought"
+    command = [sys.executable, "-m", "hiphop_train.cli", "sweep=optuna", "sweep.trials=3", "sweep.parallel=2"]
+    done = slurm.call(
+        *command, *LAUNCHER, *SHORT, "optimizer.lr=1e-3,1e30", "sweep.sampler=random", f"run_dir={folder}"
+    )
+    slurm.say(f"a search of three trainings has ended with exit code {done.returncode}")
+    assert done.returncode == 0, done.stderr + done.stdout
+    rows = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
+    assert {row["state"] for row in rows} == {"done", "failed"}
+    assert all(row["state"] == ("done" if row["optimizer.lr"] == "0.001" else "failed") for row in rows)
+    assert "optimizer.lr=0.001" in (folder / "best.sh").read_text()
+    assert not queued(slurm)
 
 
 def test_within_a_job_but_without_srun_it_is_one_process(slurm: Slurm) -> None:
