@@ -59,6 +59,7 @@ OWN_KEYS: dict[str, dict[str, Any]] = {
         "matmul_precision": MatmulPrecision,
         "bad_batches": Literal["skip", "roll_back", "stop"],
         "max_bad_batches": PositiveInt,
+        "shard_optimizer": bool,
         "spike": Annotated[float | int, Field(gt=1)],
     }
 }

@@ -37,6 +37,7 @@ INCIDENTAL = {
     "trainer.max_time",
     "trainer.log_every_n_steps",
     "trainer.max_bad_batches",
+    "trainer.shard_optimizer",
     "trainer.spike",
     "trainer.enable_model_summary",
 }

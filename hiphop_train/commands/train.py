@@ -90,6 +90,7 @@ def _train(config: DictConfig, run: run_directory.RunDirectory, lock: RunLock, s
         build.make_part(config.optimizer, "optimizer", params=rates),
         build.make_part(config.scheduler, "scheduler"),
         record,
+        bool(config.trainer.get("shard_optimizer", False)),
     )
     clock, states, guard = callbacks.Clock(), SealedCheckpoints(), _guard(config, run.path)
     rehearse = Rehearse(config.preflight, guard, lambda found: preflight.tell(found, config, run.path, module))

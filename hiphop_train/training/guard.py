@@ -100,7 +100,7 @@ class Guard(Callback):
             bad = trainer.strategy.reduce(bad.to(values), reduce_op="max") > 0
         self._seen.append(Seen(trainer.global_step, self._batch.sample, torch.cat([values, bad.to(values)[None]])))
         if values.is_cuda and optimizer.defaults.get("fused"):
-            optimizer.found_inf = bad.to(torch.float32)
+            getattr(optimizer, "optim", optimizer).found_inf = bad.to(torch.float32)  # a sharded one holds its own
         elif bool(bad):
             for parameter in pl_module.parameters():
                 parameter.grad = None

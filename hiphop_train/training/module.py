@@ -13,6 +13,7 @@ from hiphop_train.targets import derivatives
 from hiphop_train.training.losses import Loss
 from hiphop_train.training.metrics import Errors
 from hiphop_train.training.schedules import MONITOR, Schedule
+from hiphop_train.training.sharded import sharded
 from hiphop_train.types import Batch
 
 
@@ -35,6 +36,7 @@ class PotentialModule(LightningModule):
     optimizer : of the potential's parameters
     schedule : of the learning rate or the batch size
     record : plain data that every checkpoint carries (see `hiphop_train.checkpoint`)
+    shards : whether several processes divide the optimizer's state
 
     Attributes
     ----------
@@ -53,6 +55,7 @@ class PotentialModule(LightningModule):
         optimizer: Optimizer,
         schedule: Schedule,
         record: dict[str, Any],
+        shards: bool = False,
     ) -> None:
         super().__init__()
         self.potential = potential
@@ -60,6 +63,7 @@ class PotentialModule(LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.record = record
+        self.shards = shards
         self.errors = Errors()
         self.old_errors = Errors()
         self.monitored = {"energy", "forces", *loss.parts}
@@ -102,6 +106,10 @@ class PotentialModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedulers."""
         n_steps = int(self.trainer.estimated_stepping_batches)
+        if self.shards and self.trainer.world_size > 1:
+            self.optimizer = sharded(self.optimizer)
+            if self.trainer.is_global_zero:
+                print(f"optimizer  its state is divided among {self.trainer.world_size} processes", flush=True)
         return [self.optimizer], self.schedule.schedulers(self.optimizer, n_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -124,6 +124,7 @@ def test_raw_weights_resume_and_averaged_ones_are_used(trained: Path) -> None:
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    """Also where they divide the optimizer's state: its checkpoint is that of an undivided one."""
     common = [
         *FAST,
         *("dtype=float64", "callbacks=none", "trainer.max_epochs=2", "trainer.limit_train_batches=5"),
@@ -131,13 +132,21 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
         "loss.energy.huber=0.5",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for name, more in (("one", []), ("two", ["trainer.devices=2", "trainer.strategy=ddp"])):
-        subprocess.run(
-            [*COMMAND, *common, f"run_dir={tmp_path / name}", *more], check=True, env=environment, timeout=200
-        )
+    two_processes = ["trainer.devices=2", "trainer.strategy=ddp"]
+    divided = [*two_processes, "trainer.shard_optimizer=true", "preflight=off"]
+    for name, more in (("one", []), ("two", two_processes), ("divided", divided)):
+        command = [*COMMAND, *common, f"run_dir={tmp_path / name}", *more]
+        done = subprocess.run(command, check=True, env=environment, timeout=200, stdout=subprocess.PIPE, text=True)
+        assert ("divided among 2 processes" in done.stdout) == (name == "divided")
     assert torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 10
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-8
+    states = [torch.load(tmp_path / n / "checkpoints" / "last.ckpt", weights_only=True) for n in ("two", "divided")]
+    assert all(torch.equal(value, states[1]["state_dict"][key]) for key, value in states[0]["state_dict"].items())
+    moments = [state["optimizer_states"][0]["state"] for state in states]
+    assert len(moments[0]) == len(moments[1]) > 10
+    for key, values in moments[0].items():
+        assert all(torch.equal(value, moments[1][key][name]) for name, value in values.items())
     errors = [json.loads((tmp_path / name / "metrics.json").read_text())["errors"] for name in ("one", "two")]
     assert errors[0]["test"]["energy"]["mae"] == pytest.approx(errors[1]["test"]["energy"]["mae"], rel=1e-6)
 
