@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,6 +113,7 @@ class BatchSampler(SequentialSampler):
             if self.bucket > 1:
                 order = self._sorted_in_windows(order)
                 random.shuffle(numbers)
+        n_atoms = None if self.n_atoms is None else float(self.n_atoms[order].sum())
         ends = self._cut(order)
         starts = np.concatenate([[0], ends[:-1]])
         for number in numbers[self.start :].tolist():
@@ -121,32 +122,32 @@ class BatchSampler(SequentialSampler):
                 members.sort()  # neighbours in the file are read together
             batch = self.index[members]
             share = batch[self.rank :: self.n_ranks]
-            scales = self._scales(members, order)
+            scales = self._scales(members, len(order), n_atoms)
             if len(share):
                 yield Share(share, np.ones(len(share)), *scales)
             else:
                 yield Share(batch[:1], np.zeros(1), *scales)
 
-    def _members(self) -> NDArray[np.int64]:
+    def _members(self) -> NDArray[Any]:
         """Positions in `index` of the structures of the epoch, ascending."""
-        own = np.arange(self.n_own)
+        own = np.arange(self.n_own, dtype=np.int32 if len(self.index) < 2**31 else np.int64)  # half the memory
         if not self.n_drawn:
             return own
         random = np.random.default_rng([0 if self.seed is None else self.seed, self.epoch, 1])
-        pool = np.arange(self.n_own, len(self.index))
+        pool = np.arange(self.n_own, len(self.index), dtype=own.dtype)
         return np.concatenate([own, np.sort(random.choice(pool, self.n_drawn, replace=False))])
 
-    def _sorted_in_windows(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _sorted_in_windows(self, order: NDArray[Any]) -> NDArray[Any]:
         """Sort a random order by size within windows, stably."""
         assert self.n_atoms is not None
         window = -(-self.bucket * len(order) // max(1, self.n_batches))
         number = np.arange(len(order)) // window
         size = self.n_atoms[order]
         rising = np.where(number % 2 == 0, size, -size)
-        by_size: NDArray[np.int64] = order[np.lexsort((rising, number))]
+        by_size: NDArray[Any] = order[np.lexsort((rising, number))]
         return by_size
 
-    def _cut(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _cut(self, order: NDArray[Any]) -> NDArray[np.int64]:
         """End of each batch (n_batches,); none is empty."""
         n, n_batches = len(order), self.n_batches
         if self.cost is None:
@@ -164,9 +165,9 @@ class BatchSampler(SequentialSampler):
             ends[-1] = n
         return ends
 
-    def _scales(self, members: NDArray[np.int64], order: NDArray[np.int64]) -> tuple[float, float]:
+    def _scales(self, members: NDArray[Any], n_structures: int, n_atoms: float | None) -> tuple[float, float]:
         """Numbers of structures and atoms in a batch, relative to the mean over batches; 1 if batches are equal."""
-        if self.n_atoms is None or (self.cost is None and self.bucket == 1):
+        if self.n_atoms is None or n_atoms is None or (self.cost is None and self.bucket == 1):
             return 1.0, 1.0
-        n_atoms, n_all = float(self.n_atoms[members].sum()), float(self.n_atoms[order].sum())
-        return len(members) / (len(order) / self.n_batches), n_atoms / (n_all / self.n_batches)
+        n_here = float(self.n_atoms[members].sum())
+        return len(members) / (n_structures / self.n_batches), n_here / (n_atoms / self.n_batches)
