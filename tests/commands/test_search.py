@@ -200,8 +200,9 @@ def test_ranges_are_read_as_written(word: str, expected: Varied) -> None:
 def test_real_trainings_survive_a_kill_and_a_failure(tmp_path: Path) -> None:
     """SIGKILL of the search ends its training too, which goes on with the same command; one of two rates diverges."""
     folder = tmp_path / "sweep"
-    words = [*FAST, "model=hipnn", "~debug", "trainer.max_epochs=2", "optimizer.lr=1e-3,1e30", "sweep.sampler=random"]
-    command = [*COMMAND, "sweep=optuna", *words, "sweep.trials=3", "sweep.parallel=2", f"run_dir={folder}"]
+    words = [*FAST, "model=hipnn", "~debug", "trainer.max_epochs=8", "trainer.limit_train_batches=3"]
+    words += ["trainer.limit_val_batches=1", "optimizer.lr=1e-3,1e30", "sweep.sampler=random", "sweep.trials=3"]
+    command = [*COMMAND, "sweep=optuna", *words, "sweep.parallel=2", f"run_dir={folder}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:
         deadline = time.monotonic() + 100
