@@ -124,10 +124,10 @@ def test_raw_weights_resume_and_averaged_ones_are_used(trained: Path) -> None:
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
-    """Also where they divide the optimizer's state: its checkpoint is that of an undivided one."""
+    """Also where they divide the optimizer's state: its checkpoint is that of an undivided one, rehearsed or not."""
     common = [
         *FAST,
-        *("dtype=float64", "callbacks=none", "trainer.max_epochs=2", "trainer.limit_train_batches=5"),
+        *("dtype=float64", "callbacks=none", "trainer.max_epochs=2", "trainer.limit_train_batches=26"),
         "data.batch_size=7",  # an odd batch is divided unevenly
         "loss.energy.huber=0.5",
     ]
@@ -138,7 +138,8 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
         command = [*COMMAND, *common, f"run_dir={tmp_path / name}", *more]
         done = subprocess.run(command, check=True, env=environment, timeout=200, stdout=subprocess.PIPE, text=True)
         assert ("divided among 2 processes" in done.stdout) == (name == "divided")
-    assert torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 10
+        assert ("per epoch of 26 steps" in done.stdout) == (name != "divided")
+    assert torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 52
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-8
     states = [torch.load(tmp_path / n / "checkpoints" / "last.ckpt", weights_only=True) for n in ("two", "divided")]
