@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from hiphop_train import build, files
 from hiphop_train.accelerate import accelerate
@@ -37,6 +39,18 @@ LINK = {"NVLink, 8 GPUs": 300e9, "InfiniBand, 200 Gbit/s": 25e9, "Ethernet, 25 G
 """Bytes per second that a GPU can send, from data sheets."""
 
 
+class Operations(TorchDispatchMode):
+    """Counts the operations of matrix products."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
 def model(words: list[str]) -> dict[str, Any]:
     """Parameters, time of a step of 64 molecules on this machine, size and cost of a state."""
     config = load_config("train", [*words, "data=tiny", "data.batch_size=64", "data.check=false"])
@@ -48,6 +62,9 @@ def model(words: list[str]) -> dict[str, Any]:
     parts = (build.make_part(config[key], key) for key in ("loss", "scheduler"))
     loss, schedule = parts
     module = PotentialModule(potential, loss, optimizer, schedule, {})
+    plain = next(iter(data.train_dataloader()))
+    with Operations() as counter:  # of the plain modules: twins compute less
+        module.backward(module._loss(plain))
     data.prepare = accelerate(potential, torch.float32, torch.device("cpu"), "training").prepare
     batch = next(iter(data.train_dataloader()))
     times = []
@@ -68,6 +85,7 @@ def model(words: list[str]) -> dict[str, Any]:
     n = sum(p.numel() for p in potential.parameters())
     return {
         "parameters": n,
+        "Mflop_per_atom": counter.total / len(plain.graph.species) / 1e6,
         "step_ms": 1000 * min(times[1:]),
         "atoms": len(batch.graph.species),
         "state_MB": len(sealed) / 1e6,

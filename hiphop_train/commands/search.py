@@ -79,7 +79,7 @@ def search(overrides: list[str], train: launched.Job) -> int:
             "'optimizer.lr=tag(log,interval(1e-4,1e-2))' model.n_features=32,64,128"
         )
     own = [word for word in fixed if word.lstrip("+").split("=")[0].split(".")[0] not in OURS]
-    how, folder = _checked(fixed, varied)
+    how, folder, seed = _checked(fixed, varied)
     definition = sorted([*own, *(each.line for each in varied), f"minimise={how.minimise}"])
     if folder is None:
         digest = hashlib.sha256(json.dumps(definition).encode()).hexdigest()[:8]
@@ -92,7 +92,7 @@ def search(overrides: list[str], train: launched.Job) -> int:
         lock.acquire()
         study = _study(optuna, folder, definition, how)
         trials: Trials = Local(folder) if settings is None else OnSlurm(folder, train, settings)
-        stopped = _Loop(optuna, study, how, own, varied, trials, folder, load_config("train", own).seed).run()
+        stopped = _Loop(optuna, study, how, own, varied, trials, folder, seed).run()
         search_results.tell(optuna, study, folder, ["hiphop-train", *own], [each.key for each in varied], how.minimise)
     if stopped is not None:
         print(f"stopped    by {signal.Signals(stopped).name}; the same command goes on with the sweep", flush=True)
@@ -111,17 +111,19 @@ def _optuna() -> ModuleType:
     return optuna
 
 
-def _checked(fixed: list[str], varied: list[Varied]) -> tuple[Search, Path | None]:
-    """Compose with both ends of each range, all others at their first; return what is asked for, and the folder."""
+def _checked(fixed: list[str], varied: list[Varied]) -> tuple[Search, Path | None, int]:
+    """Compose with both ends of each range, all others at their first; return what is asked for, folder and seed."""
     first = {each.key: each.ends()[0] for each in varied}
     config = load_config("train", [*fixed, *(f"{key}={value}" for key, value in first.items())])
+    if config.get("submit") is not None:
+        raise ConfigError(f"sweep=optuna excludes submit; trainings become jobs of Slurm by {launched.CHOICE}")
     for each in varied:
         for value in each.ends()[1:]:
             changed = {**first, each.key: value}
             load_config("train", [*fixed, *(f"{key}={word}" for key, word in changed.items())])
     folder = None if config.run_dir is None else Path(config.run_dir).expanduser()
     found: Search = build.make_part(config.sweep, "sweep")
-    return found, folder
+    return found, folder, int(config.seed)
 
 
 def _study(optuna: ModuleType, folder: Path, definition: list[str], how: Search) -> Any:

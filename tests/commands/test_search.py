@@ -170,6 +170,7 @@ def test_another_space_is_refused_in_the_same_folder(curves: list[Curves], tmp_p
         (["model.n_features=8,0"], ["model.n_features", "got 0"]),
         (["optimizer.lr=interval(1,1)"], ["the range is empty"]),
         (["optimizer.lr=tag(log,interval(0,1))"], ["above 0"]),
+        (["seed=0,1", "submit=slurm"], ["excludes submit", "hydra/launcher=slurm"]),
         (["seed=0,1", "sweep.trials=0"], ["sweep.trials", "got 0"]),
         (["seed=0,1", "sweep.pruner=axe"], ["sweep.pruner", "'median'"]),
     ],
