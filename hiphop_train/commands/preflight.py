@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from hiphop_train import files
 from hiphop_train.checkpoint import to_bytes
-from hiphop_train.errors import StorageError, TrainingError
+from hiphop_train.errors import CheckpointError, StorageError, TrainingError
 from hiphop_train.evaluation.plots import rate_test
 from hiphop_train.export.torchscript import export
 from hiphop_train.potential import Potential
@@ -59,8 +59,8 @@ def try_export(potential: Potential) -> float:
     with tempfile.TemporaryDirectory() as folder:
         try:
             export(potential, Path(folder) / "model.pt", {})
-        except Exception as error:  # whatever TorchScript has to say
-            why = str(error).strip().splitlines()[0].rstrip(":")
+        except CheckpointError as error:
+            why = str(error).partition("because ")[2] or str(error)
             raise TrainingError(
                 f"the model cannot be exported, as it would be after the training: {why}; put that right, or train "
                 "without this check: preflight=off"

@@ -316,7 +316,13 @@ def export(
     with files.replacing(path) as temporary:
         with _without_deprecation():
             archive = io.BytesIO()  # written by us: where a disk is full, torch ends the process
-            torch.jit.save(torch.jit.script(module), archive)
+            try:
+                torch.jit.save(torch.jit.script(module), archive)
+            except Exception as error:  # of many kinds
+                why = str(error).strip().splitlines()[0].rstrip(":")
+                raise CheckpointError(
+                    f"{path}: not written, because TorchScript cannot take the model: {why}"
+                ) from error
         temporary.write_bytes(files.seal(archive.getbuffer()))
         report = verify(temporary)
         if not report.agrees:

@@ -111,6 +111,10 @@ def test_what_cannot_be_exported_is_said_before_training(tmp_path: Path, run: Ru
     assert "preflight=off" in err
     assert "Traceback" not in err
     assert not (run_dir / "checkpoints").exists()
+    code, _, err = run("train", *words, "debug=fast", f"run_dir={tmp_path / 'few'}")
+    assert code == 4
+    assert "model.pt: not written, because TorchScript cannot take the model" in err
+    assert (tmp_path / "few" / "checkpoints" / "best.ckpt").is_file()
 
 
 def test_memory_that_ends_is_said_with_the_batch(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
