@@ -204,7 +204,8 @@ def _make_trainer(
     more: list[Callback],
     states: SealedCheckpoints,
 ) -> Trainer:
-    loggers = build.make_parts(config.logger, "logger", run_dir=run.path)
+    logged = None if config.preflight == "full" else config.logger  # which would open a run of W&B
+    loggers = build.make_parts(logged, "logger", run_dir=run.path)
     watchers = [
         *first,
         *build.make_parts(config.callbacks, "callbacks"),
