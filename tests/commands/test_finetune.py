@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.units import Hartree
 
-from hiphop_train.checkpoint import load
+from hiphop_train.checkpoint import load, read, to_bytes
 from tests.commands.conftest import FAST, Run
 from tests.training.test_middle_of_epoch import stop_after
 
@@ -137,6 +137,20 @@ def test_missing_old_data_are_said_or_refused(sulphur: Path, trained: Path, tmp_
     assert code == 2
     assert "the old data cannot be had" in err
     assert not (tmp_path / "q").exists()
+
+
+def test_data_that_a_stranger_names_are_not_built(sulphur: Path, trained: Path, tmp_path: Path, run: Run) -> None:
+    content = read(trained / "checkpoints" / "best.ckpt")
+    content["hiphop_train"]["config"]["data"] = {"_target_": "pathlib.Path.touch", "self": str(tmp_path / "made")}
+    strange = tmp_path / "strange.ckpt"
+    strange.write_bytes(to_bytes(content))
+    code, _, err = run("train", *words(sulphur, strange, tmp_path / "r", MORE))
+    assert code == 0, err
+    assert "not watched" in err
+    assert "pathlib.Path.touch" in err
+    code, _, err = run("train", *words(sulphur, strange, tmp_path / "q", MORE, "finetune.replay=0.5"))
+    assert code == 2
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize(
