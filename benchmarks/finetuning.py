@@ -18,7 +18,7 @@ import ase.io
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results" / "finetuning.json"
-EPOCHS = 200
+EPOCHS = 100
 START = ["optimizer.lr=5e-4"]
 VARIANTS: dict[str, list[str]] = {
     "random weights": [],
