@@ -100,6 +100,11 @@ def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype, n_
     representation: Representation = _instantiate(section, "model")
     features = {"feature_sizes": representation.feature_sizes, "elements": representation.elements}
     readout: Readout = _instantiate(_with_needed(readout_section, "model.readout", features), "model.readout")
+    if representation.sites != readout.sites:
+        raise ConfigError(
+            f"model.readout: {type(readout).__name__} reads features of {readout.sites}, but the features of "
+            f"{type(representation).__name__} live on {representation.sites}; keep the readout of the model's yaml"
+        )
     network = Network(representation.to(dtype), readout.to(dtype))
     return Potential([network], representation.elements, representation.cutoff, n_theories)
 

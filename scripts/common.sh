@@ -84,12 +84,17 @@ install_cpu_torch() {
     say "download.pytorch.org is not available: taking PyPI's build, which brings CUDA (several GB) but runs on the CPU as well"
 }
 
-# References of the tests that no extra can name: schnetpack requires an older torchmetrics than ours without needing it.
-# What it does need is in the test extra.
+# References of the tests that no extra can name, since they require other versions than ours, or packages that what the
+# tests use of them does without: schnetpack an older torchmetrics, mace-torch an older e3nn, alignn jarvis, and so on.
+# What they do need is in the test extra.
+REFERENCES=(schnetpack mace-torch alignn newtonnet python-ace torch-geometric torchmd-net)
+
 install_references() {
-    venv_pip install -c "$HIPHOP_ROOT/constraints.txt" --no-deps schnetpack ||
-        die "schnetpack, which the tests compare with, could not be installed; pip's message is above." \
+    venv_pip install -c "$HIPHOP_ROOT/constraints.txt" --no-deps "${REFERENCES[@]}" ||
+        die "the libraries that the tests compare with could not be installed (${REFERENCES[*]}); pip's message is above." \
             "Without a network, point pip at a folder of wheels (PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER)."
+    # mace-torch installs its tests under the name of ours.
+    rm -rf "$("$HIPHOP_VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests"
 }
 
 # install_project EXTRAS [editable|wheel]: EXTRAS is empty or a list like [test].

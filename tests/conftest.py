@@ -37,6 +37,9 @@ SMALL = {
     "n_gaussians": 12,
     "n_factors": 16,
     "gaussian_max": 4.0,
+    "n_interactions": 2,
+    "radial_hidden": [16],
+    "n_attributes": 6,
     "hidden": [24, 16],
     "hidden_of": {"C": [12]},
 }

@@ -167,20 +167,21 @@ class TestInstall:
     @pytest.mark.parametrize(
         ("extras", "wanted"), [("", False), ("[generate]", False), ("[test]", True), ("[dev]", True)]
     )
-    def test_schnetpack_only_where_tests_are_run(self, checkout: Path, extras: str, wanted: bool) -> None:
+    def test_references_only_where_tests_are_run(self, checkout: Path, extras: str, wanted: bool) -> None:
         """Without its requirements, which exclude our torchmetrics."""
         done = common(f"install_project '{extras}'", checkout, HIPHOP_DEVICE="cuda")
         assert done.returncode == 0, done.stderr
         found = [
-            line for line in calls(checkout) if line.endswith(f"-c {checkout}/constraints.txt --no-deps schnetpack")
+            line for line in calls(checkout) if f"-c {checkout}/constraints.txt --no-deps schnetpack mace-torch" in line
         ]
         assert len(found) == wanted
-        assert "schnetpack==" in (checkout / "constraints.txt").read_text()
+        pinned = (checkout / "constraints.txt").read_text()
+        assert all(f"\n{name}==" in pinned for name in ("schnetpack", "mace-torch", "alignn", "torchmd-net"))
 
-    def test_missing_schnetpack_is_an_error_and_is_tried_again(self, checkout: Path) -> None:
+    def test_missing_references_are_an_error_and_is_tried_again(self, checkout: Path) -> None:
         done = common("install_project '[test]'", checkout, HIPHOP_DEVICE="cuda", REFUSED="--no-deps")
         assert done.returncode == 1
-        assert "schnetpack, which the tests compare with, could not be installed" in done.stderr
+        assert "the libraries that the tests compare with could not be installed (schnetpack " in done.stderr
         assert common("install_project '[test]'", checkout, HIPHOP_DEVICE="cuda").returncode == 0
         assert len(calls(checkout)) == 4
 

@@ -17,7 +17,7 @@ from hiphop_train.potential import Network, Potential
 from hiphop_train.training.finetuning import Finetuning, OldKnowledge
 from hiphop_train.training.metrics import Errors
 from hiphop_train.training.more_elements import grow
-from hiphop_train.training.standardisation import fit_standardisation
+from hiphop_train.training.statistics import fit_representation
 
 FITTED_ON = 5_000
 """Training structures to which E0 are fitted."""
@@ -70,7 +70,7 @@ def _standardise_new(potential: Potential, trained: Potential, data: DataModule)
     if not len(network.standardisations):
         return
     kept = potential.state_dict()
-    fit_standardisation(potential, data)
+    fit_representation(potential, data)
     n_before = len(trained.elements)
     standardisation = network.standardisations[0]
     assert isinstance(standardisation, Standardisation)

@@ -30,7 +30,7 @@ from hiphop_train.training.guard import Guard, is_out_of_memory
 from hiphop_train.training.metrics_file import MetricsFile
 from hiphop_train.training.module import PotentialModule
 from hiphop_train.training.rehearsal import Rehearse, Rehearsed
-from hiphop_train.training.standardisation import fit_standardisation
+from hiphop_train.training.statistics import fit_representation
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _initialise(
         return None, *finetune.begin(config, finetuning, potential, data)
     statistics = data.statistics()
     potential.set_statistics(statistics.e0, statistics.scale)
-    fit_standardisation(potential, data)
+    fit_representation(potential, data)
     return statistics, list(data.structures.theory_names), []
 
 

@@ -1,11 +1,14 @@
 """Interface of all models."""
 
 from abc import ABC, abstractmethod
-from typing import List, Optional, Tuple
+from typing import List, Literal, Optional, Tuple
 
+import torch
 from torch import Tensor, nn
 
 from hiphop_train.types import Graph
+
+Sites = Literal["atoms", "pairs"]
 
 
 class Representation(nn.Module, ABC):
@@ -21,6 +24,9 @@ class Representation(nn.Module, ABC):
         the last level (features of different neighbour species may share one); if empty, features are not changed
     functions_per_channel : of a descriptor whose features are ordered as in `hiphop_train.nn.channels`: the number of
         functions per species of a neighbour, and per pair of species
+    sites : on what the features live, "atoms" or ordered "pairs" of atoms, in the order of the graph
+    counts_neighbours : whether sums over neighbours are divided by (a root of) the mean number of neighbours, the
+        buffer ``average_neighbours``, fitted to the training structures before the first epoch and 1 until then
 
     Notes
     -----
@@ -34,6 +40,8 @@ class Representation(nn.Module, ABC):
         feature_sizes: List[int],
         standardised_functions: Optional[List[int]] = None,
         functions_per_channel: Tuple[int, int] = (0, 0),
+        sites: Sites = "atoms",
+        counts_neighbours: bool = False,
     ) -> None:
         super().__init__()
         self.elements = elements
@@ -41,7 +49,11 @@ class Representation(nn.Module, ABC):
         self.feature_sizes = feature_sizes
         self.standardised_functions = standardised_functions or []
         self.functions_per_channel = functions_per_channel
+        self.sites = sites
+        self.counts_neighbours = counts_neighbours
+        if counts_neighbours:
+            self.register_buffer("average_neighbours", torch.ones(()))
 
     @abstractmethod
     def forward(self, graph: Graph) -> List[Tensor]:
-        """Return the features of each level, (n_atoms, feature_sizes[level])."""
+        """Return the features of each level, (n_sites, feature_sizes[level])."""

@@ -8,7 +8,7 @@ class Standardisation(nn.Module):
     """Centre and scale the features of an atom by its species: (feature - centre) * factor.
 
     Both are statistics of the training structures, not parameters: they are fitted once, before the first step (see
-    `hiphop_train.training.standardisation`), and saved with the weights. Until then they are the identity.
+    `hiphop_train.training.statistics`), and saved with the weights. Until then they are the identity.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Interface of all readouts."""
 
 from abc import ABC, abstractmethod
-from typing import Dict, List, Tuple
+from typing import Dict, List, Literal, Tuple
 
 from torch import Tensor, nn
 
@@ -16,10 +16,14 @@ class Readout(nn.Module, ABC):
     is_hierarchical : whether the energies are levels that should decrease, with E0 as the first; only then is a
         hierarchicality computed
     targets : keys of the further targets among the outputs
+    sites : on what the features that it reads live, see `hiphop_train.models.base.Representation`
     """
 
-    def __init__(self, is_hierarchical: bool, targets: Tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, is_hierarchical: bool, targets: Tuple[str, ...] = (), sites: Literal["atoms", "pairs"] = "atoms"
+    ) -> None:
         super().__init__()
+        self.sites = sites
         self.is_hierarchical = is_hierarchical
         self.targets = targets
 
@@ -29,7 +33,7 @@ class Readout(nn.Module, ABC):
 
         Parameters
         ----------
-        levels : (n_atoms, feature_sizes[level]) each
+        levels : (n_sites, feature_sizes[level]) each
         graph : for the species, for instance
 
         Returns

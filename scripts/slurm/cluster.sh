@@ -29,15 +29,24 @@ await() { # SECONDS COMMAND ...
     return 1
 }
 
+# Mirrors fail now and then, and another process may hold the lock of the packages.
+install_slurm() {
+    local attempt
+    for attempt in 1 2 3; do
+        if apt-get update -qq &&
+            apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=120 slurm-wlm munge; then return; fi
+        sleep $((5 * attempt))
+    done
+    return 1
+}
+
 start() {
     if ! command -v slurmctld >/dev/null || ! command -v munged >/dev/null; then
         [[ "$(id -u)" == 0 ]] && command -v apt-get >/dev/null ||
             die "Slurm is not installed." "Install it (Debian: apt-get install slurm-wlm munge), or start this as root."
         export DEBIAN_FRONTEND=noninteractive
-        {
-            apt-get update -qq
-            apt-get install -y -qq --no-install-recommends slurm-wlm munge
-        } >"$folder/apt.log" 2>&1 || die "Slurm cannot be installed." "See $folder/apt.log"
+        install_slurm >"$folder/apt.log" 2>&1 ||
+            die "Slurm cannot be installed: $(grep -v '^$' "$folder/apt.log" | tail -n 1)" "See $folder/apt.log"
     fi
     mkdir -p "$folder"/{state,spool,munge}
     chmod 700 "$folder/munge"

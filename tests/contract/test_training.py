@@ -16,7 +16,7 @@ from hiphop_train.config import load_config
 from hiphop_train.errors import ConfigError
 from hiphop_train.interfaces.ase import HipHopCalculator
 from hiphop_train.potential import Potential
-from hiphop_train.training.standardisation import fit_standardisation
+from hiphop_train.training.statistics import fit_representation
 from hiphop_train.types import Batch
 from tests.conftest import MODEL_FILES, model_section
 
@@ -54,7 +54,7 @@ def test_twenty_steps_lower_the_loss(model_name: str) -> None:
     data = make_data(config.data, potential, torch.float32, seed=0)
     statistics = data.statistics()
     potential.set_statistics(statistics.e0, statistics.scale)
-    fit_standardisation(potential, data)
+    fit_representation(potential, data)
     loss = make_part(config.loss, "loss")
     optimizer = make_part(config.optimizer, "optimizer", params=list(potential.parameters()))
     unseen = next(iter(data.val_dataloader()))

@@ -10,7 +10,7 @@ from hiphop_train import build, checkpoint, cli
 from hiphop_train.config import load_config
 from hiphop_train.data.module import DataModule
 from hiphop_train.potential import Potential
-from hiphop_train.training.standardisation import LARGEST, SMALLEST_SCALE, fit_standardisation
+from hiphop_train.training.statistics import LARGEST, SMALLEST_SCALE, fit_representation
 
 Parts = tuple[Potential, DataModule]
 
@@ -26,7 +26,7 @@ def make_parts(*overrides: str) -> Parts:
 def fitted() -> Parts:
     """Potential with one element more than the data."""
     potential, data = make_parts("model=bp", "model.elements=[H,C,N,O,S]")
-    fit_standardisation(potential, data)
+    fit_representation(potential, data)
     return potential, data
 
 
@@ -104,7 +104,7 @@ def test_only_where_the_model_requests_it() -> None:
     for model, expected in (("hipnn", 0), ("ani", 0), ("bp", 1)):
         potential, data = make_parts(f"model={model}")
         before = {key: value.clone() for key, value in potential.state_dict().items()}
-        fit_standardisation(potential, data)
+        fit_representation(potential, data)
         after = potential.state_dict()
         changed = [key for key, value in after.items() if not torch.equal(value, before[key])]
         assert len([key for key in after if "standardisations" in key]) == 2 * expected
@@ -130,10 +130,22 @@ def test_training_fits_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     command = ["debug=fast", "trainer.accelerator=cpu", "model=bp", f"run_dir={tmp_path / 'run'}"]
     assert cli.run("train", command) == 0
     expected, data = make_parts("model=bp")
-    fit_standardisation(expected, data)
+    fit_representation(expected, data)
     kept = checkpoint.load(str(tmp_path / "run")).potential.terms[0].standardisations[0]
     reference = expected.terms[0].standardisations[0]
     torch.testing.assert_close(kept.centre, reference.centre, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(kept.factor, reference.factor, rtol=1e-3, atol=0)
     assert kept.centre.any()
     assert kept.factor.max() > 2
+
+
+def test_mean_number_of_neighbours() -> None:
+    """Of the training structures alone, where a model declares that it divides by it."""
+    potential, data = make_parts("model=nequip")
+    representation = potential.terms[0].representation
+    assert float(representation.average_neighbours) == 1.0
+    fit_representation(potential, data)
+    counts = [(len(batch.graph.pair_i), len(batch.graph.species)) for batch in data.sample_dataloader("train")]
+    n_pairs, n_atoms = np.sum(counts, axis=0)
+    assert float(representation.average_neighbours) == pytest.approx(n_pairs / n_atoms, rel=1e-12)
+    assert n_pairs / n_atoms > 5

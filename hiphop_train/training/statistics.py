@@ -1,4 +1,7 @@
-"""Centres and factors of features, fitted to the training structures in one visible step before the first epoch."""
+"""Statistics of the training structures that models need, fitted in one visible step before the first epoch.
+
+Centres and factors of features, and the mean number of neighbours.
+"""
 
 import torch
 from torch import Tensor
@@ -66,8 +69,8 @@ class Spread:
 
 
 @torch.no_grad()
-def fit_standardisation(potential: Potential, data: DataModule) -> None:
-    """Fit the standardisation of a potential's features to its training structures, where the representation has one.
+def fit_representation(potential: Potential, data: DataModule) -> None:
+    """Fit what the representation declares: the standardisation of its features, the mean number of neighbours.
 
     Parameters
     ----------
@@ -76,6 +79,15 @@ def fit_standardisation(potential: Potential, data: DataModule) -> None:
     """
     network = potential.terms[0]
     assert isinstance(network, Network)
+    if network.representation.counts_neighbours:
+        n_pairs, n_atoms = 0, 0
+        for batch in data.sample_dataloader("train"):
+            n_pairs += len(batch.graph.pair_i)
+            n_atoms += len(batch.graph.species)
+        average = network.representation.average_neighbours
+        assert isinstance(average, Tensor)
+        if n_pairs:  # isolated atoms alone leave it at 1
+            average.fill_(n_pairs / n_atoms)
     for standardisation in network.standardisations:
         assert isinstance(standardisation, Standardisation)
         spread = Spread(*standardisation.centre.shape)

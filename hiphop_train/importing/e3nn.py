@@ -1,0 +1,72 @@
+"""Weights of e3nn's layers, which store all matrices of a layer in one vector."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from hiphop_train.errors import DataError
+from hiphop_train.nn.couplings import TensorType
+from hiphop_train.nn.equivariant import EquivariantLinear, SpeciesLinear
+from hiphop_train.nn.scaled import ScaledLinear
+
+
+def sorted_types(types: Sequence[TensorType]) -> list[TensorType]:
+    """Order types as e3nn sorts irreducible representations: by rank, odd parity first."""
+    return sorted(types, key=lambda each: (each.rank, each.parity))
+
+
+def split(flat: Tensor, shapes: Sequence[tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
+    """Cut a vector into matrices of the given names and shapes, in this order; those without a name are dropped."""
+    found, start = {}, 0
+    for name, shape in shapes:
+        size = math.prod(shape)
+        if name:
+            found[name] = flat.reshape(-1)[start : start + size].reshape(shape)
+        start += size
+    if start != flat.numel():
+        raise DataError(f"{flat.numel()} weights where {start} are expected ({', '.join(name for name, _ in shapes)})")
+    return found
+
+
+def linear(
+    flat: Tensor, ours: EquivariantLinear, prefix: str, types: Sequence[TensorType], order: Sequence[TensorType]
+) -> dict[str, Tensor]:
+    """Weights of ``Linear``: one matrix per type.
+
+    Parameters
+    ----------
+    flat : vector of e3nn
+    ours : layer of the same sizes; where results have as many features as arguments, without those that nothing uses
+    prefix : of its name
+    types : of the arguments
+    order : the same in e3nn's order
+    """
+    shapes: list[tuple[str, tuple[int, ...]]] = []
+    for each in order:
+        source = list(types).index(each)
+        if source in ours.sources:
+            k = ours.sources.index(source)
+            layer = ours.layers[k]
+            assert isinstance(layer, ScaledLinear)
+            shapes.append((f"{prefix}.layers.{k}.weight", tuple(layer.weight.shape)))
+        else:
+            shapes.append(("", (ours.widths[source], ours.widths[source])))
+    return split(flat, shapes)
+
+
+def species_linear(flat: Tensor, ours: SpeciesLinear, prefix: str) -> dict[str, Tensor]:
+    """Weights of ``FullyConnectedTensorProduct`` with attributes of the species.
+
+    Parameters
+    ----------
+    flat : vector of e3nn, ordered by the type of the argument: (n_in, n_attributes, n_out) each
+    ours : layer of the same sizes
+    prefix : of its name
+    """
+    sources = [source for source in ours.sources if source >= 0]
+    shapes = []
+    for k in sorted(range(len(sources)), key=lambda k: sources[k]):
+        n_attributes, n_in, n_out = ours.weights[k].shape
+        shapes.append((f"{prefix}.weights.{k}", (n_in, n_attributes, n_out)))
+    return {name: matrices.transpose(0, 1) for name, matrices in split(flat, shapes).items()}

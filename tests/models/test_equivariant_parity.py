@@ -1,0 +1,39 @@
+"""With the weights of its own library, each equivariant model gives its library's energies and forces."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from ase import Atoms
+
+from hiphop_train.accelerate import accelerate
+from hiphop_train.types import Graph
+
+GraphOf = Callable[..., Graph]
+
+FOLDER = Path(__file__).resolve().parents[1] / "references"
+NAMES = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("__init__", "common"))
+CASES = [(name, case) for name in NAMES for case in import_module(f"tests.references.{name}").CONFIGURATIONS]
+BOUND = 1e-9
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_energies_and_forces_are_those_of_the_library(
+    name: str, case: str, mixed_structures: list[Atoms], graph_of: GraphOf
+) -> None:
+    """Molecules, and triclinic cells, a slab among them, smaller than the cutoff; plain and accelerated."""
+    module = import_module(f"tests.references.{name}")
+    potential, reference = module.make(module.CONFIGURATIONS[case])
+    structures = [atoms for atoms in mixed_structures if len(atoms) > 1]  # libraries differ on single atoms
+    graph = graph_of(structures, cutoff=module.CONFIGURATIONS[case]["cutoff"])
+    expected = {key: value.detach() for key, value in reference(graph).items()}
+    assert expected["forces"].abs().max() > 0.01
+    for purpose in ("plain", "training", "inference"):
+        if purpose != "plain":
+            accelerate(potential, torch.float64, torch.device("cpu"), purpose)  # type: ignore[arg-type]
+        found = potential(graph)
+        for key in ("energy", "forces"):
+            error = (found[key].detach() - expected[key]).abs().max() / expected[key].abs().max()
+            assert error < BOUND, (purpose, key)

@@ -1,0 +1,56 @@
+"""NequIP: its tensors turn with the structure, and its configuration."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from ase import Atoms
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from hiphop_train.config import load_config
+from hiphop_train.errors import ConfigError
+from hiphop_train.models.nequip import InteractionBlock, NequIP
+from hiphop_train.nn.couplings import TensorType, harmonics
+from hiphop_train.types import Graph
+from tests.references.nequip import CONFIGURATIONS, make
+
+
+def turning(rank: int, matrix: Tensor) -> Tensor:
+    """Matrix that turns the free components of a true tensor."""
+    basis = torch.nn.functional.normalize(torch.randn(40, 3, dtype=torch.float64), dim=1)
+    before, after = (harmonics(unit, rank)[:, rank * rank :] for unit in (basis, basis @ matrix.T))
+    return torch.linalg.lstsq(before, after).solution.T
+
+
+@pytest.mark.parametrize("handedness", [1, -1], ids=["rotation", "reflection"])
+@pytest.mark.parametrize("case", ["parity", "widths"])
+def test_tensors_turn_with_the_structure(
+    case: str, handedness: int, make_molecule: Callable[..., Atoms], graph_of: Callable[..., Graph]
+) -> None:
+    """Every rank and parity, after every block."""
+    matrix = torch.from_numpy(handedness * Rotation.from_rotvec([0.3, -1.1, 0.7]).as_matrix())
+    representation = make(CONFIGURATIONS[case])[0].terms[0].representation
+    assert isinstance(representation, NequIP)
+    atoms = make_molecule(7, seed=3)
+    turned = atoms.copy()
+    turned.positions = atoms.positions @ matrix.numpy().T
+    found: set[TensorType] = set()
+    before, after = (representation.tensors(graph_of([each])) for each in (atoms, turned))
+    for block, tensors, others in zip(representation.blocks, before, after, strict=True):
+        assert isinstance(block, InteractionBlock)
+        for each, tensor, other in zip(block.types_out, tensors, others, strict=True):
+            sign = each.parity * (-1) ** each.rank if handedness < 0 else 1
+            expected = sign * turning(each.rank, matrix) @ tensor
+            assert tensor.abs().max() > 1e-6
+            assert (other - expected).abs().max() < 1e-10 * tensor.abs().max()
+            found.add(each)
+    assert len(found) == {"parity": 6, "widths": 4}[case]
+
+
+def test_widths_must_fit_the_ranks() -> None:
+    from hiphop_train.build import make_potential
+
+    config = load_config("train", ["model=nequip", "model.n_features=[8,4]"])
+    with pytest.raises(ConfigError, match=r"model.n_features=\[8, 4\]: .* 0 to l_max=2"):
+        make_potential(config.model, torch.float32)
