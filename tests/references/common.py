@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from hiphop_train.nn.couplings import harmonics
 from hiphop_train.potential import Network, Potential
 
 ELEMENTS = ["H", "C", "N", "O"]
@@ -25,3 +26,13 @@ def settle(network: Network, cutoff: float, weights: dict[str, Tensor]) -> Poten
     unexpected = potential.load_state_dict(weights, strict=False).unexpected_keys
     assert not unexpected, unexpected
     return potential.eval()
+
+
+def turning(rank: int, matrix: Tensor) -> Tensor:
+    """Matrix that turns the free components of a true tensor."""
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(40, 3, dtype=torch.float64, generator=generator)
+    vectors = torch.nn.functional.normalize(random, dim=1)
+    before, after = (harmonics(unit, rank)[:, rank * rank :] for unit in (vectors, vectors @ matrix.T))
+    solution: Tensor = torch.linalg.lstsq(before, after).solution
+    return solution.T
