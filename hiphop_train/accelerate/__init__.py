@@ -18,6 +18,7 @@ from hiphop_train.accelerate import (
     readout,
     schnet,
     sensitivity,
+    symmetric_powers,
     symmetry_functions,
     tensor_convolution,
 )
@@ -36,6 +37,7 @@ TWINS: list[Twin] = [
     *schnet.TWINS,
     *symmetry_functions.TWINS,
     *readout.TWINS,
+    *symmetric_powers.TWINS,
     *tensor_convolution.TWINS,
 ]
 """All twins; among those that replace the same module, the first applicable one is used."""

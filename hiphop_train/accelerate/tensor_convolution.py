@@ -99,7 +99,7 @@ class CompiledTensorConvolution(nn.Module):
     def __init__(self, plain: TensorConvolution, kernels: List[Kernel]) -> None:
         super().__init__()
         adopt(self, plain)
-        self.plain = [plain]  # not a submodule: the same parameters and buffers
+        self.original = [plain]  # not a submodule: the same parameters and buffers
         self.kernels = kernels
         self.paths, self.widths, self.widths_out = plain.paths, plain.widths, plain.widths_out
         self.n_weights, self.results, self.sizes = plain.n_weights, plain.results, plain.sizes
@@ -108,9 +108,10 @@ class CompiledTensorConvolution(nn.Module):
         self, tensors: List[Tensor], harmonics: Tensor, radial: Tensor, pair_i: Tensor, pair_j: Tensor
     ) -> List[Tensor]:
         """Convolve, see `TensorConvolution`."""
-        pairs = neighbours(pair_i, pair_j, len(tensors[0]), self.kernels[0].library)
-        if pairs is None:
-            found: List[Tensor] = self.plain[0](tensors, harmonics, radial, pair_i, pair_j)
+        library = self.kernels[0].library
+        pairs = neighbours(pair_i, pair_j, len(tensors[0]), library) if library.serves(radial) else None
+        if pairs is None:  # not sorted, or converted or moved after compilation
+            found: List[Tensor] = self.original[0](tensors, harmonics, radial, pair_i, pair_j)
             return found
         parts: List[List[Tensor]] = [[] for _ in self.sizes]
         for source, sums in enumerate(self._sums(tensors, harmonics.contiguous(), radial, pairs)):
@@ -124,7 +125,7 @@ class CompiledTensorConvolution(nn.Module):
         """Return the sums over neighbours of each type of tensors, (n_atoms, n_rows, padded width)."""
         if any(width % MULTIPLE for width in self.widths):
             sizes = [kernel.n_paths * width for kernel, width in zip(self.kernels, self.widths)]
-            each = zip(radial.split(sizes, dim=1), self.kernels, self.widths)
+            each = zip(radial.split_with_sizes(sizes, dim=1), self.kernels, self.widths)
             radial = torch.cat([_padded(part.reshape(-1, kernel.n_paths, n)).flatten(1) for part, kernel, n in each], 1)
             tensors = [_padded(tensor) for tensor in tensors]
         contiguous = [tensor.contiguous() for tensor in tensors]
@@ -150,7 +151,8 @@ def neighbours(pair_i: Tensor, pair_j: Tensor, n_atoms: int, library: Library) -
 
 def _of_sources(w: Tensor, xs: Sequence[Tensor], kernels: List[Kernel]) -> Sequence[Tensor]:
     """Divide radial functions (n_pairs, n_weights) between the types of tensors."""
-    return w.split([kernel.n_paths * x.shape[2] for x, kernel in zip(xs, kernels)], dim=1)
+    sizes = [kernel.n_paths * x.shape[2] for x, kernel in zip(xs, kernels)]
+    return w.split_with_sizes(sizes, dim=1)
 
 
 def _of_sources_if(w: Optional[Tensor], xs: Sequence[Tensor], kernels: List[Kernel]) -> Sequence[Optional[Tensor]]:
@@ -199,9 +201,8 @@ class _Gradient(Function):
         dy = torch.zeros_like(y) if wanted[0] else None
         dw = torch.empty_like(w) if wanted[1] else None
         dxs: List[Optional[Tensor]] = []
-        for k, (kernel, part, dpart) in enumerate(
-            zip(kernels, _of_sources(w, xs, kernels), _of_sources(dw, xs, kernels))
-        ):
+        parts = zip(kernels, _of_sources(w, xs, kernels), _of_sources_if(dw, xs, kernels), strict=True)
+        for k, (kernel, part, dpart) in enumerate(parts):
             dxs.append(kernel.sources(y, part, gs[k], pairs) if wanted[2 + k] else None)
             if dy is not None or dpart is not None:
                 kernel.add(xs[k], y, part, gs[k], pairs, dpart, dy, is_more=False)
