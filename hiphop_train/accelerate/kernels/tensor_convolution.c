@@ -31,6 +31,7 @@ static inline void fetch(const real *row, int64_t n)
 /* Sort pairs by sender: order[start[j]] ... order[start[j + 1] - 1] are the pairs that atom j sends to. */
 void by_sender(const int64_t *sender, int64_t *order, int64_t *start, int64_t n_pairs, int64_t n_atoms, int n_threads)
 {
+    (void)n_threads;
     memset(start, 0, (n_atoms + 1) * sizeof(int64_t));
     for (int64_t p = 0; p < n_pairs; p++) start[sender[p] + 1]++;
     for (int64_t j = 0; j < n_atoms; j++) start[j + 1] += start[j];
