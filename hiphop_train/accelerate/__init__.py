@@ -15,6 +15,7 @@ from hiphop_train.accelerate import (
     group_norm,
     hip,
     invariants,
+    radial,
     readout,
     schnet,
     sensitivity,
@@ -37,6 +38,7 @@ TWINS: list[Twin] = [
     *schnet.TWINS,
     *symmetry_functions.TWINS,
     *readout.TWINS,
+    *radial.TWINS,
     *symmetric_powers.TWINS,
     *tensor_convolution.TWINS,
 ]
