@@ -134,11 +134,14 @@ class _Interpolate(Function):
 
 
 def _why_not(plain: RadialFunctions, setting: Setting) -> str:
+    missing = setting.why_no_kernels()
+    if missing:
+        return missing
     if setting.dtype != torch.float32:
         return "tables of radial functions are for single precision"
     if plain.n_out % MULTIPLE:
         return f"tables of radial functions need a multiple of {MULTIPLE} functions, not {plain.n_out}"
-    return setting.why_no_kernels()
+    return ""
 
 
 TWINS = [
