@@ -59,7 +59,7 @@ class LineGraph(NamedTuple):
 
 
 class EdgeGatedConvolution(nn.Module):
-    """Edge-gated graph convolution over any directed graph (npj Comput. Mater. 7, 185, eqs. 1 to 5).
+    """Edge-gated graph convolution over any directed graph (npj Comput. Mater. 7, 185, Methods, of the same name).
 
     For each edge from node j to node i, m_ij = A h_j + B h_i + C e_ij + b and the gate g_ij = w_ij sigmoid(m_ij);
     h_i <- h_i + silu(norm(W h_i + b' + sum_j g_ij * (V h_j + b'') / (sum_j g_ij + epsilon)));
@@ -117,7 +117,7 @@ class EdgeGatedConvolution(nn.Module):
 
 
 class LineGraphLayer(nn.Module):
-    """Convolution over the graph, then over its line graph, whose nodes are the pairs (npj Comput. Mater. 7, 185, II B).
+    """Convolution over the graph, then over its line graph, whose nodes are the pairs (Methods, "ALIGNN update").
 
     Parameters
     ----------
