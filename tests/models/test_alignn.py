@@ -18,6 +18,7 @@ from hiphop_train.potential import Network, Potential
 from hiphop_train.readout.atomwise import AtomwiseEnergy
 from hiphop_train.types import Graph
 from tests.pair_lists import PAIR_LISTS
+from tests.references.alignn import CONFIGURATIONS, make
 from tests.references.common import ELEMENTS, perturb
 
 MakeAtoms = Callable[..., Atoms]
@@ -85,6 +86,17 @@ def test_angle_is_that_between_two_neighbours(graph_of: GraphOf) -> None:
     ]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-14)
     assert len(set(expected)) == 2
+
+
+@pytest.mark.parametrize("case", CONFIGURATIONS)
+def test_single_structures_are_those_of_the_library(case: str, make_box: MakeAtoms, graph_of: GraphOf) -> None:
+    """Which the library evaluates by other code than batches."""
+    potential, reference = make(CONFIGURATIONS[case])
+    graph = graph_of([make_box(4, seed=2)], cutoff=potential.cutoff)
+    found, expected = potential(graph), reference(graph)
+    for key in ("energy", "forces"):
+        error = (found[key] - expected[key]).detach().abs().max() / expected[key].abs().max()
+        assert error < 1e-9, key
 
 
 @pytest.mark.parametrize("handedness", [1, -1], ids=["rotation", "reflection"])

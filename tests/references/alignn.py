@@ -38,9 +38,10 @@ class Reference:
         dtype = graph.pair_vectors.dtype
         features = torch.nn.functional.one_hot(graph.species, len(ELEMENTS)).to(dtype)
         shift = -torch.einsum("pk,pkx->px", graph.pair_shift.to(graph.cell), graph.cell[graph.system[graph.pair_i]])
-        source, destination, positions = graph.pair_j, graph.pair_i, graph.positions.to(dtype)
+        source, destination = graph.pair_j, graph.pair_i
         if graph.n_systems > 1:
             return self.of_batch(graph, features, shift.to(dtype))
+        positions = graph.positions.to(dtype).requires_grad_(True)
         lattice = torch.eye(3, dtype=dtype)  # shifts are given in Angstrom
         outputs = self.module.forward_tensors(positions, lattice, features, source, destination, shift.to(dtype))
         return {"energy": outputs["energy"].reshape(1), "forces": outputs["forces"]}
