@@ -1,24 +1,50 @@
 """Twin of ALIGNN: convolutions in C, and a line graph that is listed in the loader, atom by atom.
 
 The pairs that end at an atom and those that begin there form one block of the line graph: each of the former precedes
-each of the latter, and no two blocks share a pair at the same end. So blocks are independent.
+each of the latter, and no two blocks share a pair at the same end. So blocks are independent. Where the reverse of each
+pair is in the list, two directions share a distance and two triples an angle; their embeddings are evaluated once.
 """
 
 from dataclasses import dataclass
-from typing import List
+from typing import List, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, one_hot
+from torch.nn.functional import one_hot
 
 from hiphop_train.accelerate.compiler import Library
 from hiphop_train.accelerate.gated_graph import Groups, activate, convolve
+from hiphop_train.accelerate.pairs import reverses
 from hiphop_train.accelerate.twin import Setting, Twin, adopt
-from hiphop_train.models.alignn import ALIGNN, Expansion
+from hiphop_train.graph.triples import pairs_of_pairs
+from hiphop_train.models.alignn import ALIGNN, EdgeGatedConvolution, Expansion, LineGraphLayer
 from hiphop_train.models.base import Representation
 from hiphop_train.types import Graph
 
-KEYS = ("before", "after", "node", "start", "block")
+
+class Lists(NamedTuple):
+    """What the twin needs of a graph besides the pairs; the last five are empty if the reverse of a pair is missing."""
+
+    before: Tensor
+    """(n_triples,) int64: the first pair of each triple."""
+    after: Tensor
+    """(n_triples,) int64: and the second."""
+    node: Tensor
+    """(n_pairs,) int64: pairs in the order in which they are receivers; those beyond the cutoff are the last."""
+    start: Tensor
+    """(n_pairs + 1,) int64: the first triple of each."""
+    block: Tensor
+    """(n_atoms + 2,) int64: the first of the pairs that begin at each atom, in that order."""
+    half: Tensor
+    """(n_pairs / 2,) int64: one direction of each pair."""
+    place: Tensor
+    """(n_pairs,) int64: which of these each pair is, or is the reverse of."""
+    first: Tensor
+    """(n_angles,) int64: first of two pairs that end at the same atom, each two once."""
+    second: Tensor
+    """(n_angles,) int64: and the second."""
+    angle: Tensor
+    """(n_triples,) int64: which of these, or, if the triple leads back, n_angles + the atom between its pairs."""
 
 
 @dataclass(frozen=True)
@@ -33,45 +59,55 @@ class PrepareLineGraph:
     cutoff: float
 
     def __call__(self, graph: Graph) -> Graph:
-        """Return the graph with its line graph among the extras."""
-        made = dict(zip(map(self.key, KEYS), self.make(graph), strict=True))
+        """Return the graph with its lists among the extras."""
+        made = {self.key(name): tensor for name, tensor in self.make(graph)._asdict().items()}
         return graph._replace(extras={**graph.extras, **made})
 
     def key(self, name: str) -> str:
         """Key of a tensor among the extras of a graph."""
         return f"line_graph.{self.cutoff}.{name}"
 
-    def line_graph_of(self, graph: Graph) -> list[Tensor]:
-        """Return the line graph that a graph carries, or make it."""
-        if self.key(KEYS[0]) in graph.extras:
-            return [graph.extras[self.key(name)] for name in KEYS]
-        return self.make(graph)
+    def lists_of(self, graph: Graph) -> Lists:
+        """Return the lists that a graph carries, or make them."""
+        if self.key("before") not in graph.extras:
+            return self.make(graph)
+        return Lists(*(graph.extras[self.key(name)] for name in Lists._fields))
 
-    def make(self, graph: Graph) -> list[Tensor]:
-        """List the triples, atom by atom.
-
-        Returns
-        -------
-        before, after : (n_triples,) int64, the pairs of each triple
-        node : (n_pairs,) int64, pairs in the order in which they are receivers; those beyond the cutoff are the last
-        start : (n_pairs + 1,) int64, the first triple of each
-        block : (n_atoms + 2,) int64, the first of the pairs that begin at each atom, in that order
-        """
+    def make(self, graph: Graph) -> Lists:
+        """List the triples, atom by atom, and the angles."""
         n_atoms = graph.species.shape[0]
         is_near = torch.linalg.norm(graph.pair_vectors, dim=1) < self.cutoff
-        near, far = torch.nonzero(is_near)[:, 0], torch.nonzero(~is_near)[:, 0]
-        near = near[torch.argsort(graph.pair_j[near], stable=True)]
-        begins = graph.pair_j[near]
-        ends = torch.nonzero(is_near)[:, 0]
+        reverse = reverses(graph) if graph.n_owned == n_atoms else None
+        if reverse is not None:
+            is_near &= is_near[reverse]  # whose lengths may differ by rounding
+        ends, far = torch.nonzero(is_near)[:, 0], torch.nonzero(~is_near)[:, 0]  # by the atom where they end
+        begins = ends[torch.argsort(graph.pair_j[ends], stable=True)]  # by the atom where they begin
+        atom = graph.pair_j[begins]
         n_ending = torch.bincount(graph.pair_i[ends], minlength=n_atoms)
-        n_before = n_ending[begins]
+        first_ending = n_ending.cumsum(0) - n_ending
+        n_before = n_ending[atom]
         zero = n_before.new_zeros(1)
         start = torch.cat([zero, n_before.cumsum(0), n_before.sum().expand(len(far))])
-        after = torch.repeat_interleave(torch.arange(len(near)), n_before)
-        rank = torch.arange(len(after)) - start[after]
-        before = ends[(n_ending.cumsum(0) - n_ending)[begins][after] + rank]
-        block = torch.cat([zero, torch.bincount(begins, minlength=n_atoms).cumsum(0), zero + len(start) - 1])
-        return [before, near[after], torch.cat([near, far]), start, block]
+        group = torch.repeat_interleave(torch.arange(len(begins)), n_before)
+        rank = torch.arange(len(group)) - start[group]  # of the first pair among those that end at the atom
+        before = ends[first_ending[atom][group] + rank]
+        block = torch.cat([zero, torch.bincount(atom, minlength=n_atoms).cumsum(0), zero + len(start) - 1])
+        lists = (before, begins[group], torch.cat([begins, far]), start, block)
+        if reverse is None:
+            return Lists(*lists, *[zero[:0]] * 5)
+        index = torch.arange(len(reverse))
+        half = torch.nonzero(index < reverse)[:, 0]
+        place = torch.empty_like(index)
+        place[half] = place[reverse[half]] = index[: len(half)]
+        lower, upper = pairs_of_pairs(graph.pair_i[ends], n_atoms)
+        own_rank = torch.arange(len(ends)) - first_ending[graph.pair_i[ends]]
+        first_angle = own_rank.cumsum(0) - own_rank  # of those of each pair with the pairs before it
+        position = torch.empty_like(index)
+        position[ends] = index[: len(ends)]
+        other = position[reverse[begins]][group]  # ends where the second pair begins, as the first one does
+        least, largest = torch.minimum(rank, own_rank[other]), torch.maximum(position[before], other)
+        angle = torch.where(rank == own_rank[other], len(lower) + atom[group], first_angle[largest] + least)
+        return Lists(*lists, half, place, ends[lower], ends[upper], angle)
 
 
 class CompiledALIGNN(Representation):
@@ -97,25 +133,39 @@ class CompiledALIGNN(Representation):
         vectors = graph.pair_vectors
         if not library.serves(vectors):  # converted or moved after compilation
             return plain(graph)  # type: ignore[no-any-return]
-        distance = torch.linalg.norm(vectors, dim=1)
+        lists = self.prepare.lists_of(graph)
+        has_reverses = len(lists.place) > 0
+        distance = torch.linalg.norm(vectors.index_select(0, lists.half) if has_reverses else vectors, dim=1)
+        pairs = self.embed(plain.pair_embedding, distance)
+        groups = groups_of(graph, lists.place if has_reverses else None)
+        if has_reverses:
+            distance = distance.index_select(0, lists.place)
         weights = plain.weights(distance, plain.cutoff)
         atoms = self.embed(plain.atom_embedding, one_hot(graph.species, plain.n_types).to(vectors.dtype))
-        pairs = self.embed(plain.pair_embedding, distance)
-        groups = groups_of(graph)
         if len(plain.line_layers):
-            before, after, node, start, block = self.prepare.line_graph_of(graph)
-            line_graph = Groups(before, node, start, None, block)
-            units = vectors / distance[:, None]
-            cosine = -(units.index_select(0, before) * units.index_select(0, after)).sum(1)
-            triples = self.embed(plain.angle_embedding[0], cosine)
+            line_graph = Groups(
+                lists.before, lists.node, lists.start, lists.angle if has_reverses else None, lists.block
+            )
+            triples = self.embed(plain.angle_embedding[0], self.cosines(vectors / distance[:, None], lists, len(atoms)))
             near = plain.weights(distance, plain.three_body_cutoff)
-            triple_weights = near.index_select(0, before) * near.index_select(0, after)
+            triple_weights = near.index_select(0, lists.before) * near.index_select(0, lists.after)
             for layer in plain.line_layers:
+                assert isinstance(layer, LineGraphLayer)
                 atoms, pairs = convolve(library, layer.of_graph, atoms, pairs, weights, groups)
                 pairs, triples = convolve(library, layer.of_line_graph, pairs, triples, triple_weights, line_graph)
+                groups, line_graph = groups._replace(place=None), line_graph._replace(place=None)
         for layer in plain.layers:
+            assert isinstance(layer, EdgeGatedConvolution)
             atoms, pairs = convolve(library, layer, atoms, pairs, weights, groups)
+            groups = groups._replace(place=None)
         return [atoms]
+
+    def cosines(self, units: Tensor, lists: Lists, n_atoms: int) -> Tensor:
+        """Return the cosine of each angle and, for triples that lead back, 1 per atom; or those of all triples."""
+        if len(lists.place) == 0:
+            return -(units.index_select(0, lists.before) * units.index_select(0, lists.after)).sum(1)
+        cosine = (units.index_select(0, lists.first) * units.index_select(0, lists.second)).sum(1)
+        return torch.cat([cosine, cosine.new_ones(n_atoms)])
 
     def embed(self, embedding: nn.Module, values: Tensor) -> Tensor:
         """Apply layers of Linear, LayerNorm and SiLU, perhaps after an expansion."""
@@ -128,12 +178,12 @@ class CompiledALIGNN(Representation):
         return values
 
 
-def groups_of(graph: Graph) -> Groups:
-    """Return the pairs by receiver, in blocks of one system each."""
+def groups_of(graph: Graph, place: Tensor | None) -> Groups:
+    """Return the pairs by receiver, in blocks of one system each; features of pairs are at the given places."""
     counts = torch.bincount(graph.pair_i, minlength=graph.species.shape[0])
     start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     block = torch.searchsorted(graph.system, torch.arange(graph.n_systems + 1))
-    return Groups(graph.pair_j, None, start, None, block)
+    return Groups(graph.pair_j, None, start, place, block)
 
 
 def _make(plain: ALIGNN, setting: Setting) -> CompiledALIGNN:

@@ -1,8 +1,8 @@
 """Edge-gated convolutions and normalised activations in C, twice differentiable; see `kernels/gated_graph.c`.
 
 The kernels recompute what is cheap: of a convolution over n edges, only C e and one number per edge are kept. First
-derivatives are functions of their own, whose derivatives are kernels too; those of the gradients of parameters, which no
-loss needs, are refused.
+derivatives are functions of their own, whose derivatives are kernels too; those of the gradients of parameters, which
+no loss needs, are refused.
 """
 
 from typing import Any, NamedTuple
@@ -61,9 +61,9 @@ def convolve(
     edges : (n_edges, n_features); unchanged if the convolution does not update them
     """
     parts = [convolution.sender_gate, convolution.message, convolution.receiver_gate, convolution.own]
-    bias = [part.bias for part in parts]
-    bias[2] = bias[2] + convolution.edge_gate.bias
-    of_nodes = linear(nodes, torch.cat([part.weight for part in parts]), torch.cat(bias))
+    sender, message, receiver, own = (part.bias for part in parts)
+    bias = torch.cat([sender, message, receiver + convolution.edge_gate.bias, own])
+    of_nodes = linear(nodes, torch.cat([part.weight for part in parts]), bias)
     of_edges = linear(edges, convolution.edge_gate.weight)
     norm = list(convolution.edge_norm[0].parameters()) if len(convolution.edge_norm) else [None, None]
     given = (of_nodes, of_edges, weights, *norm, edges if len(convolution.edge_norm) else None)
@@ -101,7 +101,13 @@ class _Rows(Function):
 class _RowsGradient(Function):
     @staticmethod
     def forward(
-        ctx: Any, library: Library, needs_parameters: bool, gradient: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor
+        ctx: Any,
+        library: Library,
+        needs_parameters: bool,
+        gradient: Tensor,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor,
     ) -> tuple[Tensor, Tensor | None]:
         gradient, grad_inputs = gradient.contiguous(), torch.empty_like(inputs)
         sums = _sums(-(-len(inputs) // ROWS), weight, needs_parameters)
@@ -130,7 +136,9 @@ class _Convolve(Function):
     @staticmethod
     def forward(ctx: Any, library: Library, groups: Groups, epsilon: float, *tensors: Tensor | None) -> Any:
         nodes, edges, weights, scale, shift, old_edges = tensors
-        assert nodes is not None and edges is not None and weights is not None
+        assert nodes is not None
+        assert edges is not None
+        assert weights is not None
         n_features = edges.shape[1]
         sums, means, totals = (nodes.new_empty((len(nodes), n_features)) for _ in range(3))
         new_edges = None if scale is None else edges.new_empty((len(weights), n_features))
@@ -145,9 +153,9 @@ class _Convolve(Function):
     def backward(ctx: Any, of_sums: Tensor, of_edges: Tensor | None) -> tuple[Any, ...]:
         needs_parameters = ctx.needs_input_grad[6]
         given = (ctx.library, ctx.groups, needs_parameters, of_sums, of_edges, *ctx.saved_tensors)
-        *gradients, parameters = _ConvolveGradient.apply(*given)  # type: ignore[no-untyped-call]
+        *gradients, of_old, parameters = _ConvolveGradient.apply(*given)  # type: ignore[no-untyped-call]
         scale, shift = parameters if needs_parameters else (None, None)
-        return None, None, None, *gradients, scale, shift, of_edges
+        return None, None, None, *gradients, scale, shift, of_edges if of_old is None else of_old
 
 
 class _ConvolveGradient(Function):
@@ -159,35 +167,50 @@ class _ConvolveGradient(Function):
         nodes, edges, weights, scale, shift, means, totals = saved
         of_sums = of_sums.contiguous()
         of_edges = None if of_edges is None else of_edges.contiguous()
-        grad_nodes, grad_weights = torch.zeros_like(nodes), torch.empty_like(weights)
-        grad_edges = edges.new_empty((len(weights), edges.shape[1]))
+        grad_nodes, grad_weights, grad_edges = torch.zeros_like(nodes), torch.empty_like(weights), _room(edges, groups)
+        of_old = None if of_edges is None or groups.place is None else torch.zeros_like(edges)
         sums = _sums(len(groups.block) - 1, scale, needs_parameters)
-        given = _given(nodes, edges, weights, scale, shift, groups)
-        library.call(
-            "convolve_gradient", *given, means, totals, of_sums, of_edges, grad_nodes, grad_edges, grad_weights, sums
-        )
+        given = (*_given(nodes, edges, weights, scale, shift, groups), means, totals, of_sums, of_edges)
+        library.call("convolve_gradient", *given, grad_nodes, grad_edges, grad_weights, of_old, sums)
         ctx.save_for_backward(of_sums, of_edges, *saved)
         ctx.library, ctx.groups = library, groups
-        return grad_nodes, grad_edges, grad_weights, None if sums is None else sums.sum(0)
+        ctx.set_materialize_grads(False)
+        return grad_nodes, grad_edges, grad_weights, of_old, None if sums is None else sums.sum(0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *tangents: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Any, ...]:
         of_sums, of_edges, nodes, edges, weights, scale, shift, means, totals = ctx.saved_tensors
         groups: Groups = ctx.groups
-        nodes_t, edges_t, weights_t = (tangent.contiguous() for tangent in tangents[:3])
+        nodes_t, edges_t, weights_t, old_t, of_parameters = tangents
+        assert of_parameters is None
+        given_t = [
+            torch.zeros_like(value) if tangent is None else tangent.contiguous()
+            for value, tangent in ((nodes, nodes_t), (edges, edges_t), (weights, weights_t))
+        ]
+        old_t = None if old_t is None else old_t.contiguous()
         grad_sums, grad_weights = torch.empty_like(of_sums), torch.empty_like(weights)
         grad_of_edges = None if of_edges is None else torch.empty_like(of_edges)
-        grad_nodes, grad_edges = torch.zeros_like(nodes), edges.new_empty((len(weights), edges.shape[1]))
+        grad_nodes, grad_edges = torch.zeros_like(nodes), _room(edges, groups)
         sums = None if scale is None else _sums(len(groups.block) - 1, scale, ctx.needs_input_grad[8])
-        given = _given(nodes, edges, weights, scale, shift, groups)
-        ctx.library.call(
-            "convolve_second", *given, means, totals, of_sums, of_edges, nodes_t, edges_t, weights_t,
-            grad_sums, grad_of_edges, grad_nodes, grad_edges, grad_weights, sums,
-        )  # fmt: skip
+        given = (
+            *_given(nodes, edges, weights, scale, shift, groups),
+            means,
+            totals,
+            of_sums,
+            of_edges,
+            *given_t,
+            old_t,
+        )
+        results = (grad_sums, grad_of_edges, grad_nodes, grad_edges, grad_weights)
+        ctx.library.call("convolve_second", *given, *results, sums)
         of_scale, of_shift = (None, None) if sums is None else sums.sum(0)
-        gradients = (grad_sums, grad_of_edges, grad_nodes, grad_edges, grad_weights, of_scale, of_shift)
-        return None, None, None, *gradients, None, None
+        return None, None, None, *results, of_scale, of_shift, None, None
+
+
+def _room(edges: Tensor, groups: Groups) -> Tensor:
+    """Return room for gradients with respect to the features of edges."""
+    return torch.empty_like(edges) if groups.place is None else torch.zeros_like(edges)
 
 
 def _given(

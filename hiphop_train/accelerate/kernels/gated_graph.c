@@ -54,11 +54,11 @@ static inline void add_to_row(row *x, const real *from)
     EACH x->v[k] += y.v[k];
 }
 
-/* Zero the padding. */
-static inline void trim(row *x)
+/* Set the padding. */
+static inline void pad(row *x, real value)
 {
     if (TAIL)
-        for (int i = TAIL; i < N_LANES; i++) x->v[VECTORS - 1][i] = 0;
+        for (int i = TAIL; i < N_LANES; i++) x->v[VECTORS - 1][i] = value;
 }
 
 static inline real total(lanes x)
@@ -100,7 +100,7 @@ static inline real normalise(row *x)
 {
     const real m = mean(x);
     EACH x->v[k] -= m;
-    trim(x);
+    pad(x, 0);
     const real r = 1 / (real)sqrt(product(x, x) + (real)EPSILON);
     EACH x->v[k] *= r;
     return r;
@@ -111,7 +111,7 @@ static inline void through_norm(row *g, const row *norm, real r)
 {
     const real m = mean(g), p = product(g, norm);
     EACH g->v[k] = r * (g->v[k] - m - norm->v[k] * p);
-    trim(g);
+    pad(g, 0);
 }
 
 typedef struct {
@@ -170,7 +170,7 @@ static inline void activate_second(row x, const affine *f, const row *g, const r
     const real c = product(&first, x_t) - mean_g * mean_t - 3 * p * q;
     row grad;
     EACH grad.v[k] = second.v[k] - r * r * (p * (first.v[k] - mean_g) + q * (x_t->v[k] - mean_t) + c * x.v[k]);
-    trim(&grad);
+    pad(&grad, 0);
     EACH grad_x->v[k] += grad.v[k];
 }
 
@@ -305,14 +305,23 @@ void convolve(GIVEN, const real *old_edges, real *new_edges, real *new_nodes, re
         store(totals + i * N, &gates))
 }
 
-/* Given the gradients g of new nodes and h of new edges (NULL: none); grad_nodes is zero before. */
+/* Gradient of the features of edge e: written, or added where edges share rows. */
+static inline void put_edge(const graph *x, real *to, int64_t e, const row *grad)
+{
+    if (x->place) add_to(to + x->place[e] * N, grad);
+    else store(to + e * N, grad);
+}
+
+/* Given the gradients g of new nodes and h of new edges (NULL: none); grad_nodes is zero before, and so are, if edges
+   share rows, grad_edges and grad_old. Otherwise grad_old would be h, and is NULL. */
 void convolve_gradient(GIVEN, const real *means, const real *totals, const real *g, const real *h, real *grad_nodes,
-                       real *grad_edges, real *grad_gate_weight, real *grad_parameters, int n_threads)
+                       real *grad_edges, real *grad_gate_weight, real *grad_old, real *grad_parameters, int n_threads)
 {
     GRAPH GROUPS(
         const row receiver = of_node(nodes, i, RECEIVER); const row average = load(means + i * N);
-        const row g_i = load(g + i * N); const row sum_i = load(totals + i * N);
+        const row g_i = load(g + i * N); row sum_i = load(totals + i * N);
         row q; row grad_receiver = {0};
+        pad(&sum_i, 1);
         EACH q.v[k] = g_i.v[k] / sum_i.v[k];
         for (int64_t e = first; e < end; e++) {
             const row m = mixed(&x, nodes, edges, e, &receiver);
@@ -327,9 +336,10 @@ void convolve_gradient(GIVEN, const real *means, const real *totals, const real 
             grad_gate_weight[e] = total(of_weight);
             if (h) {
                 const row h_e = load(h + e * N);
+                if (grad_old) add_to(grad_old + at(&x, e) * N, &h_e);
                 activate_gradient(m, &f, &h_e, &grad, sums);
             }
-            store(grad_edges + e * N, &grad);
+            put_edge(&x, grad_edges, e, &grad);
             add_to(grad_nodes + (4 * sender[e] + SENDER) * N, &grad);
             add_to(grad_nodes + (4 * sender[e] + MESSAGE) * N, &grad_message);
             EACH grad_receiver.v[k] += grad.v[k];
@@ -338,17 +348,18 @@ void convolve_gradient(GIVEN, const real *means, const real *totals, const real 
         store(grad_nodes + (4 * i + OWN) * N, &g_i))
 }
 
-/* Given g, h and the tangents of nodes, edges (at the same places) and gate weights. Written: tangents of the results, in
-   grad_g and grad_h; gradients of Phi with respect to the others. grad_nodes is zero before. */
+/* Given g, h and the tangents of nodes, edges, gate weights and, if edges share rows, old edges. Written: tangents of the
+   results, in grad_g and grad_h; gradients of Phi with respect to the others, zero before as above. */
 void convolve_second(GIVEN, const real *means, const real *totals, const real *g, const real *h, const real *nodes_t,
-                     const real *edges_t, const real *gate_weight_t, real *grad_g, real *grad_h, real *grad_nodes,
-                     real *grad_edges, real *grad_gate_weight, real *grad_parameters, int n_threads)
+                     const real *edges_t, const real *gate_weight_t, const real *old_t, real *grad_g, real *grad_h,
+                     real *grad_nodes, real *grad_edges, real *grad_gate_weight, real *grad_parameters, int n_threads)
 {
     GRAPH GROUPS(
         const row receiver = of_node(nodes, i, RECEIVER); const row receiver_t = of_node(nodes_t, i, RECEIVER);
-        const row average = load(means + i * N); const row g_i = load(g + i * N); const row sum_i = load(totals + i * N);
+        const row average = load(means + i * N); const row g_i = load(g + i * N); row sum_i = load(totals + i * N);
         row q; row gates_t = {0}; row messages_t = {0}; row grad_receiver = {0};
         row own_t = of_node(nodes_t, i, OWN);
+        pad(&sum_i, 1);
         EACH q.v[k] = g_i.v[k] / sum_i.v[k];
         for (int64_t e = first; e < end; e++) {
             const row m = mixed(&x, nodes, edges, e, &receiver), m_t = mixed(&x, nodes_t, edges_t, e, &receiver_t);
@@ -386,9 +397,10 @@ void convolve_second(GIVEN, const real *means, const real *totals, const real *g
                 const row h_e = load(h + e * N);
                 row edge_t;
                 activate_second(m, &f, &h_e, &m_t, &edge_t, &grad, sums);
+                if (old_t) add_to_row(&edge_t, old_t + at(&x, e) * N);
                 store(grad_h + e * N, &edge_t);
             }
-            store(grad_edges + e * N, &grad);
+            put_edge(&x, grad_edges, e, &grad);
             add_to(grad_nodes + (4 * sender[e] + SENDER) * N, &grad);
             add_to(grad_nodes + (4 * sender[e] + MESSAGE) * N, &grad_message);
             EACH grad_receiver.v[k] += grad.v[k];
