@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot
 from hiphop_train.accelerate.compiler import Library
 from hiphop_train.accelerate.gated_graph import Groups, activate, convolve
 from hiphop_train.accelerate.pairs import reverses
+from hiphop_train.accelerate.row_tables import RowTable
 from hiphop_train.accelerate.twin import Setting, Twin, adopt
 from hiphop_train.graph.triples import pairs_of_pairs
 from hiphop_train.models.alignn import ALIGNN, EdgeGatedConvolution, Expansion, LineGraphLayer
@@ -117,15 +118,26 @@ class CompiledALIGNN(Representation):
     ----------
     plain : the model
     libraries : compiled for each width
+    tables : compiled for tables of as many results as there are features; None makes no tables
     """
 
-    def __init__(self, plain: ALIGNN, libraries: dict[int, Library]) -> None:
+    def __init__(self, plain: ALIGNN, libraries: dict[int, Library], tables: Library | None) -> None:
         super().__init__(plain.elements, plain.cutoff, plain.feature_sizes)
         adopt(self, plain)
         self.formulas = [plain]  # in a list, so that it is not a submodule
         self.libraries = libraries
         self.library = libraries[plain.feature_sizes[0]]
         self.prepare = PrepareLineGraph(plain.three_body_cutoff)
+        self.tables: dict[str, list[RowTable]] = {}
+        if tables is not None:
+            embeddings = {"pairs": (plain.pair_embedding, first_convolution(plain), 0.0, plain.cutoff)}
+            if len(plain.line_layers):
+                layer = plain.line_layers[0].of_line_graph
+                embeddings["angles"] = (plain.angle_embedding[0], layer, -1.0, 1.0)
+            for name, (embedding, convolution, first, last) in embeddings.items():
+                gate = Product(convolution.edge_gate.weight)
+                modules: list[list[nn.Module]] = [[embedding], [embedding, gate]]
+                self.tables[name] = [RowTable(tables, each, first, last) for each in modules]
 
     def forward(self, graph: Graph) -> List[Tensor]:
         """Return the features of the atoms after the last convolution."""
@@ -136,28 +148,31 @@ class CompiledALIGNN(Representation):
         lists = self.prepare.lists_of(graph)
         has_reverses = len(lists.place) > 0
         distance = torch.linalg.norm(vectors.index_select(0, lists.half) if has_reverses else vectors, dim=1)
-        pairs = self.embed(plain.pair_embedding, distance)
+        pairs, of_pairs = self.embed("pairs", plain.pair_embedding, distance)
         groups = groups_of(graph, lists.place if has_reverses else None)
         if has_reverses:
             distance = distance.index_select(0, lists.place)
         weights = plain.weights(distance, plain.cutoff)
-        atoms = self.embed(plain.atom_embedding, one_hot(graph.species, plain.n_types).to(vectors.dtype))
+        one_hot_species = one_hot(graph.species, plain.n_types).to(vectors.dtype)
+        atoms, _ = self.embed("atoms", plain.atom_embedding, one_hot_species)
         if len(plain.line_layers):
-            line_graph = Groups(
-                lists.before, lists.node, lists.start, lists.angle if has_reverses else None, lists.block
-            )
-            triples = self.embed(plain.angle_embedding[0], self.cosines(vectors / distance[:, None], lists, len(atoms)))
+            cosines = self.cosines(vectors / distance[:, None], lists, len(atoms))
+            triples, of_triples = self.embed("angles", plain.angle_embedding[0], cosines)
+            place = lists.angle if has_reverses else None
+            line_graph = Groups(lists.before, lists.node, lists.start, place, lists.block)
             near = plain.weights(distance, plain.three_body_cutoff)
             triple_weights = near.index_select(0, lists.before) * near.index_select(0, lists.after)
             for layer in plain.line_layers:
                 assert isinstance(layer, LineGraphLayer)
-                atoms, pairs = convolve(library, layer.of_graph, atoms, pairs, weights, groups)
-                pairs, triples = convolve(library, layer.of_line_graph, pairs, triples, triple_weights, line_graph)
+                atoms, pairs = convolve(library, layer.of_graph, atoms, pairs, weights, groups, of_pairs)
+                given = (triple_weights, line_graph, of_triples)
+                pairs, triples = convolve(library, layer.of_line_graph, pairs, triples, *given)
                 groups, line_graph = groups._replace(place=None), line_graph._replace(place=None)
+                of_pairs, of_triples = None, None
         for layer in plain.layers:
             assert isinstance(layer, EdgeGatedConvolution)
-            atoms, pairs = convolve(library, layer, atoms, pairs, weights, groups)
-            groups = groups._replace(place=None)
+            atoms, pairs = convolve(library, layer, atoms, pairs, weights, groups, of_pairs)
+            groups, of_pairs = groups._replace(place=None), None
         return [atoms]
 
     def cosines(self, units: Tensor, lists: Lists, n_atoms: int) -> Tensor:
@@ -167,15 +182,46 @@ class CompiledALIGNN(Representation):
         cosine = (units.index_select(0, lists.first) * units.index_select(0, lists.second)).sum(1)
         return torch.cat([cosine, cosine.new_ones(n_atoms)])
 
-    def embed(self, embedding: nn.Module, values: Tensor) -> Tensor:
-        """Apply layers of Linear, LayerNorm and SiLU, perhaps after an expansion."""
-        layers = [part for part in embedding.modules() if isinstance(part, nn.Linear | nn.LayerNorm | Expansion)]
-        for part in layers:
+    def embed(self, name: str, embedding: nn.Module, values: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Apply layers of Linear, LayerNorm and SiLU, perhaps after an expansion; or look up the results.
+
+        Returns
+        -------
+        features : (n, n_features)
+        of_edges : C times these, C being that of the first convolution, if it was looked up
+        """
+        if name in self.tables:
+            features, of_edges = (table(values) for table in self.tables[name])
+            return features, of_edges
+        for part in embedding.modules():
             if isinstance(part, nn.LayerNorm):
                 values = activate(self.libraries[part.normalized_shape[0]], values, part.weight, part.bias)
-            else:
+            elif isinstance(part, nn.Linear | Expansion):
                 values = part(values)
-        return values
+        return values, None
+
+
+class Product(nn.Module):
+    """Product with a matrix (n_out, n_in)."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (n, n_out) of (n, n_in)."""
+        return features @ self.weight.T
+
+
+def first_convolution(plain: ALIGNN) -> EdgeGatedConvolution:
+    """Return the first convolution over the graph."""
+    if len(plain.line_layers):
+        layer = plain.line_layers[0]
+        assert isinstance(layer, LineGraphLayer)
+        return layer.of_graph
+    convolution = plain.layers[0]
+    assert isinstance(convolution, EdgeGatedConvolution)
+    return convolution
 
 
 def groups_of(graph: Graph, place: Tensor | None) -> Groups:
@@ -188,7 +234,10 @@ def groups_of(graph: Graph, place: Tensor | None) -> Groups:
 
 def _make(plain: ALIGNN, setting: Setting) -> CompiledALIGNN:
     widths = {part.normalized_shape[0] for part in plain.modules() if isinstance(part, nn.LayerNorm)}
-    return CompiledALIGNN(plain, {width: setting.compile("gated_graph.c", {"N": width}) for width in widths})
+    libraries = {width: setting.compile("gated_graph.c", {"N": width}) for width in widths}
+    has_tables = setting.purpose == "inference" and setting.dtype == torch.float32
+    tables = setting.compile("table.c", {"N": plain.feature_sizes[0]}) if has_tables else None
+    return CompiledALIGNN(plain, libraries, tables)
 
 
 def _why_not(plain: ALIGNN, setting: Setting) -> str:

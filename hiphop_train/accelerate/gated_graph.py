@@ -42,7 +42,13 @@ def activate(library: Library, inputs: Tensor, weight: Tensor, bias: Tensor, res
 
 
 def convolve(
-    library: Library, convolution: EdgeGatedConvolution, nodes: Tensor, edges: Tensor, weights: Tensor, groups: Groups
+    library: Library,
+    convolution: EdgeGatedConvolution,
+    nodes: Tensor,
+    edges: Tensor,
+    weights: Tensor,
+    groups: Groups,
+    of_edges: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return what the convolution does.
 
@@ -54,6 +60,7 @@ def convolve(
     edges : (n_edges, n_features), or fewer rows if `groups` has places
     weights : (n_edges,)
     groups : the graph
+    of_edges : C e, if it is known
 
     Returns
     -------
@@ -64,7 +71,8 @@ def convolve(
     sender, message, receiver, own = (part.bias for part in parts)
     bias = torch.cat([sender, message, receiver + convolution.edge_gate.bias, own])
     of_nodes = linear(nodes, torch.cat([part.weight for part in parts]), bias)
-    of_edges = linear(edges, convolution.edge_gate.weight)
+    if of_edges is None:
+        of_edges = linear(edges, convolution.edge_gate.weight)
     norm = list(convolution.edge_norm[0].parameters()) if len(convolution.edge_norm) else [None, None]
     given = (of_nodes, of_edges, weights, *norm, edges if len(convolution.edge_norm) else None)
     sums, new_edges = _Convolve.apply(library, groups, convolution.epsilon, *given)  # type: ignore[no-untyped-call]

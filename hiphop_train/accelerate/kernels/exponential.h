@@ -1,5 +1,7 @@
 /* The exponential function on vectors of the processor. */
 
+#pragma once
+
 #include "common.h"
 
 #define LN2_FIRST 0.693359375 /* leading digits of ln 2, few enough that multiples are exact */
