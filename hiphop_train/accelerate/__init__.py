@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hiphop_train.accelerate import (
+    alignn,
     group_norm,
     hip,
     invariants,
@@ -37,6 +38,7 @@ TWINS: list[Twin] = [
     *group_norm.TWINS,
     *hip.TWINS,
     *schnet.TWINS,
+    *alignn.TWINS,
     *symmetry_functions.TWINS,
     *readout.TWINS,
     *matrices.TWINS,
