@@ -11,7 +11,16 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from hiphop_train.accelerate import group_norm, hip, invariants, readout, schnet, sensitivity, symmetry_functions
+from hiphop_train.accelerate import (
+    allegro,
+    group_norm,
+    hip,
+    invariants,
+    readout,
+    schnet,
+    sensitivity,
+    symmetry_functions,
+)
 from hiphop_train.accelerate.compiler import CompilationError, find_compiler
 from hiphop_train.accelerate.precision import MatmulPrecision, MixedPrecision, Precision
 from hiphop_train.accelerate.twin import Choice, Purpose, Setting, Twin
@@ -25,6 +34,7 @@ TWINS: list[Twin] = [
     *group_norm.TWINS,
     *hip.TWINS,
     *schnet.TWINS,
+    *allegro.TWINS,
     *symmetry_functions.TWINS,
     *readout.TWINS,
 ]

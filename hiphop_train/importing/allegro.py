@@ -32,14 +32,14 @@ def translate(state: Mapping[str, Tensor], model: Allegro, n_readout_layers: int
     embed = "radial_chemical_embed.type_embed."
     projection = state["allegro.first_layer_env_embed_projection.mlp.0.weight"]
     found = {
-        "receiver.weight": state[f"{embed}center_embed.weight"],
-        "sender.weight": state[f"{embed}neighbor_embed.weight"],
-        "radial.weight": state[f"{embed}basis_linear.mlp.0.weight"],
+        "embedding.receiver.weight": state[f"{embed}center_embed.weight"],
+        "embedding.sender.weight": state[f"{embed}neighbor_embed.weight"],
+        "embedding.radial.weight": state[f"{embed}basis_linear.mlp.0.weight"],
         "tensor_weights.weight": rank_by_rank(state["tensor_embed.env_embed_linear.mlp.0.weight"], 0, n_ranks),
         "projection.weight": rank_by_rank(projection, n_features, n_ranks),
     }
-    for k in range(len(model.two_body.layers)):
-        found[f"two_body.layers.{k}.weight"] = state[f"scalar_embed_mlp.mlp_module.mlp.{2 * k}.weight"]
+    for k in range(len(model.embedding.network.layers)):
+        found[f"embedding.network.layers.{k}.weight"] = state[f"scalar_embed_mlp.mlp_module.mlp.{2 * k}.weight"]
     for number, layer in enumerate(model.layers):
         assert isinstance(layer, AllegroLayer)
         weight = state[f"allegro.tps.{number}.weights"]  # without the axis of the paths if there is only one

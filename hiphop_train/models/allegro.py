@@ -39,6 +39,40 @@ def layer_types(l_max: int, parity: bool, n_layers: int) -> List[List[TensorType
     return found
 
 
+class PairEmbedding(nn.Module):
+    """x_ij = MLP((c_zi, s_zj) o R B(r_ij)), scalars of a pair that know its distance and species alone.
+
+    Parameters
+    ----------
+    n_types : number of species
+    n_features : numbers of x; half of the numbers that multiply the radial basis are those of the receiver, half those
+        of the sender
+    n_radial : size of the radial basis B
+    hidden : widths of the hidden layers
+    cutoff : Angstrom
+    cutoff_power : p of the polynomial cutoff
+    """
+
+    def __init__(
+        self, n_types: int, n_features: int, n_radial: int, hidden: List[int], cutoff: float, cutoff_power: int
+    ) -> None:
+        super().__init__()
+        self.cutoff, self.cutoff_power, self.n_radial = cutoff, cutoff_power, n_radial
+        self.factor = cutoff / math.pi  # which makes B_1 about 1 at small distances, whatever the cutoff
+        self.receiver, self.sender = (nn.Embedding(n_types, n_features // 2) for _ in range(2))  # c, s
+        self.radial = ScaledLinear(n_radial, n_features, uniform=True)  # R
+        self.network = ScaledNetwork(n_features, hidden, n_features, GAIN, uniform=True)
+
+    def forward(self, graph: Graph, distance: Tensor) -> Tensor:
+        """Return x (n_pairs, n_features) for distances (n_pairs,)."""
+        cutoff = self.factor * polynomial_cutoff(distance, self.cutoff, self.cutoff_power)
+        basis = bessel_functions(distance, self.cutoff, self.n_radial) * cutoff[:, None]
+        receiver = self.receiver(graph.species).index_select(0, graph.pair_i)
+        sender = self.sender(graph.species).index_select(0, graph.pair_j)
+        scalars: Tensor = self.network(torch.cat([receiver, sender], dim=1) * self.radial(basis))
+        return scalars
+
+
 class WeightedHarmonics(nn.Module):
     """w_l Y^l(u) for each rank l, with a weight for each feature.
 
@@ -72,6 +106,12 @@ class WeightedHarmonics(nn.Module):
         return harmonics[:, :, None] * of_ranks.index_select(1, self.rank_of_component)
 
 
+def product_paths(types: Sequence[TensorType], l_max: int, types_out: Sequence[TensorType]) -> List[Path]:
+    """Return all couplings of tensors with environments, ordered by result, tensor and rank of the environment."""
+    found = convolution_paths(types, l_max, types_out)
+    return sorted(found, key=lambda path: (path.result, path.source, path.rank))
+
+
 class EnvironmentMatrices(nn.Module):
     """The matrices M_i of V_ij -> sum_p W_p (V_ij A_i)_p, a map of each feature's tensors to their coupled products.
 
@@ -86,7 +126,7 @@ class EnvironmentMatrices(nn.Module):
 
     Attributes
     ----------
-    paths : all couplings, ordered by result, tensor and environment
+    paths : all couplings, see `product_paths`
     """
 
     coefficients: Tensor
@@ -97,9 +137,7 @@ class EnvironmentMatrices(nn.Module):
         self, types: Sequence[TensorType], types_out: Sequence[TensorType], l_max: int, n_tensors: int
     ) -> None:
         super().__init__()
-        self.paths: List[Path] = sorted(
-            convolution_paths(types, l_max, types_out), key=lambda path: (path.result, path.source, path.rank)
-        )
+        self.paths = product_paths(types, l_max, types_out)
         self.weight = nn.Parameter(torch.empty(len(self.paths), n_tensors))  # W
         nn.init.uniform_(self.weight, -math.sqrt(3), math.sqrt(3))
         self.n_out, self.n_in = sum(each.size() for each in types_out), sum(each.size() for each in types)
@@ -109,7 +147,7 @@ class EnvironmentMatrices(nn.Module):
         for number, path in enumerate(self.paths):
             n_rows = 2 * path.rank + 1
             part = torch.zeros(self.n_out, self.n_in, n_rows, dtype=torch.float64)
-            to, start = _rows(types_out, path.result), _rows(types, path.source)
+            to, start = rows_of(types_out, path.result), rows_of(types, path.source)
             part[to, start] = coupling(types[path.source].rank, path.rank, types_out[path.result].rank)
             parts.append(part.flatten(0, 1))
             path_of_row += [number] * n_rows
@@ -133,10 +171,16 @@ class EnvironmentMatrices(nn.Module):
         return (self.coefficients @ weighted).reshape([-1, self.n_out, self.n_in, self.weight.shape[1]])
 
 
-def _rows(types: Sequence[TensorType], index: int) -> slice:
+def rows_of(types: Sequence[TensorType], index: int) -> slice:
     """Components of one type among those of all."""
     start = sum(each.size() for each in types[:index])
     return slice(start, start + types[index].size())
+
+
+def scalars_and_weights(found: Tensor, n_features: int) -> Tuple[Tensor, Tensor]:
+    """Divide new scalars (n_pairs, n_features) from the weights of the next environment, none in the end."""
+    parts = torch.split(found, [n_features, found.shape[1] - n_features], dim=1)
+    return parts[0], parts[1]
 
 
 class AllegroLayer(nn.Module):
@@ -239,11 +283,10 @@ class Allegro(Representation):
             )
         sizes = [n_features] * (n_interactions + 1)
         super().__init__(elements, cutoff, sizes, sites="pairs", counts_neighbours=True)
-        self.l_max, self.n_radial, self.cutoff_power, self.n_features = l_max, n_radial, cutoff_power, n_features
+        self.l_max, self.n_features, self.n_tensors = l_max, n_features, n_tensors
         n_weights = (l_max + 1) * n_tensors
-        self.receiver, self.sender = (nn.Embedding(len(elements), n_features // 2) for _ in range(2))
-        self.radial = ScaledLinear(n_radial, n_features, uniform=True)
-        self.two_body = ScaledNetwork(n_features, list(two_body_hidden), n_features, GAIN, uniform=True)
+        given = (len(elements), n_features, n_radial, list(two_body_hidden), cutoff, cutoff_power)
+        self.embedding = PairEmbedding(*given)
         self.tensor_weights = ScaledLinear(n_features, n_weights, uniform=True)
         self.projection = ScaledLinear(n_features, n_features + n_weights, uniform=True)
         self.weighted_harmonics = WeightedHarmonics(l_max, n_tensors)
@@ -276,23 +319,14 @@ class Allegro(Representation):
         n_atoms = graph.species.shape[0]
         distance = torch.linalg.norm(graph.pair_vectors, dim=1)
         values = harmonics(graph.pair_vectors / distance[:, None], self.l_max)
-        alone = self.pair_scalars(graph, distance)
+        alone = self.embedding(graph, distance)
         tensors = [self.weighted_harmonics(values, self.tensor_weights(alone))]
-        found = self.projection(alone)  # scalars, and the weights of the environment
-        scalars = [found.narrow(1, 0, self.n_features)]
+        first, weights = scalars_and_weights(self.projection(alone), self.n_features)
+        scalars = [first]
         factor = torch.rsqrt(self.average_neighbours)
         for layer in self.layers:
-            weights = found.narrow(1, self.n_features, found.shape[1] - self.n_features)
             tensors.append(layer(tensors[-1], values, weights, graph.pair_i, n_atoms, factor))
             found = layer.latent(torch.cat(scalars + [tensors[-1][:, 0]], dim=1))  # type: ignore[operator]
-            scalars.append(found.narrow(1, 0, self.n_features))
+            new, weights = scalars_and_weights(found, self.n_features)
+            scalars.append(new)
         return scalars, tensors
-
-    def pair_scalars(self, graph: Graph, distance: Tensor) -> Tensor:
-        """Return the scalars of each pair alone, (n_pairs, n_features), for distances (n_pairs,)."""
-        cutoff = polynomial_cutoff(distance, self.cutoff, self.cutoff_power)
-        basis = bessel_functions(distance, self.cutoff, self.n_radial) * (self.cutoff / math.pi * cutoff)[:, None]
-        receiver = self.receiver(graph.species).index_select(0, graph.pair_i)
-        sender = self.sender(graph.species).index_select(0, graph.pair_j)
-        scalars: Tensor = self.two_body(torch.cat([receiver, sender], dim=1) * self.radial(basis))
-        return scalars
