@@ -16,10 +16,13 @@ from hiphop_train.accelerate import (
     group_norm,
     hip,
     invariants,
+    radial,
     readout,
     schnet,
     sensitivity,
+    symmetric_powers,
     symmetry_functions,
+    tensor_convolution,
 )
 from hiphop_train.accelerate.compiler import CompilationError, find_compiler
 from hiphop_train.accelerate.precision import MatmulPrecision, MixedPrecision, Precision
@@ -37,6 +40,9 @@ TWINS: list[Twin] = [
     *allegro.TWINS,
     *symmetry_functions.TWINS,
     *readout.TWINS,
+    *radial.TWINS,
+    *symmetric_powers.TWINS,
+    *tensor_convolution.TWINS,
 ]
 """All twins; among those that replace the same module, the first applicable one is used."""
 

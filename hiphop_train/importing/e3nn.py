@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from hiphop_train.errors import DataError
-from hiphop_train.nn.couplings import TensorType
+from hiphop_train.nn.couplings import TensorType, harmonics
 from hiphop_train.nn.equivariant import EquivariantLinear, SpeciesLinear
 from hiphop_train.nn.scaled import ScaledLinear
 
@@ -70,3 +73,27 @@ def species_linear(flat: Tensor, ours: SpeciesLinear, prefix: str) -> dict[str, 
         n_attributes, n_in, n_out = ours.weights[k].shape
         shapes.append((f"{prefix}.weights.{k}", (n_in, n_attributes, n_out)))
     return {name: matrices.transpose(0, 1) for name, matrices in split(flat, shapes).items()}
+
+
+@cache
+def basis(rank: int) -> Tensor:
+    """Return the matrix from our free components of a tensor to e3nn's, (2 l + 1, 2 l + 1) float64.
+
+    e3nn's are real spherical harmonics with y as the polar axis, from m = -l to l.
+    """
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(8 * rank + 8, 3, dtype=torch.float64, generator=generator)
+    vectors = torch.nn.functional.normalize(random, dim=1)
+    ours = harmonics(vectors, rank)[:, rank * rank :]
+    x, y, z = (vectors[:, k].numpy() for k in (2, 0, 1))
+    legendre = np.polynomial.Legendre.basis(rank)
+    plane = x + 1j * y
+    theirs = []
+    for m in range(-rank, rank + 1):
+        order = abs(m)
+        square = (2 * rank + 1) * math.factorial(rank - order) / math.factorial(rank + order) * (2 if m else 1)
+        azimuthal = (plane**order).imag if m < 0 else (plane**order).real
+        polar = legendre.deriv(order)(z) if order else legendre(z)
+        theirs.append(math.sqrt(square) * polar * azimuthal)
+    solution: Tensor = torch.linalg.lstsq(ours, torch.from_numpy(np.stack(theirs, axis=1))).solution
+    return solution.T

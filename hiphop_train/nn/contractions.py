@@ -128,27 +128,28 @@ def connected_contractions(l_max: int, n_max: int) -> list[Contraction]:
     seen: set[Contraction] = set()
     for n_vertices in range(2, n_max + 1):
         for ranks in combinations_with_replacement(range(1, l_max + 1), n_vertices):
-            for bonds in _bonds(ranks):
+            for bonds in all_bonds(ranks):
                 contraction = Contraction(ranks, bonds)
                 if contraction not in seen and contraction.is_connected():
                     same = {contraction.part(order) for order in ascending_orders(ranks)}
                     seen |= same
                     found.append(max(same))
-    return sorted(found, key=_order)
+    return sorted(found, key=cheapest_first)
 
 
-def _order(contraction: Contraction) -> tuple[int, int, int, Contraction]:
+def cheapest_first(contraction: Contraction) -> tuple[int, int, int, Contraction]:
+    """Key by which contractions are sorted: few vertices, few bonds, then multiple bonds first."""
     multiplicity = sum(count * count for count in contraction.bonds)
     return len(contraction.ranks), sum(contraction.ranks), -multiplicity, contraction
 
 
-def _bonds(free: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+def all_bonds(free: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """All ways to use up the free indices of the vertices by bonds, in the order of `pairs`."""
     first, others = free[0], free[1:]
     if not others and first == 0:
         yield ()
     for counts in _shares(first, others) if others else ():
-        for rest in _bonds(tuple(index - count for index, count in zip(others, counts, strict=True))):
+        for rest in all_bonds(tuple(index - count for index, count in zip(others, counts, strict=True))):
             yield counts + rest
 
 

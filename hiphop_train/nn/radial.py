@@ -1,9 +1,12 @@
-"""Radial bases of the equivariant models."""
+"""Radial bases and functions of the equivariant models."""
 
 import math
+from typing import List
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from hiphop_train.nn.scaled import ScaledNetwork
 
 
 def sine_functions(distance: Tensor, cutoff: float, n_functions: int) -> Tensor:
@@ -45,3 +48,40 @@ def polynomial_cutoff(distance: Tensor, cutoff: float, power: int) -> Tensor:
     x = distance / cutoff
     inner = (p + 1.0) * (p + 2.0) / 2.0 - x * (p * (p + 2.0) - x * (p * (p + 1.0) / 2.0))
     return (1.0 - x.pow(power) * inner) * (x < 1.0).to(x.dtype)
+
+
+class RadialFunctions(nn.Module):
+    """Learned functions of the distance, a network of Bessel functions times a polynomial cutoff.
+
+    Parameters
+    ----------
+    cutoff : r_c, Angstrom
+    n_radial : number of Bessel functions
+    cutoff_power : p of the polynomial cutoff
+    factor : of the basis, Angstrom
+    hidden : widths of the hidden layers
+    n_out : number of functions
+    gain, uniform : see `ScaledNetwork`
+    """
+
+    def __init__(
+        self,
+        cutoff: float,
+        n_radial: int,
+        cutoff_power: int,
+        factor: float,
+        hidden: List[int],
+        n_out: int,
+        gain: float,
+        uniform: bool = False,
+    ) -> None:
+        super().__init__()
+        self.cutoff, self.n_radial, self.cutoff_power, self.factor = cutoff, n_radial, cutoff_power, factor
+        self.n_out = n_out
+        self.network = ScaledNetwork(n_radial, hidden, n_out, gain, uniform)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Evaluate at distances (n_pairs,), Angstrom: (n_pairs, n_out)."""
+        cutoff = self.factor * polynomial_cutoff(distance, self.cutoff, self.cutoff_power)
+        functions: Tensor = self.network(bessel_functions(distance, self.cutoff, self.n_radial) * cutoff[:, None])
+        return functions

@@ -36,14 +36,14 @@ class LayerEnergies(Readout):
     Parameters
     ----------
     feature_sizes : width of the features at each level
-    hidden : widths of the hidden layers of the last layer's network
+    hidden : widths of the hidden layers of the last network; a single layer has a linear one
     """
 
     def __init__(self, feature_sizes: List[int], hidden: List[PositiveInt]) -> None:
         super().__init__(is_hierarchical=False)
         last = len(feature_sizes) - 1
         self.networks = nn.ModuleList(
-            ScaledNetwork(size, list(hidden) if level == last else [], 1, gain=SILU_FACTOR)
+            ScaledNetwork(size, list(hidden) if level == last > 0 else [], 1, gain=SILU_FACTOR)
             for level, size in enumerate(feature_sizes)
         )
 

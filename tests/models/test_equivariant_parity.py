@@ -27,7 +27,7 @@ def test_energies_and_forces_are_those_of_the_library(
     module = import_module(f"tests.references.{name}")
     potential, reference = module.make(module.CONFIGURATIONS[case])
     structures = [atoms for atoms in mixed_structures if len(atoms) > 1]  # libraries differ on single atoms
-    graph = graph_of(structures, cutoff=module.CONFIGURATIONS[case]["cutoff"])
+    graph = graph_of(structures, cutoff=potential.cutoff)
     expected = {key: value.detach() for key, value in reference(graph).items()}
     assert expected["forces"].abs().max() > 0.01
     for purpose in ("plain", "training", "inference"):

@@ -6,21 +6,14 @@ import pytest
 import torch
 from ase import Atoms
 from scipy.spatial.transform import Rotation
-from torch import Tensor
 
 from hiphop_train.config import load_config
 from hiphop_train.errors import ConfigError
 from hiphop_train.models.nequip import InteractionBlock, NequIP
-from hiphop_train.nn.couplings import TensorType, harmonics
+from hiphop_train.nn.couplings import TensorType
 from hiphop_train.types import Graph
+from tests.references.common import turning
 from tests.references.nequip import CONFIGURATIONS, make
-
-
-def turning(rank: int, matrix: Tensor) -> Tensor:
-    """Matrix that turns the free components of a true tensor."""
-    basis = torch.nn.functional.normalize(torch.randn(40, 3, dtype=torch.float64), dim=1)
-    before, after = (harmonics(unit, rank)[:, rank * rank :] for unit in (basis, basis @ matrix.T))
-    return torch.linalg.lstsq(before, after).solution.T
 
 
 @pytest.mark.parametrize("handedness", [1, -1], ids=["rotation", "reflection"])
