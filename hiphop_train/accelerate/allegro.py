@@ -8,10 +8,11 @@ first row of the matrices' product. That row is formed once per atom, from left 
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import List, Optional, Sequence
+from typing import Dict, Iterable, List, Optional, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from hiphop_train.accelerate.compiled_tensors import CompiledTensors
 from hiphop_train.accelerate.pair_products import Pairs, R, S, compile_pair_products, first_pairs
@@ -23,6 +24,9 @@ from hiphop_train.graph.segments import segment_sum
 from hiphop_train.models.allegro import Allegro, AllegroLayer, product_paths, rows_of, scalars_and_weights
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.couplings import TensorType, coupling, harmonics
+from hiphop_train.nn.scaled import ScaledLinear
+from hiphop_train.readout.base import Readout
+from hiphop_train.readout.pairs import PairEnergy
 from hiphop_train.types import Graph
 
 
@@ -157,18 +161,20 @@ class CompiledAllegro(Representation):
         values = self.unit_tensors(unit) * torch.tensor(self.norms, dtype=unit.dtype)
         alone = self.embedding(graph, distance)
         tensor_weights = self.tensor_weights(alone).reshape(n_pairs, n_ranks, self.n_tensors)
-        first, weights = scalars_and_weights(self.projection(alone), self.n_features)
-        scalars, environments = [first], []
+        sizes = [self.n_features, n_ranks * self.n_tensors]
+        new, weights = of_parts([self.projection], [alone], sizes)
+        scalars, environments = [new.to(values.dtype)], []
         factor = torch.rsqrt(self.average_neighbours)
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, AllegroLayer)
             of_ranks = weights.reshape(n_pairs, n_ranks, self.n_tensors)
-            environments.append(factor * pairs.partial(R, (None, values, of_ranks)))
+            environments.append(factor * pairs.partial(R, (None, None, values, of_ranks)))
             row = self.first_row(number, environments)
-            invariant = pairs.partial(S, (row, values, tensor_weights))
-            found = layer.latent(torch.cat([*scalars, invariant], dim=1))
-            new, weights = scalars_and_weights(found, self.n_features)
-            scalars.append(new)
+            invariant = pairs.partial(S, (None, row, values, tensor_weights))
+            is_last = number == len(self.layers) - 1
+            found = of_parts(layer.latent.layers, [*scalars, invariant], sizes[:1] if is_last else sizes)
+            scalars.append(found[0].to(values.dtype))
+            weights = found[-1]
         return scalars
 
     def first_row(self, last: int, environments: Sequence[Tensor]) -> Tensor:
@@ -180,6 +186,56 @@ class CompiledAllegro(Representation):
             row = self.rows[number].row(row, environments[number], layer.matrices.weight)
         assert row is not None
         return row
+
+
+def of_parts(layers: Iterable[nn.Module], parts: List[Tensor], widths: List[int]) -> List[Tensor]:
+    """Apply a network of `nn.scaled` to features that are given and wanted in parts, which are never copied together.
+
+    Parameters
+    ----------
+    layers : of the network
+    parts : (n_pairs, any) each
+    widths : of the parts of the results
+
+    Returns
+    -------
+    results : [(n_pairs, width)]
+    """
+    weights = [layer.factor * layer.weight for layer in layers if isinstance(layer, ScaledLinear)]
+    for weight in weights[:-1]:
+        parts = [silu(_product(parts, weight))]
+    return [_product(parts, columns) for columns in torch.split(weights[-1], widths, dim=1)]
+
+
+def _product(parts: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """Multiply the parts, side by side, by a matrix."""
+    first, *others = torch.split(weight, [part.shape[1] for part in parts])
+    total = parts[0] @ first
+    for part, rows in zip(parts[1:], others, strict=True):
+        total = torch.addmm(total, part, rows)
+    return total
+
+
+class PairEnergyByParts(Readout):
+    """Energies of pairs from the features of all levels, which are not copied together.
+
+    Parameters
+    ----------
+    plain : the readout
+    """
+
+    average_neighbours: Tensor
+
+    def __init__(self, plain: PairEnergy) -> None:
+        super().__init__(is_hierarchical=False, sites="pairs", counts_neighbours=True)
+        adopt(self, plain)
+        self.network = plain.network
+
+    def forward(self, levels: List[Tensor], graph: Graph) -> Dict[str, Tensor]:
+        """Return energies (n_atoms, 1), in units of the potential's energy scale."""
+        of_pairs = of_parts(self.network.layers, levels, [1])[0]
+        of_atoms = segment_sum(of_pairs, graph.pair_i, len(graph.species))
+        return {"energies": of_atoms * torch.rsqrt(2.0 * self.average_neighbours)}
 
 
 def harmonic_norm(rank: int) -> float:
@@ -211,7 +267,7 @@ class AllegroByRows(Representation):
         values = harmonics(graph.pair_vectors / distance[:, None], self.l_max)
         alone = self.embedding(graph, distance)
         tensors = self.weighted_harmonics(values, self.tensor_weights(alone))
-        first, weights = scalars_and_weights(self.projection(alone), self.n_features)
+        first, weights = scalars_and_weights(self.projection(alone), self.n_features, values.dtype)
         scalars = [first]
         factor = torch.rsqrt(self.average_neighbours)
         matrices: List[Tensor] = []
@@ -223,13 +279,14 @@ class AllegroByRows(Representation):
                 row = (row[:, :, None] * matrices[k]).sum(1)
             invariant = (row.index_select(0, graph.pair_i) * tensors).sum(1)
             found = layer.latent(torch.cat(scalars + [invariant], dim=1))  # type: ignore[operator]
-            new, weights = scalars_and_weights(found, self.n_features)
+            new, weights = scalars_and_weights(found, self.n_features, values.dtype)
             scalars.append(new)
         return scalars
 
 
 TWINS = [
     Twin("tensors", "C, a row per atom", Allegro, CompiledAllegro, why_not=why_no_kernels),
+    Twin("pair energies", "in parts", PairEnergy, lambda plain, setting: PairEnergyByParts(plain)),
     Twin(
         "tensors",
         "a row per atom",

@@ -5,12 +5,12 @@ and the pairs p that each receives:
 
 F(s, r, y, w) = sum_i sum_(p of i) sum_nu s_pu r_inu y_pn w_pl(n)u
 
-Derivatives of a partial derivative are again partial derivatives of F, with a gradient in the place of a tensor. Four
-functions thus serve energies, forces and training.
+Derivatives of a partial derivative are again partial derivatives of F, with a gradient in the place of a tensor. One
+function thus serves energies, forces and training.
 """
 
 from dataclasses import dataclass
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -48,13 +48,17 @@ class Pairs:
         ----------
         index : of the tensor
         tensors : s (n_pairs, n_features), which may be None for 1, r (n_atoms, n_ranks^2, n_features), y (n_pairs,
-            n_ranks^2) and w (n_pairs, n_ranks, n_features), without the one of the index
+            n_ranks^2) and w (n_pairs, n_ranks, n_features); that of the index is not used
         """
-        given = [None if each is None else each.to(self.library.dtype) for each in tensors]
-        result: Tensor = _Partial.apply(self, index, *given)  # type: ignore[no-untyped-call]
-        return result
+        return self.partials((index,), tensors)[0]
 
-    def evaluate(self, index: int, tensors: Sequence[Optional[Tensor]]) -> Tensor:
+    def partials(self, wanted: Sequence[int], tensors: Sequence[Optional[Tensor]]) -> Tuple[Tensor, ...]:
+        """Return the derivatives with respect to several tensors."""
+        given = [None if each is None else each.to(self.library.dtype).contiguous() for each in tensors]
+        results: Tuple[Tensor, ...] = _Partials.apply(self, tuple(wanted), *given)  # type: ignore[no-untyped-call]
+        return results
+
+    def evaluate(self, wanted: Sequence[int], tensors: Sequence[Optional[Tensor]]) -> Tuple[Tensor, ...]:
         """Return the same, unknown to autograd."""
         n_atoms, n_components = len(self.start) - 1, self.n_ranks**2
         shapes = [
@@ -63,34 +67,39 @@ class Pairs:
             (self.n_pairs, n_components),
             (self.n_pairs, self.n_ranks, self.n_features),
         ]
-        result = self.start.new_empty(shapes[index], dtype=self.library.dtype)
-        arguments = [None if each is None else each.contiguous() for each in tensors]
-        arguments.insert(index, result)
-        for argument, shape in zip(arguments, shapes, strict=True):
-            assert argument is None or (self.library.serves(argument) and argument.shape == shape)
-        self.library.call(f"partial_{index}", self.start, *arguments, n_atoms, self.n_features)
-        return result
-
-
-class _Partial(Function):
-    @staticmethod
-    def forward(ctx: Any, pairs: Pairs, index: int, *tensors: Optional[Tensor]) -> Tensor:
-        ctx.save_for_backward(*tensors)
-        ctx.pairs, ctx.index = pairs, index
-        return pairs.evaluate(index, tensors)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> Tuple[Optional[Tensor], ...]:
-        tensors = list(ctx.saved_tensors)
-        tensors.insert(ctx.index, grad_output)
-        needed = list(ctx.needs_input_grad[2:])
-        needed.insert(ctx.index, False)
-        found = [
-            ctx.pairs.partial(k, tensors[:k] + tensors[k + 1 :]) if needed[k] else None
-            for k in range(len(tensors))
-            if k != ctx.index
+        for tensor, shape in zip(tensors, shapes, strict=True):
+            assert tensor is None or (self.library.serves(tensor) and tensor.shape == shape and tensor.is_contiguous())
+        results = [
+            self.start.new_empty(shape, dtype=self.library.dtype) if k in wanted else None
+            for k, shape in enumerate(shapes)
         ]
-        return None, None, *found
+        self.library.call("partials", self.start, *tensors, *results, n_atoms, self.n_features)
+        found = {k: result for k, result in enumerate(results) if result is not None}
+        return tuple(found[k] for k in wanted)
+
+
+class _Partials(Function):
+    @staticmethod
+    def forward(ctx: Any, pairs: Pairs, wanted: Tuple[int, ...], *tensors: Optional[Tensor]) -> Tuple[Tensor, ...]:
+        ctx.save_for_backward(*tensors)
+        ctx.pairs, ctx.wanted = pairs, wanted
+        ctx.set_materialize_grads(False)
+        return pairs.evaluate(wanted, tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
+        """Sum over the results: each gradient takes the place of the tensor of its result."""
+        sums: List[Optional[Tensor]] = [None] * 4
+        for k, gradient in zip(ctx.wanted, grad_outputs, strict=True):
+            needed = [j for j in range(4) if j != k and ctx.needs_input_grad[2 + j]]
+            if gradient is None or not needed:
+                continue
+            tensors = list(ctx.saved_tensors)
+            tensors[k] = gradient
+            for j, found in zip(needed, ctx.pairs.partials(needed, tensors), strict=True):
+                total = sums[j]
+                sums[j] = found if total is None else total + found
+        return None, None, *sums
 
 
 def compile_pair_products(n_ranks: int, setting: Setting) -> Library:

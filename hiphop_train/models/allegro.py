@@ -177,9 +177,12 @@ def rows_of(types: Sequence[TensorType], index: int) -> slice:
     return slice(start, start + types[index].size())
 
 
-def scalars_and_weights(found: Tensor, n_features: int) -> Tuple[Tensor, Tensor]:
-    """Divide new scalars (n_pairs, n_features) from the weights of the next environment, none in the end."""
-    parts = torch.split(found, [n_features, found.shape[1] - n_features], dim=1)
+def scalars_and_weights(found: Tensor, n_features: int, dtype: torch.dtype) -> Tuple[Tensor, Tensor]:
+    """Divide new scalars (n_pairs, n_features) from the weights of the next environment, none in the end.
+
+    Both are summed further, which takes more bits than reduced precision has.
+    """
+    parts = torch.split(found.to(dtype), [n_features, found.shape[1] - n_features], dim=1)
     return parts[0], parts[1]
 
 
@@ -321,12 +324,12 @@ class Allegro(Representation):
         values = harmonics(graph.pair_vectors / distance[:, None], self.l_max)
         alone = self.embedding(graph, distance)
         tensors = [self.weighted_harmonics(values, self.tensor_weights(alone))]
-        first, weights = scalars_and_weights(self.projection(alone), self.n_features)
+        first, weights = scalars_and_weights(self.projection(alone), self.n_features, values.dtype)
         scalars = [first]
         factor = torch.rsqrt(self.average_neighbours)
         for layer in self.layers:
             tensors.append(layer(tensors[-1], values, weights, graph.pair_i, n_atoms, factor))
             found = layer.latent(torch.cat(scalars + [tensors[-1][:, 0]], dim=1))  # type: ignore[operator]
-            new, weights = scalars_and_weights(found, self.n_features)
+            new, weights = scalars_and_weights(found, self.n_features, values.dtype)
             scalars.append(new)
         return scalars, tensors

@@ -7,11 +7,11 @@
 
 #include "common.h"
 
-enum { N_COMPONENTS = N_RANKS * N_RANKS };
+enum { COMPONENTS = N_RANKS * N_RANKS };
 #define UNROLL _Pragma("GCC unroll 64")
 #define EACH_RANK UNROLL for (int l = 0; l < N_RANKS; l++)
 #define EACH_OF_RANK UNROLL for (int c = l * l; c < (l + 1) * (l + 1); c++)
-#define EACH_COMPONENT UNROLL for (int c = 0; c < N_COMPONENTS; c++)
+#define EACH_COMPONENT UNROLL for (int c = 0; c < COMPONENTS; c++)
 #define EACH_PAIR for (int64_t p = start; p < end; p++)
 #define INLINE static inline __attribute__((always_inline)) void
 
@@ -32,8 +32,8 @@ INLINE store(real *to, lanes values, int64_t left, int is_full)
 
 /* Entries of a pair and rank, an atom and component, a pair and component */
 #define W(p, l) (w + ((p) * N_RANKS + (l)) * n + u)
-#define R(i, c) (r + ((i) * N_COMPONENTS + (c)) * n + u)
-#define Y(p, c) y[(p) * N_COMPONENTS + (c)]
+#define R(i, c) (r + ((i) * COMPONENTS + (c)) * n + u)
+#define Y(p, c) y[(p) * COMPONENTS + (c)]
 #define S(p) (s ? load(s + (p) * n + u, left, full) : one)
 
 /* All functions, of one atom i with its pairs and one vector of features from u on, of which `left` are left */
@@ -41,7 +41,7 @@ INLINE store(real *to, lanes values, int64_t left, int is_full)
 
 INLINE partial_of_s(real *s, const real *r, const real *y, const real *w, ARGUMENTS)
 {
-    lanes ri[N_COMPONENTS];
+    lanes ri[COMPONENTS];
     EACH_COMPONENT ri[c] = load(R(i, c), left, full);
     EACH_PAIR {
         lanes total = {0};
@@ -57,7 +57,7 @@ INLINE partial_of_s(real *s, const real *r, const real *y, const real *w, ARGUME
 INLINE partial_of_r(const real *s, real *r, const real *y, const real *w, ARGUMENTS)
 {
     const lanes one = (lanes){0} + 1;
-    lanes sum[N_COMPONENTS];
+    lanes sum[COMPONENTS];
     EACH_COMPONENT sum[c] = (lanes){0};
     EACH_PAIR {
         const lanes sp = S(p);
@@ -72,7 +72,7 @@ INLINE partial_of_r(const real *s, real *r, const real *y, const real *w, ARGUME
 INLINE partial_of_w(const real *s, const real *r, const real *y, real *w, ARGUMENTS)
 {
     const lanes one = (lanes){0} + 1;
-    lanes ri[N_COMPONENTS];
+    lanes ri[COMPONENTS];
     EACH_COMPONENT ri[c] = load(R(i, c), left, full);
     EACH_PAIR {
         const lanes sp = S(p);
@@ -95,39 +95,35 @@ INLINE add_to_y(const real *s, const real *r, lanes *sum, const real *w, int64_t
     }
 }
 
-#define EACH_ATOM _Pragma("omp parallel for num_threads(n_threads) schedule(static)") \
-    for (int64_t i = 0; i < n_atoms; i++)
 #define EACH_VECTOR(call) { \
     int64_t u = 0; \
     for (; u + N_LANES <= n; u += N_LANES) call(N_LANES, 1); \
     if (u < n) call(n - u, 0); \
 }
-#define FUNCTION(number, function, of_s, of_r, of_y, of_w) \
-    void partial_##number(const int64_t *start, of_s real *s, of_r real *r, of_y real *y, of_w real *w, \
-                          int64_t n_atoms, int64_t n, int n_threads) \
-    { \
-        EACH_ATOM EACH_VECTOR(function) \
-    }
-#define OF_S(left, full) partial_of_s(s, r, y, w, i, start[i], start[i + 1], n, u, left, full)
-#define OF_R(left, full) partial_of_r(s, r, y, w, i, start[i], start[i + 1], n, u, left, full)
-#define OF_W(left, full) partial_of_w(s, r, y, w, i, start[i], start[i + 1], n, u, left, full)
+#define OF_S(left, full) partial_of_s(to_s, r, y, w, i, start[i], start[i + 1], n, u, left, full)
+#define OF_R(left, full) partial_of_r(s, to_r, y, w, i, start[i], start[i + 1], n, u, left, full)
+#define OF_W(left, full) partial_of_w(s, r, y, to_w, i, start[i], start[i + 1], n, u, left, full)
 #define OF_Y(left, full) add_to_y(s, r, sum, w, i, p, n, u, left, full)
 
-FUNCTION(0, OF_S, , const, const, const)
-FUNCTION(1, OF_R, const, , const, const)
-FUNCTION(3, OF_W, const, const, const, )
-
-void partial_2(const int64_t *start, const real *s, const real *r, real *y, const real *w, int64_t n_atoms, int64_t n,
-               int n_threads)
+/* The derivatives with respect to those tensors whose results are not NULL, atom by atom, so that what the atom's pairs
+   share is read from memory once. */
+void partials(const int64_t *start, const real *s, const real *r, const real *y, const real *w,
+              real *to_s, real *to_r, real *to_y, real *to_w, int64_t n_atoms, int64_t n, int n_threads)
 {
-    EACH_ATOM for (int64_t p = start[i]; p < start[i + 1]; p++) {
-        lanes sum[N_COMPONENTS];
-        EACH_COMPONENT sum[c] = (lanes){0};
-        EACH_VECTOR(OF_Y)
-        for (int c = 0; c < N_COMPONENTS; c++) {
-            real total = 0;
-            UNROLL for (int k = 0; k < N_LANES; k++) total += sum[c][k];
-            Y(p, c) = total;
+    #pragma omp parallel for num_threads(n_threads) schedule(static)
+    for (int64_t i = 0; i < n_atoms; i++) {
+        if (to_s) EACH_VECTOR(OF_S)
+        if (to_r) EACH_VECTOR(OF_R)
+        if (to_w) EACH_VECTOR(OF_W)
+        if (to_y) for (int64_t p = start[i]; p < start[i + 1]; p++) {
+            lanes sum[COMPONENTS];
+            EACH_COMPONENT sum[c] = (lanes){0};
+            EACH_VECTOR(OF_Y)
+            for (int c = 0; c < COMPONENTS; c++) {
+                real total = 0;
+                UNROLL for (int k = 0; k < N_LANES; k++) total += sum[c][k];
+                to_y[p * COMPONENTS + c] = total;
+            }
         }
     }
 }
