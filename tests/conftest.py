@@ -43,6 +43,9 @@ SMALL = {
     "n_angle_gaussians": 4,
     "radial_hidden": [16],
     "n_attributes": 6,
+    "n_tensors": 4,
+    "two_body_hidden": [16],
+    "latent_hidden": [16],
     "hidden": [24, 16],
     "hidden_of": {"C": [12]},
 }

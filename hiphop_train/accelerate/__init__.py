@@ -13,6 +13,7 @@ from torch import nn
 
 from hiphop_train.accelerate import (
     alignn,
+    allegro,
     group_norm,
     hip,
     invariants,
@@ -39,6 +40,7 @@ TWINS: list[Twin] = [
     *hip.TWINS,
     *schnet.TWINS,
     *alignn.TWINS,
+    *allegro.TWINS,
     *symmetry_functions.TWINS,
     *readout.TWINS,
     *matrices.TWINS,
