@@ -51,9 +51,9 @@ SMALL = {
 }
 """What is shrunk in a model's configuration and its readout's, where they have the key."""
 
-WEIGHT_FACTORS = {"newtonnet": 0.75, "tfn": 1.6}
+WEIGHT_FACTORS = {"newtonnet": 0.75, "tfn": 1.6, "tensornet": 1.5}
 """What random weights are multiplied by: in a dense cell the products of NewtonNet's unnormalised sums reach 1e17, and
-finite differences cannot follow; TFN's forces are small, and its norms sharply curved near zero."""
+finite differences cannot follow; forces of TFN and TensorNet are small, and TFN's norms sharply curved near zero."""
 
 ATOM_ENERGY = -10.0 * np.arange(119.0) - 3.0
 """Energy of an isolated atom in the labels, eV, by atomic number."""

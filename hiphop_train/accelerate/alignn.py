@@ -132,9 +132,12 @@ class CompiledALIGNN(Representation):
         if tables is not None:
             embeddings = {"pairs": (plain.pair_embedding, first_convolution(plain), 0.0, plain.cutoff)}
             if len(plain.line_layers):
-                layer = plain.line_layers[0].of_line_graph
-                embeddings["angles"] = (plain.angle_embedding[0], layer, -1.0, 1.0)
+                layer, angles = plain.line_layers[0].of_line_graph, plain.angle_embedding[0]
+                assert isinstance(layer, EdgeGatedConvolution)
+                assert isinstance(angles, nn.Sequential)
+                embeddings["angles"] = (angles, layer, -1.0, 1.0)
             for name, (embedding, convolution, first, last) in embeddings.items():
+                assert isinstance(convolution.edge_gate.weight, nn.Parameter)
                 gate = Product(convolution.edge_gate.weight)
                 modules: list[list[nn.Module]] = [[embedding], [embedding, gate]]
                 self.tables[name] = [RowTable(tables, each, first, last) for each in modules]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.activations import ShiftedSoftplus
-from hiphop_train.nn.convolution import TensorConvolution, reached
+from hiphop_train.nn.convolution import TensorConvolution, reached, types_of_layers
 from hiphop_train.nn.couplings import TensorType, all_types, harmonics, metric
 from hiphop_train.nn.cutoffs import cosine_cutoff
 from hiphop_train.nn.gaussians import gaussian, gaussian_offsets
@@ -182,14 +182,12 @@ class TFN(Representation):
         self.l_max = l_max
         self.embedding = nn.Embedding(len(elements), n_features)
         self.layers = nn.ModuleList()
-        self.types: List[List[TensorType]] = []
         scalar = TensorType(0, 1)
         types = [scalar]
-        for layer in range(n_interactions):
-            types_out = reached(types, l_max, all_types(l_max) if layer < n_interactions - 1 else [scalar])
+        self.types = types_of_layers(types, l_max, all_types(l_max), [scalar], n_interactions)
+        for types_out in self.types:
             sizes = (n_features, n_features, l_max, n_gaussians, cutoff, radial_activation)
             self.layers.append(Layer(types, types_out, *sizes))
-            self.types.append(types_out)
             types = types_out
 
     def forward(self, graph: Graph) -> List[Tensor]:
