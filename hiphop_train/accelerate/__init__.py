@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from hiphop_train.accelerate import (
+    alignn,
     allegro,
     group_norm,
     hip,
     invariants,
+    matrices,
     radial,
     readout,
     schnet,
@@ -37,9 +39,11 @@ TWINS: list[Twin] = [
     *group_norm.TWINS,
     *hip.TWINS,
     *schnet.TWINS,
+    *alignn.TWINS,
     *allegro.TWINS,
     *symmetry_functions.TWINS,
     *readout.TWINS,
+    *matrices.TWINS,
     *radial.TWINS,
     *symmetric_powers.TWINS,
     *tensor_convolution.TWINS,

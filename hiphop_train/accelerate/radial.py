@@ -5,7 +5,7 @@ the functions. In inference in single precision the functions are read from a ta
 number of knots is doubled until interpolation errs by less than `TOLERANCE` of the largest value between all knots.
 """
 
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,15 @@ from torch.autograd.function import once_differentiable
 
 from hiphop_train.accelerate.compiler import Library
 from hiphop_train.accelerate.twin import Setting, Twin, adopt
-from hiphop_train.nn.radial import RadialFunctions
+from hiphop_train.nn.radial import ExponentialFunctions, RadialFunctions
+
+Functions = Union[ExponentialFunctions, RadialFunctions]
 
 TOLERANCE = 3e-7
 """Largest error of an interpolated function relative to its largest value: about the resolution of single precision."""
 
 MULTIPLE = 16
 """The number of functions is a multiple of this, so that rows fill the processor's vectors."""
-
-FIRST = 1e-2
-"""First knot in units of the cutoff; below, the first polynomial goes on. No two nuclei are so close."""
 
 MOST_KNOTS = 8192
 
@@ -38,14 +37,14 @@ class Table:
     Attributes
     ----------
     rows : (n_knots, 2, n_out), values, and slopes times the spacing
-    first : distance of the first knot, Angstrom
+    first : distance of the first knot, Angstrom; below, the first polynomial goes on
     spacing : Angstrom
     error : largest error midway between knots relative to each function's largest value
     """
 
-    def __init__(self, plain: RadialFunctions) -> None:
+    def __init__(self, plain: Functions) -> None:
         dtype = next(plain.parameters()).dtype
-        self.first = FIRST * plain.cutoff
+        self.first = plain.regular_from
         n_intervals = 128
         values, slopes = _evaluate(plain, self._knots(n_intervals, plain.cutoff))
         while True:
@@ -64,9 +63,9 @@ class Table:
         return torch.linspace(self.first, cutoff, n_intervals + 1, dtype=torch.float64)
 
 
-def _evaluate(plain: RadialFunctions, distance: Tensor) -> Tuple[Tensor, Tensor]:
+def _evaluate(plain: Functions, distance: Tensor) -> Tuple[Tensor, Tensor]:
     """Return values and slopes (n, n_out), float64."""
-    weights = {name: parameter.detach().double() for name, parameter in plain.named_parameters()}
+    weights = {name: each.detach().double() for name, each in plain.state_dict().items()}
 
     def functions(r: Tensor) -> Any:
         return torch.func.functional_call(plain, weights, (r,))
@@ -89,7 +88,7 @@ class TabulatedRadialFunctions(nn.Module):
     setting : of the twin
     """
 
-    def __init__(self, plain: RadialFunctions, setting: Setting) -> None:
+    def __init__(self, plain: Functions, setting: Setting) -> None:
         super().__init__()
         adopt(self, plain)
         self.original = [plain]
@@ -133,7 +132,7 @@ class _Interpolate(Function):
         return gradient, None, None
 
 
-def _why_not(plain: RadialFunctions, setting: Setting) -> str:
+def _why_not(plain: Functions, setting: Setting) -> str:
     missing = setting.why_no_kernels()
     if missing:
         return missing
@@ -145,12 +144,6 @@ def _why_not(plain: RadialFunctions, setting: Setting) -> str:
 
 
 TWINS = [
-    Twin(
-        "radial functions",
-        "table",
-        RadialFunctions,
-        TabulatedRadialFunctions,
-        purposes=("inference",),
-        why_not=_why_not,
-    ),
+    Twin("radial functions", "table", replaces, TabulatedRadialFunctions, purposes=("inference",), why_not=_why_not)
+    for replaces in (RadialFunctions, ExponentialFunctions)
 ]

@@ -1,11 +1,14 @@
 """Radial bases and functions of the equivariant models."""
 
 import math
+from itertools import pairwise
 from typing import List
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
+from hiphop_train.nn.cutoffs import cosine_cutoff
 from hiphop_train.nn.scaled import ScaledNetwork
 
 
@@ -78,6 +81,7 @@ class RadialFunctions(nn.Module):
         super().__init__()
         self.cutoff, self.n_radial, self.cutoff_power, self.factor = cutoff, n_radial, cutoff_power, factor
         self.n_out = n_out
+        self.regular_from = 0.01 * cutoff  # the basis divides by the distance
         self.network = ScaledNetwork(n_radial, hidden, n_out, gain, uniform)
 
     def forward(self, distance: Tensor) -> Tensor:
@@ -85,3 +89,45 @@ class RadialFunctions(nn.Module):
         cutoff = self.factor * polynomial_cutoff(distance, self.cutoff, self.cutoff_power)
         functions: Tensor = self.network(bessel_functions(distance, self.cutoff, self.n_radial) * cutoff[:, None])
         return functions
+
+
+class ExponentialFunctions(nn.Module):
+    """Learned functions of the distance, a network of Gaussians in exp(-5 r / r_c), times a cutoff.
+
+    e_k(r) = f_c(r) exp(-beta (exp(-5 r / r_c) - mu_k)^2) with the cosine cutoff f_c and evenly spaced mu_k (Unke,
+    Meuwly, arXiv 1902.08408, eq. 7; as in torchmd-net).
+
+    Parameters
+    ----------
+    cutoff : r_c, Angstrom
+    n_radial : number of Gaussians
+    widths : of the layers of the network, the last that of the functions
+    is_linear : whether there is neither an activation (silu) after each layer nor a cutoff function after the last
+    """
+
+    means: Tensor
+    betas: Tensor
+
+    def __init__(self, cutoff: float, n_radial: int, widths: List[int], is_linear: bool) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.n_out = widths[-1]
+        self.regular_from = 0.0
+        self.is_linear = is_linear
+        lowest = math.exp(-cutoff)
+        self.register_buffer("means", torch.linspace(lowest, 1.0, n_radial, dtype=torch.float64))
+        betas = torch.full((n_radial,), (2.0 / n_radial * (1.0 - lowest)) ** -2, dtype=torch.float64)
+        self.register_buffer("betas", betas)
+        sizes = [n_radial, *widths]
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Evaluate at distances (n_pairs,), Angstrom: (n_pairs, n_out)."""
+        cutoff = cosine_cutoff(distance, self.cutoff)[:, None]
+        decay = torch.exp(-5.0 / self.cutoff * distance)[:, None]
+        functions = cutoff * torch.exp(-self.betas * (decay - self.means).square())
+        for layer in self.layers:
+            functions = layer(functions)
+            if not self.is_linear:
+                functions = silu(functions)
+        return functions if self.is_linear else functions * cutoff
