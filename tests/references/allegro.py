@@ -46,8 +46,8 @@ def make(settings: dict[str, Any], dtype: torch.dtype = torch.float64, seed: int
         from allegro.model import AllegroModel
         from nequip.utils.global_state import set_global_state
 
-        set_global_state()
         default = torch.get_default_dtype()
+        set_global_state()  # sets double precision
         module = AllegroModel(
             seed=seed,
             model_dtype=str(dtype).removeprefix("torch."),
