@@ -10,7 +10,7 @@ from typing import List, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import linear, one_hot
 
 from hiphop_train.accelerate.compiler import Library
 from hiphop_train.accelerate.gated_graph import Groups, activate, convolve
@@ -130,14 +130,11 @@ class CompiledALIGNN(Representation):
         self.prepare = PrepareLineGraph(plain.three_body_cutoff)
         self.tables: dict[str, list[RowTable]] = {}
         if tables is not None:
-            embeddings = {"pairs": (plain.pair_embedding, first_convolution(plain), 0.0, plain.cutoff)}
-            if len(plain.line_layers):
-                layer = plain.line_layers[0].of_line_graph
-                embeddings["angles"] = (plain.angle_embedding[0], layer, -1.0, 1.0)
-            for name, (embedding, convolution, first, last) in embeddings.items():
-                gate = Product(convolution.edge_gate.weight)
-                modules: list[list[nn.Module]] = [[embedding], [embedding, gate]]
-                self.tables[name] = [RowTable(tables, each, first, last) for each in modules]
+            self.tables["pairs"] = tables_of(plain.pair_embedding, first_convolution(plain), tables, 0.0, plain.cutoff)
+            for layer in list(plain.line_layers)[:1]:
+                assert isinstance(layer, LineGraphLayer)
+                embedding = plain.angle_embedding[0]
+                self.tables["angles"] = tables_of(embedding, layer.of_line_graph, tables, -1.0, 1.0)
 
     def forward(self, graph: Graph) -> List[Tensor]:
         """Return the features of the atoms after the last convolution."""
@@ -201,16 +198,24 @@ class CompiledALIGNN(Representation):
         return values, None
 
 
-class Product(nn.Module):
-    """Product with a matrix (n_out, n_in)."""
+class WithoutBias(nn.Module):
+    """A linear layer without its bias."""
 
-    def __init__(self, weight: nn.Parameter) -> None:
+    def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self.weight = weight
+        self.layer = layer
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (n, n_out) of (n, n_in)."""
-        return features @ self.weight.T
+        return linear(features, self.layer.weight)
+
+
+def tables_of(
+    embedding: nn.Module, convolution: EdgeGatedConvolution, library: Library, first: float, last: float
+) -> list[RowTable]:
+    """Return tables of an embedding, and of C times it, for arguments between two bounds."""
+    chains = [[embedding], [embedding, WithoutBias(convolution.edge_gate)]]
+    return [RowTable(library, chain, first, last) for chain in chains]
 
 
 def first_convolution(plain: ALIGNN) -> EdgeGatedConvolution:
