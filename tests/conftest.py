@@ -43,10 +43,17 @@ SMALL = {
     "n_angle_gaussians": 4,
     "radial_hidden": [16],
     "n_attributes": 6,
+    "n_tensors": 4,
+    "two_body_hidden": [16],
+    "latent_hidden": [16],
     "hidden": [24, 16],
     "hidden_of": {"C": [12]},
 }
 """What is shrunk in a model's configuration and its readout's, where they have the key."""
+
+WEIGHT_FACTORS = {"newtonnet": 0.75, "tfn": 1.6}
+"""What random weights are multiplied by: in a dense cell the products of NewtonNet's unnormalised sums reach 1e17, and
+finite differences cannot follow; TFN's forces are small, and its norms sharply curved near zero."""
 
 ATOM_ENERGY = -10.0 * np.arange(119.0) - 3.0
 """Energy of an isolated atom in the labels, eV, by atomic number."""
@@ -222,7 +229,7 @@ def potential_of() -> PotentialOf:
         potential = make_potential(section, dtype)
         with torch.no_grad():
             for parameter in potential.parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
+                parameter.add_(0.05 * torch.randn_like(parameter)).mul_(WEIGHT_FACTORS.get(name, 1.0))
             potential.e0.copy_(-10.0 * torch.rand_like(potential.e0))
             for term in potential.terms:
                 term.scale.fill_(1.7)

@@ -13,13 +13,18 @@ from torch import nn
 
 from hiphop_train.accelerate import (
     alignn,
+    allegro,
     group_norm,
     hip,
     invariants,
+    matrices,
+    radial,
     readout,
     schnet,
     sensitivity,
+    symmetric_powers,
     symmetry_functions,
+    tensor_convolution,
 )
 from hiphop_train.accelerate.compiler import CompilationError, find_compiler
 from hiphop_train.accelerate.precision import MatmulPrecision, MixedPrecision, Precision
@@ -35,8 +40,13 @@ TWINS: list[Twin] = [
     *hip.TWINS,
     *schnet.TWINS,
     *alignn.TWINS,
+    *allegro.TWINS,
     *symmetry_functions.TWINS,
     *readout.TWINS,
+    *matrices.TWINS,
+    *radial.TWINS,
+    *symmetric_powers.TWINS,
+    *tensor_convolution.TWINS,
 ]
 """All twins; among those that replace the same module, the first applicable one is used."""
 

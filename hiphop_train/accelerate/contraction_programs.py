@@ -48,15 +48,15 @@ def contraction_program(contractions: Sequence[Contraction], l_max: int) -> Prog
     contractions : canonical, all different; the results are in this order
     l_max : highest rank; the variables are the (l_max + 1)^2 free components of the tensors, see `nn.tensors`
     """
-    writer = _ContractionWriter((l_max + 1) ** 2)
+    writer = ContractionWriter((l_max + 1) ** 2)
     return writer.finish([writer.invariant(contraction) for contraction in contractions])
 
 
-class _ContractionWriter(Writer):
+class ContractionWriter(Writer):
     """Remembers the planes of all components, and how each contraction is split."""
 
-    def __init__(self, n_inputs: int) -> None:
-        super().__init__(n_inputs)
+    def __init__(self, n_inputs: int, n_constants: int = 0) -> None:
+        super().__init__(n_inputs, n_constants)
         self.planes: dict[Component, int] = {}
         self.splits: dict[Contraction, Split] = {}
 
@@ -64,10 +64,14 @@ class _ContractionWriter(Writer):
         """Plane of a contraction without free indices."""
         if len(contraction.ranks) == 1:
             return self.sum({(0, NOTHING): 1.0})  # a result needs its own plane
+        self.plan(contraction)
+        return self.plane(Component(contraction, ((0, 0, 0),) * len(contraction.ranks)))
+
+    def plan(self, contraction: Contraction) -> None:
+        """Decide how a canonical contraction, which may have free indices, is split."""
         plans: dict[Contraction, tuple[float, Split]] = {}
         self.cost(contraction, plans)
         self._adopt(contraction, plans)
-        return self.plane(Component(contraction, ((0, 0, 0),) * len(contraction.ranks)))
 
     def cost(self, contraction: Contraction, plans: dict[Contraction, tuple[float, Split]]) -> float:
         """Estimate the number of products, zero for parts already planned, and record the best split."""

@@ -31,17 +31,19 @@ class Kernels:
     n_inputs: int
     n_outputs: int
 
-    def evaluate(self, inputs: Tensor) -> Tensor:
-        """Evaluate the function: (n_outputs, ...) from (n_inputs, ...)."""
-        return self._call("evaluate", [inputs], [self.n_outputs])[0]
+    def evaluate(self, inputs: Tensor, constants: list[Tensor]) -> Tensor:
+        """Evaluate the function: (n_outputs, ...) from (n_inputs, ...) and constants (n_constants, ...), if any."""
+        return self._call("evaluate", [inputs, *constants], [self.n_outputs])[0]
 
-    def gradient(self, inputs: Tensor, grad_output: Tensor) -> Tensor:
+    def gradient(self, inputs: Tensor, constants: list[Tensor], grad_output: Tensor) -> Tensor:
         """Vector-Jacobian product: (n_inputs, ...) from inputs and gradients (n_outputs, ...)."""
-        return self._call("gradient", [inputs, grad_output], [self.n_inputs])[0]
+        return self._call("gradient", [inputs, *constants, grad_output], [self.n_inputs])[0]
 
-    def gradient_of_gradient(self, inputs: Tensor, grad_output: Tensor, grad_grad: Tensor) -> list[Tensor]:
+    def gradient_of_gradient(
+        self, inputs: Tensor, constants: list[Tensor], grad_output: Tensor, grad_grad: Tensor
+    ) -> list[Tensor]:
         """Vector-Jacobian product of `gradient` with (n_inputs, ...), for its inputs and its gradients."""
-        given = [inputs, grad_output, grad_grad]
+        given = [inputs, *constants, grad_output, grad_grad]
         return self._call("gradient_of_gradient", given, [self.n_inputs, self.n_outputs])
 
     def _call(self, function: str, given: list[Tensor], sizes: list[int]) -> list[Tensor]:
@@ -65,45 +67,47 @@ def _with_rows(tensor: Tensor) -> Tensor:
     return rows if rows.stride(2) == 1 else rows.contiguous()
 
 
-def evaluate_compiled(kernels: Kernels, inputs: Tensor) -> Tensor:
+def evaluate_compiled(kernels: Kernels, inputs: Tensor, constants: Tensor | None = None) -> Tensor:
     """Evaluate a function, twice differentiable; intermediate results are recomputed instead of stored.
 
     Parameters
     ----------
     kernels : compiled function
     inputs : (n_inputs, ...)
+    constants : (n_constants, ...), which are not differentiated, for a function that has any
 
     Returns
     -------
     results : (n_outputs, ...)
     """
-    results: Tensor = _Evaluate.apply(inputs, kernels)  # type: ignore[no-untyped-call]
+    results: Tensor = _Evaluate.apply(inputs, kernels, [] if constants is None else [constants])  # type: ignore[no-untyped-call]
     return results
 
 
 class _Evaluate(Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, kernels: Kernels) -> Tensor:
-        ctx.kernels = kernels
+    def forward(ctx: Any, inputs: Tensor, kernels: Kernels, constants: list[Tensor]) -> Tensor:
+        ctx.kernels, ctx.constants = kernels, constants
         ctx.save_for_backward(inputs)
-        return kernels.evaluate(inputs)
+        return kernels.evaluate(inputs, constants)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (inputs,) = ctx.saved_tensors
-        gradient: Tensor = _Gradient.apply(inputs, grad_output, ctx.kernels)  # type: ignore[no-untyped-call]
-        return gradient, None
+        gradient: Tensor = _Gradient.apply(inputs, grad_output, ctx.kernels, ctx.constants)  # type: ignore[no-untyped-call]
+        return gradient, None, None
 
 
 class _Gradient(Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, grad_output: Tensor, kernels: Kernels) -> Tensor:
-        ctx.kernels = kernels
+    def forward(ctx: Any, inputs: Tensor, grad_output: Tensor, kernels: Kernels, constants: list[Tensor]) -> Tensor:
+        ctx.kernels, ctx.constants = kernels, constants
         ctx.save_for_backward(inputs, grad_output)
-        return kernels.gradient(inputs, grad_output)
+        return kernels.gradient(inputs, constants, grad_output)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_inputs, grad_grad_output = ctx.kernels.gradient_of_gradient(*ctx.saved_tensors, grad_grad)
-        return grad_inputs, grad_grad_output, None
+    def backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        inputs, grad_output = ctx.saved_tensors
+        found = ctx.kernels.gradient_of_gradient(inputs, ctx.constants, grad_output, grad_grad)
+        return found[0], found[1], None, None

@@ -12,13 +12,14 @@ def header(program: Program) -> str:
     """Write the macros and functions of a program and its derivatives, as included by `kernels/polynomial.c`."""
     n = program.n_planes
     inputs, outputs = range(program.n_inputs), program.outputs
+    constants = [range(program.n_inputs, program.n_inputs + program.n_constants)] if program.n_constants else []
     seeds, adjoints = [n + k for k in outputs], [n + k for k in inputs]
     steps = [*program.steps]
-    parts = [_function("evaluate", steps, n, [inputs], [outputs])]
+    parts = [_function("evaluate", steps, n, [inputs, *constants], [outputs])]
     steps += program.gradient
-    parts.append(_function("gradient", steps, 2 * n, [inputs, seeds], [adjoints]))
+    parts.append(_function("gradient", steps, 2 * n, [inputs, *constants, seeds], [adjoints]))
     steps += program.gradient_of_gradient
-    given = [inputs, seeds, [2 * n + k for k in adjoints]]
+    given = [inputs, *constants, seeds, [2 * n + k for k in adjoints]]
     results = [[2 * n + k for k in inputs], [2 * n + k for k in seeds]]
     parts.append(_function("second", steps, 4 * n, given, results))
     return "\n".join(parts)

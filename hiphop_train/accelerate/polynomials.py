@@ -36,6 +36,7 @@ class Program:
     Attributes
     ----------
     n_inputs : planes [0, n_inputs) are the variables
+    n_constants : planes behind them that are given too, but not differentiated; for compiled programs only
     n_planes : of variables and intermediate results
     outputs : planes of the results
     steps : evaluation on n_planes planes, target by target
@@ -46,6 +47,7 @@ class Program:
     """
 
     n_inputs: int
+    n_constants: int
     n_planes: int
     outputs: list[int]
     steps: list[Step]
@@ -60,11 +62,13 @@ class Writer:
     Parameters
     ----------
     n_inputs : number of variables
+    n_constants : number of planes behind them that are not differentiated
     """
 
-    def __init__(self, n_inputs: int) -> None:
+    def __init__(self, n_inputs: int, n_constants: int = 0) -> None:
         self.n_inputs = n_inputs
-        self.n_planes = n_inputs
+        self.n_constants = n_constants
+        self.n_planes = n_inputs + n_constants
         self.steps: list[Step] = []
 
     def sum(self, terms: Mapping[tuple[int, int], float]) -> int:
@@ -86,7 +90,7 @@ class Writer:
         ----------
         outputs : planes of the results, all different and none a variable
         """
-        assert min(outputs) >= self.n_inputs
+        assert min(outputs) >= self.n_inputs + self.n_constants
         assert len(set(outputs)) == len(outputs)
         n = self.n_planes
         inputs = list(range(self.n_inputs))
@@ -94,7 +98,7 @@ class Writer:
         wanted = [*inputs, *(n + k for k in outputs)]
         gradient_of_gradient = adjoint(self.steps + gradient, 2 * n, seeds=[n + k for k in inputs], wanted=wanted)
         last = last_uses(gradient_of_gradient, {2 * n + k for k in wanted})
-        return Program(self.n_inputs, n, outputs, self.steps, gradient, gradient_of_gradient, last)
+        return Program(self.n_inputs, self.n_constants, n, outputs, self.steps, gradient, gradient_of_gradient, last)
 
 
 def interpret(inputs: Tensor, steps: List[Tuple[int, int, int, float]], outputs: List[int]) -> Tensor:

@@ -32,10 +32,10 @@ def translate(state: Mapping[str, Tensor], model: MACE) -> dict[str, Tensor]:
         given, between, results = layer.types
         found |= linear(state[f"{prefix}linear_up.weight"], layer.before, f"{prefix}before", given, given)
         found |= linear(state[f"{prefix}linear.weight"], layer.after, f"{prefix}after", between, between)
-        last = len(layer.radial.layers) - 1
+        last = len(layer.radial.network.layers) - 1
         for n in range(last + 1):
             weight = state[f"{prefix}conv_tp_weights.layer{n}.weight"]
-            found[f"{prefix}radial.layers.{n}.weight"] = _in_our_order(weight, layer) if n == last else weight
+            found[f"{prefix}radial.network.layers.{n}.weight"] = _in_our_order(weight, layer) if n == last else weight
         found |= species_linear(state[f"{prefix}skip_tp.weight"], layer.self_connection, f"{prefix}self_connection")
         for n, powers in enumerate(layer.powers.powers):
             assert isinstance(powers, PowersOfRank)

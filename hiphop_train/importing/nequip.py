@@ -26,8 +26,8 @@ def translate(state: Mapping[str, Tensor], model: NequIP, n_readout_layers: int 
     for k, block in enumerate(model.blocks):
         assert isinstance(block, InteractionBlock)
         ours, theirs = f"blocks.{k}.", f"layer{k}_convnet.conv."
-        for layer in range(len(block.radial.layers)):
-            found[f"{ours}radial.layers.{layer}.weight"] = state[f"{theirs}edge_mlp.mlp.{2 * layer}.weight"]
+        for layer in range(len(block.radial.network.layers)):
+            found[f"{ours}radial.network.layers.{layer}.weight"] = state[f"{theirs}edge_mlp.mlp.{2 * layer}.weight"]
         given, results = block.types, block.types_out
         found |= linear(state[f"{theirs}linear_1.weight"], block.before, f"{ours}before", given, given)
         in_order = sorted_types(results)

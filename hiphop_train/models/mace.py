@@ -3,7 +3,8 @@
 Batatia, Kovacs, Simm, Ortner, Csanyi, NeurIPS 2022, arXiv 2206.07697; details as in the library mace-torch 0.3.16.
 """
 
-from typing import List, Literal
+import math
+from typing import Callable, List, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -14,8 +15,8 @@ from hiphop_train.models.base import Representation
 from hiphop_train.nn.convolution import TensorConvolution
 from hiphop_train.nn.couplings import harmonics, true_types
 from hiphop_train.nn.equivariant import EquivariantLinear, SpeciesLinear
-from hiphop_train.nn.radial import bessel_functions, polynomial_cutoff
-from hiphop_train.nn.scaled import SILU_FACTOR, ScaledLinear, ScaledNetwork
+from hiphop_train.nn.radial import RadialFunctions
+from hiphop_train.nn.scaled import SILU_FACTOR, ScaledLinear
 from hiphop_train.nn.symmetric_powers import SymmetricPowers
 from hiphop_train.types import Graph
 
@@ -33,8 +34,7 @@ class Interaction(nn.Module):
     l_max : highest rank of the harmonics and of A
     correlation : highest power of A
     width : number of features of each rank
-    n_radial : size of the radial basis
-    radial_hidden : widths of the hidden layers of the radial network
+    radial : takes the number of radial functions, and makes them
     is_first : whether it is the first layer
     """
 
@@ -46,8 +46,7 @@ class Interaction(nn.Module):
         l_max: int,
         correlation: int,
         width: int,
-        n_radial: int,
-        radial_hidden: List[int],
+        radial: Callable[[int], RadialFunctions],
         is_first: bool,
     ) -> None:
         super().__init__()
@@ -58,8 +57,7 @@ class Interaction(nn.Module):
         self.types = (given, between, results)  # for importers
         self.before = EquivariantLinear(given, widths, given, widths)  # L
         self.convolution = TensorConvolution(given, widths, l_max, between)
-        n_weights = self.convolution.n_weights
-        self.radial = ScaledNetwork(n_radial, radial_hidden, n_weights, gain=SILU_FACTOR)  # R
+        self.radial = radial(self.convolution.n_weights)  # R
         self.after = EquivariantLinear(between, self.convolution.widths_out, between, widths_between)  # L'
         self.self_connection = (  # S
             SpeciesLinear(n_types, between, widths_between, between, widths_between)
@@ -74,7 +72,7 @@ class Interaction(nn.Module):
         tensors: List[Tensor],
         species: Tensor,
         attributes: Tensor,
-        basis: Tensor,
+        distance: Tensor,
         harmonics: Tensor,
         pair_i: Tensor,
         pair_j: Tensor,
@@ -87,7 +85,7 @@ class Interaction(nn.Module):
         tensors : [(n_atoms, 2 l + 1, width)], x
         species : (n_atoms,)
         attributes : (n_types, n_types), the unit matrix
-        basis : (n_pairs, n_radial), radial basis
+        distance : (n_pairs,) Angstrom
         harmonics : (n_pairs, (l_max + 1)^2), Y
         pair_i, pair_j : (n_pairs,) receiving and sending atom
         factor : 1 / N, N being the mean number of neighbours
@@ -96,7 +94,7 @@ class Interaction(nn.Module):
         -------
         tensors : [(n_atoms, 2 l + 1, width)]
         """
-        sums = self.convolution(self.before(tensors), harmonics, self.radial(basis), pair_i, pair_j)
+        sums = self.convolution(self.before(tensors), harmonics, self.radial(distance), pair_i, pair_j)
         environment = [factor * each for each in self.after(sums)]
         own: List[Tensor] = []
         if self.is_first:
@@ -151,7 +149,12 @@ class MACE(Representation):
                 f"give rank from 0 to {l_max}, or a higher l_max"
             )
         super().__init__(elements, cutoff, [n_features] * n_interactions, counts_neighbours=True)
-        self.l_max, self.n_radial, self.cutoff_power, self.n_types = l_max, n_radial, cutoff_power, len(elements)
+        self.l_max, self.n_types = l_max, len(elements)
+
+        def radial(n_out: int) -> RadialFunctions:
+            basis = (cutoff, n_radial, cutoff_power, math.sqrt(2.0 / cutoff))
+            return RadialFunctions(*basis, list(radial_hidden), n_out, gain=SILU_FACTOR)
+
         self.embedding = ScaledLinear(len(elements), n_features)
         self.interactions = nn.ModuleList(
             Interaction(
@@ -161,8 +164,7 @@ class MACE(Representation):
                 l_max,
                 correlation,
                 n_features,
-                n_radial,
-                list(radial_hidden),
+                radial,
                 layer == 0,
             )
             for layer in range(n_interactions)
@@ -176,13 +178,11 @@ class MACE(Representation):
         """Return the tensors after each layer, [[(n_atoms, 2 l + 1, width)]]."""
         distance = torch.linalg.norm(graph.pair_vectors, dim=1)
         values = harmonics(graph.pair_vectors / -distance[:, None], self.l_max)  # from the sender to the receiver
-        cutoff = polynomial_cutoff(distance, self.cutoff, self.cutoff_power) * (2.0 / self.cutoff) ** 0.5
-        basis = bessel_functions(distance, self.cutoff, self.n_radial) * cutoff[:, None]
         attributes = torch.eye(self.n_types, dtype=values.dtype, device=values.device)
         tensors = [self.embedding(attributes).index_select(0, graph.species)[:, None]]
         factor = 1.0 / self.average_neighbours
         found: List[List[Tensor]] = []
         for layer in self.interactions:
-            tensors = layer(tensors, graph.species, attributes, basis, values, graph.pair_i, graph.pair_j, factor)
+            tensors = layer(tensors, graph.species, attributes, distance, values, graph.pair_i, graph.pair_j, factor)
             found.append(tensors)
         return found

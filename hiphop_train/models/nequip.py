@@ -5,7 +5,7 @@ in the library nequip 0.19.
 """
 
 import math
-from typing import List, Literal, Sequence, Union
+from typing import Callable, List, Literal, Sequence, Union
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -16,8 +16,7 @@ from hiphop_train.models.base import Representation
 from hiphop_train.nn.convolution import TensorConvolution, reached
 from hiphop_train.nn.couplings import TensorType, all_types, harmonics, true_types
 from hiphop_train.nn.equivariant import EquivariantLinear, Gate, SpeciesLinear
-from hiphop_train.nn.radial import bessel_functions, polynomial_cutoff
-from hiphop_train.nn.scaled import ScaledNetwork
+from hiphop_train.nn.radial import RadialFunctions
 from hiphop_train.types import Graph
 
 
@@ -28,9 +27,8 @@ class InteractionBlock(nn.Module):
     ----------
     types, widths : of the features and their numbers
     types_out, widths_out : of the results
+    radial : takes the number of radial functions, and makes them
     l_max : highest rank of the harmonics
-    n_radial : size of the radial basis
-    radial_hidden : widths of the hidden layers of the radial network
     n_attributes : numbers that describe a species; 0 in the first block, which has no self-connection S
     """
 
@@ -40,9 +38,8 @@ class InteractionBlock(nn.Module):
         widths: List[int],
         types_out: Sequence[TensorType],
         widths_out: List[int],
+        radial: Callable[[int], RadialFunctions],
         l_max: int,
-        n_radial: int,
-        radial_hidden: List[int],
         n_attributes: int,
     ) -> None:
         super().__init__()
@@ -52,8 +49,7 @@ class InteractionBlock(nn.Module):
         sent_widths = [width for each, width in zip(types, widths) if each in sent]
         self.before = EquivariantLinear(types, widths, sent, sent_widths)  # L
         self.convolution = TensorConvolution(sent, sent_widths, l_max, types_out)
-        n_weights = self.convolution.n_weights
-        self.radial = ScaledNetwork(n_radial, radial_hidden, n_weights, gain=math.sqrt(2), uniform=True)  # R
+        self.radial = radial(self.convolution.n_weights)  # R
         self.after = EquivariantLinear(types_out, self.convolution.widths_out, types_out, self.gate.widths_in)  # L'
         self.self_connection = nn.ModuleList()  # S, or empty
         if n_attributes > 0:
@@ -64,7 +60,7 @@ class InteractionBlock(nn.Module):
         tensors: List[Tensor],
         species: Tensor,
         attributes: Tensor,
-        basis: Tensor,
+        distance: Tensor,
         harmonics: Tensor,
         pair_i: Tensor,
         pair_j: Tensor,
@@ -77,7 +73,7 @@ class InteractionBlock(nn.Module):
         tensors : [(n_atoms, 2 l + 1, width)], x
         species : (n_atoms,)
         attributes : (n_types, n_attributes) of the species
-        basis : (n_pairs, n_radial), radial basis
+        distance : (n_pairs,) Angstrom
         harmonics : (n_pairs, (l_max + 1)^2), Y
         pair_i, pair_j : (n_pairs,) receiving and sending atom
         factor : 1 / sqrt(N), N being the mean number of neighbours
@@ -87,7 +83,7 @@ class InteractionBlock(nn.Module):
         tensors : [(n_atoms, 2 l + 1, width_out)]
         """
         sources = [factor * each for each in self.before(tensors)]
-        sums = self.after(self.convolution(sources, harmonics, self.radial(basis), pair_i, pair_j))
+        sums = self.after(self.convolution(sources, harmonics, self.radial(distance), pair_i, pair_j))
         for self_connection in self.self_connection:
             own = self_connection(tensors, species, attributes)
             sums = [sums[k] + own[k] for k in range(len(sums))]
@@ -138,17 +134,22 @@ class NequIP(Representation):
                 f"{l_max + 1} in all"
             )
         super().__init__(elements, cutoff, [width_of_rank[0]], counts_neighbours=True)
-        self.l_max, self.n_radial, self.cutoff_power = l_max, n_radial, cutoff_power
+        self.l_max = l_max
         self.embedding = nn.Embedding(len(elements), n_attributes)
         self.blocks = nn.ModuleList()
+
+        def radial(n_out: int) -> RadialFunctions:
+            basis = (cutoff, n_radial, cutoff_power, 2.0 / cutoff)
+            return RadialFunctions(*basis, list(radial_hidden), n_out, gain=math.sqrt(2), uniform=True)
+
         scalar = TensorType(0, 1)
         hidden = all_types(l_max) if parity else true_types(l_max)
         types, widths = [scalar], [n_attributes]
         for block in range(n_interactions):
             types_out = reached(types, l_max, hidden if block < n_interactions - 1 else [scalar])
             widths_out = [width_of_rank[each.rank] for each in types_out]
-            given = (l_max, n_radial, list(radial_hidden), n_attributes if block > 0 else 0)
-            self.blocks.append(InteractionBlock(types, widths, types_out, widths_out, *given))
+            n_own = n_attributes if block > 0 else 0
+            self.blocks.append(InteractionBlock(types, widths, types_out, widths_out, radial, l_max, n_own))
             types, widths = types_out, widths_out
 
     def forward(self, graph: Graph) -> List[Tensor]:
@@ -159,13 +160,11 @@ class NequIP(Representation):
         """Return the tensors after each block, [[(n_atoms, 2 l + 1, width)]]."""
         distance = torch.linalg.norm(graph.pair_vectors, dim=1)
         values = harmonics(graph.pair_vectors / distance[:, None], self.l_max)
-        cutoff = polynomial_cutoff(distance, self.cutoff, self.cutoff_power)
-        basis = bessel_functions(distance, self.cutoff, self.n_radial) * (2.0 / self.cutoff * cutoff)[:, None]
         factor = torch.rsqrt(self.average_neighbours)
         attributes = self.embedding.weight
         tensors = [attributes.index_select(0, graph.species)[:, None]]
         found: List[List[Tensor]] = []
         for block in self.blocks:
-            tensors = block(tensors, graph.species, attributes, basis, values, graph.pair_i, graph.pair_j, factor)
+            tensors = block(tensors, graph.species, attributes, distance, values, graph.pair_i, graph.pair_j, factor)
             found.append(tensors)
         return found

@@ -183,7 +183,8 @@ def test_conversion_covers_all_parameters(
     restore(potential)
     single = varied._replace(pair_vectors=varied.pair_vectors.float())
     for key, value in plain(single).items():
-        assert torch.equal(potential(single)[key], value), key
+        # not to the last bit: torch.matmul goes other ways where no gradient is wanted
+        torch.testing.assert_close(potential(single)[key], value, rtol=2e-5, atol=2e-5)
 
 
 def test_prepare_can_be_sent_to_other_processes(model_name: str, potential_of: PotentialOf, varied: Graph) -> None:

@@ -10,6 +10,7 @@ import torch
 from hatchling.builders.wheel import WheelBuilder
 from torch import Tensor
 
+from hiphop_train.accelerate import polynomial_source, tensor_convolution
 from hiphop_train.accelerate.compiler import (
     FLAGS,
     IN_VECTORS,
@@ -21,8 +22,9 @@ from hiphop_train.accelerate.compiler import (
     find_compiler,
 )
 from hiphop_train.accelerate.contraction_programs import contraction_program
-from hiphop_train.accelerate.polynomial_source import header
 from hiphop_train.nn.contractions import parse
+from hiphop_train.nn.convolution import TensorConvolution
+from hiphop_train.nn.couplings import true_types
 from tests.conftest import ROOT
 
 CUBES = """
@@ -36,6 +38,7 @@ void cubes(const real *x, real *y, int64_t n, int n_threads)
 SIZES = {
     "N_SENSITIVITIES": [1, 3, 8, 20],
     "N_COMPONENTS": [1, 4, 16, 36],
+    "N_RANKS": [1, 2, 4],
     "WIDTH": [128],
     "EPSILON": [1e-5],
 }
@@ -163,13 +166,26 @@ def test_sources_are_files_of_the_package() -> None:
     assert {f"hiphop_train/accelerate/kernels/{name}" for name in names} <= packed
 
 
+def contractions() -> str:
+    products = ["q_ij q_ij", "q_ij q_ik q_jk"]
+    return polynomial_source.header(contraction_program([parse(product) for product in products], 2))
+
+
+def couplings() -> str:
+    convolution = TensorConvolution(true_types(2), [16] * 3, 2, true_types(2))
+    return tensor_convolution.header(convolution.couplings[1], 9)
+
+
+GENERATED = {"polynomial.c": contractions, "tensor_convolution.c": couplings}
+"""What the file ``generated.h`` of a source contains."""
+
+
 @pytest.mark.parametrize("vectors", VECTORS.values(), ids=VECTORS.keys())
 @pytest.mark.parametrize("dtype", REALS)
 @pytest.mark.parametrize("file", sorted(file.name for file in SOURCES.glob("*.c")))
 def test_sources_compile_without_warnings(file: str, dtype: torch.dtype, vectors: str, tmp_path: Path) -> None:
     """At several sizes, as one object each that is not kept."""
-    products = ["q_ij q_ij", "q_ij q_ik q_jk"]
-    (tmp_path / "generated.h").write_text(header(contraction_program([parse(product) for product in products], 2)))
+    (tmp_path / "generated.h").write_text(GENERATED.get(file, str)())
     flags = [*FLAGS, *IN_VECTORS, vectors, "-fsyntax-only", "-Wall", "-Wextra", "-Wno-sign-compare", "-Wno-psabi"]
     flags += [f"-DREAL={REALS[dtype]}", f"-DIS_SINGLE={int(dtype == torch.float32)}", f"-I{tmp_path}"]
     text = (SOURCES / file).read_text()

@@ -16,7 +16,7 @@ from hiphop_train.accelerate.tables import make_table, sums_of_products
 from hiphop_train.config import load_config
 from hiphop_train.errors import ConfigError
 from hiphop_train.training.module import PotentialModule
-from hiphop_train.training.statistics import fit_statistics
+from hiphop_train.training.statistics import fit_representation
 from hiphop_train.types import Batch, Graph
 from tests.accelerate.conftest import CPU
 
@@ -35,7 +35,7 @@ def make(name: str, *settings: str) -> tuple[PotentialModule, list[Batch]]:
     data = build.make_data(config.data, potential, torch.float32, 0)
     statistics = data.statistics()
     potential.set_statistics(statistics.e0, statistics.scale)
-    fit_statistics(potential, data)
+    fit_representation(potential, data)
     optimizer = build.make_part(config.optimizer, "optimizer", params=list(potential.parameters()))
     schedule = build.make_part(config.scheduler, "scheduler")
     module = PotentialModule(potential, build.make_part(config.loss, "loss"), optimizer, schedule, {})

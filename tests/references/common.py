@@ -9,13 +9,13 @@ from hiphop_train.potential import Network, Potential
 ELEMENTS = ["H", "C", "N", "O"]
 
 
-def perturb(module: nn.Module, seed: int) -> None:
+def perturb(module: nn.Module, seed: int, size: float = 0.1) -> None:
     """Move all parameters away from their defaults."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
             noise = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
-            parameter.add_(0.1 * noise.to(parameter.dtype))
+            parameter.add_(size * noise.to(parameter.dtype))
 
 
 def settle(network: Network, cutoff: float, weights: dict[str, Tensor]) -> Potential:
