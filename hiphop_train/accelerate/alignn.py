@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, one_hot
 
 from hiphop_train.accelerate.compiler import Library
+from hiphop_train.accelerate.expansion import expand
 from hiphop_train.accelerate.gated_graph import Groups, activate, convolve
 from hiphop_train.accelerate.pairs import reverses
 from hiphop_train.accelerate.row_tables import RowTable
@@ -193,7 +194,9 @@ class CompiledALIGNN(Representation):
         for part in embedding.modules():
             if isinstance(part, nn.LayerNorm):
                 values = activate(self.libraries[part.normalized_shape[0]], values, part.weight, part.bias)
-            elif isinstance(part, nn.Linear | Expansion):
+            elif isinstance(part, Expansion):
+                values = expand(part, values)
+            elif isinstance(part, nn.Linear):
                 values = part(values)
         return values, None
 
