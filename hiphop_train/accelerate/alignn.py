@@ -242,9 +242,9 @@ def groups_of(graph: Graph, place: Tensor | None) -> Groups:
 
 def _make(plain: ALIGNN, setting: Setting) -> CompiledALIGNN:
     widths = {part.normalized_shape[0] for part in plain.modules() if isinstance(part, nn.LayerNorm)}
-    libraries = {width: setting.compile("gated_graph.c", {"N": width}) for width in widths}
+    libraries = {width: setting.compile("gated_graph.c", {"N_FEATURES": width}) for width in widths}
     has_tables = setting.purpose == "inference" and setting.dtype == torch.float32
-    tables = setting.compile("table.c", {"N": plain.feature_sizes[0]}) if has_tables else None
+    tables = setting.compile("table.c", {"N_FEATURES": plain.feature_sizes[0]}) if has_tables else None
     return CompiledALIGNN(plain, libraries, tables)
 
 

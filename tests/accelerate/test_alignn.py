@@ -47,7 +47,7 @@ def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.parametrize("width", [3, 8, 14, 40])
 def test_activation(width: int) -> None:
     """Of widths that fill the processor's vectors, and of others; more rows than are summed at once."""
-    library = SETTING.compile("gated_graph.c", {"N": width})
+    library = SETTING.compile("gated_graph.c", {"N_FEATURES": width})
     torch.manual_seed(0)
     given = [torch.randn(150, width), torch.randn(width), torch.randn(width), torch.randn(150, width)]
     inputs = [each.double().requires_grad_(True) for each in given]
@@ -67,7 +67,7 @@ def test_activation(width: int) -> None:
 @pytest.mark.parametrize("width", [5, 16])
 def test_convolution(width: int, updates_edges: bool, shares_rows: bool) -> None:
     """Over a graph in two blocks, with a node that receives nothing, in another order."""
-    library = SETTING.compile("gated_graph.c", {"N": width})
+    library = SETTING.compile("gated_graph.c", {"N_FEATURES": width})
     torch.manual_seed(0)
     convolution = EdgeGatedConvolution(width, 0.3, updates_edges).double()
     perturb(convolution, seed=0)

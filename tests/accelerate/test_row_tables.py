@@ -13,7 +13,7 @@ WIDTH = 19
 
 
 def table_of(module: nn.Module) -> RowTable:
-    library = SETTING.compile("table.c", {"N": WIDTH})
+    library = SETTING.compile("table.c", {"N_FEATURES": WIDTH})
     return RowTable(library, [module.requires_grad_(False)], -1.0, 1.0)
 
 

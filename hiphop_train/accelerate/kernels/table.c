@@ -1,6 +1,6 @@
 /* Functions of one number, interpolated by cubic polynomials between knots.
 
-   table: (n_intervals, 4, N), coefficients of 1, t, t^2 and t^3, where t from 0 to 1 is the position in the interval.
+   table: (n_intervals, 4, N_FEATURES), coefficients of 1, t, t^2 and t^3; t, from 0 to 1, is the position in the interval.
    Beyond the knots, the outermost polynomials. */
 
 #include "rows.h"
