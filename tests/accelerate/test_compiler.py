@@ -40,6 +40,7 @@ SIZES = {
     "N_COMPONENTS": [1, 4, 16, 36],
     "N_RANKS": [1, 2, 4],
     "WIDTH": [128],
+    "N_FEATURES": [5, 64],
     "EPSILON": [1e-5],
 }
 """Values of all macros that the sources expect."""
