@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from hiphop_train.accelerate import (
+    alignn,
+    allegro,
     group_norm,
     hip,
     invariants,
@@ -38,6 +40,8 @@ TWINS: list[Twin] = [
     *group_norm.TWINS,
     *hip.TWINS,
     *schnet.TWINS,
+    *alignn.TWINS,
+    *allegro.TWINS,
     *symmetry_functions.TWINS,
     *readout.TWINS,
     *matrices.TWINS,

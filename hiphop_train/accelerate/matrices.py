@@ -61,6 +61,8 @@ class CompiledMatrixProduct(nn.Module):
 
     def forward(self, first: List[Tensor], second: List[Tensor]) -> List[Tensor]:
         """Multiply, see `MatrixProduct`."""
+        if torch.is_autocast_enabled("cpu"):
+            first, second = ([each.to(self.kernels.library.dtype) for each in parts] for parts in (first, second))
         if not self.kernels.library.serves(first[0]):  # converted or moved after compilation
             found: List[Tensor] = self.original[0](first, second)
             return found

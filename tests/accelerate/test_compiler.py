@@ -38,6 +38,7 @@ void cubes(const real *x, real *y, int64_t n, int n_threads)
 SIZES = {
     "N_SENSITIVITIES": [1, 3, 8, 20],
     "N_COMPONENTS": [1, 4, 16, 36],
+    "N_RANKS": [1, 2, 4],
     "WIDTH": [128],
     "EPSILON": [1e-5],
 }

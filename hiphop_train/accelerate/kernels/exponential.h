@@ -1,4 +1,8 @@
-/* The exponential of vectors of numbers; after common.h. */
+/* The exponential function on vectors of the processor. */
+
+#pragma once
+
+#include "common.h"
 
 #define LN2_FIRST 0.693359375 /* leading digits of ln 2, few enough that multiples are exact */
 #define LN2_REST -2.12194440054690582767878541823e-4

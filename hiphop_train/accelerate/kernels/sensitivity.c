@@ -2,7 +2,6 @@
 
    s_k(r) = exp(-((1/r - 1/mu_k) w_k)^2 / 2) cos^2(pi r / 2 r_c), see nn/sensitivity.py. */
 
-#include "common.h"
 #include "exponential.h"
 
 #include <tgmath.h>
