@@ -40,6 +40,8 @@ SMALL = {
     "n_interactions": 2,
     "radial_hidden": [16],
     "n_attributes": 6,
+    "n_radial_by_order": [4, 2, 1, 1],
+    "l_max_by_order": [0, 2, 1, 1],
     "hidden": [24, 16],
     "hidden_of": {"C": [12]},
 }
