@@ -16,34 +16,37 @@ typedef struct {
     int64_t n_inputs, n_targets, n_outputs;
 } program;
 
+/* Columns, and in each the rows; a full block of rows is unrolled. */
+#define EACH_ROW(n_columns, ...) \
+    if (n_rows == WIDTH) \
+        for (int64_t k = 0; k < n_columns; k++) \
+            for (int row = 0; row < WIDTH; row++) { __VA_ARGS__ } \
+    else \
+        for (int64_t k = 0; k < n_columns; k++) \
+            for (int64_t row = 0; row < n_rows; row++) { __VA_ARGS__ }
+
 /* Bring rows into the order of the processor's vectors; rows beyond the last are zero. */
 static void load(const real *from, int64_t n_columns, int64_t n_rows, real *to)
 {
     if (n_rows < WIDTH) memset(to, 0, n_columns * WIDTH * sizeof(real));
-    for (int64_t row = 0; row < n_rows; row++)
-        for (int64_t k = 0; k < n_columns; k++) to[k * WIDTH + row] = from[row * n_columns + k];
+    EACH_ROW(n_columns, to[k * WIDTH + row] = from[row * n_columns + k];)
 }
 
 static void store(const real *from, int64_t n_columns, int64_t n_rows, real *to)
 {
-    for (int64_t row = 0; row < n_rows; row++)
-        for (int64_t k = 0; k < n_columns; k++) to[row * n_columns + k] = from[k * WIDTH + row];
+    EACH_ROW(n_columns, to[row * n_columns + k] = from[k * WIDTH + row];)
 }
 
 static void store_outputs(const program *s, const real *from, int64_t n_rows, real *to)
 {
-    for (int64_t row = 0; row < n_rows; row++)
-        for (int64_t k = 0; k < s->n_outputs; k++)
-            to[row * s->n_outputs + k] = s->scale[k] * from[(int64_t)s->outputs[k] * WIDTH + row];
+    EACH_ROW(s->n_outputs, to[row * s->n_outputs + k] = s->scale[k] * from[(int64_t)s->outputs[k] * WIDTH + row];)
 }
 
 /* Adjoints of all planes: those of the outputs are given, the others zero. */
 static void load_seeds(const program *s, const real *from, int64_t n_rows, real *to)
 {
     memset(to, 0, (s->n_inputs + s->n_targets + 1) * WIDTH * sizeof(real));
-    for (int64_t row = 0; row < n_rows; row++)
-        for (int64_t k = 0; k < s->n_outputs; k++)
-            to[(int64_t)s->outputs[k] * WIDTH + row] = s->scale[k] * from[row * s->n_outputs + k];
+    EACH_ROW(s->n_outputs, to[(int64_t)s->outputs[k] * WIDTH + row] = s->scale[k] * from[row * s->n_outputs + k];)
 }
 
 #define AT(planes, k) ((planes) + (int64_t)(k) * WIDTH)
