@@ -13,6 +13,7 @@ from hiphop_train.accelerate.contraction_programs import Component, ContractionW
 from hiphop_train.accelerate.densities import DensityKernel, densities, header, neighbours
 from hiphop_train.accelerate.polynomial_kernels import evaluate_compiled
 from hiphop_train.accelerate.polynomials import Step
+from hiphop_train.accelerate.precision import full_precision
 from hiphop_train.accelerate.steps import StepKernels
 from hiphop_train.accelerate.twin import Setting, Twin, adopt, why_no_kernels
 from hiphop_train.models.ace import ACE
@@ -98,11 +99,34 @@ class CompiledACE(Representation):
         plain = self.original[0]
         pairs = neighbours(graph) if self.kernel.library.serves(graph.pair_vectors) else None
         if pairs is None:  # not sorted, or converted or moved after compilation
-            found: List[Tensor] = plain(graph)
+            with full_precision(graph.pair_vectors):
+                found: List[Tensor] = plain(graph)
             return found
         return [evaluate_compiled(self.products, densities(graph, plain, pairs, self.kernel, self.is_frozen))]
 
 
+class FullPrecisionACE(Representation):
+    """Atomic cluster expansion whose products are not rounded in training with mixed precision.
+
+    Parameters
+    ----------
+    plain : the model
+    setting : of the twin
+    """
+
+    def __init__(self, plain: ACE, setting: Setting) -> None:
+        super().__init__(plain.elements, plain.cutoff, plain.feature_sizes, plain.standardised_functions)
+        adopt(self, plain)
+        self.original = [plain]
+
+    def forward(self, graph: Graph) -> List[Tensor]:
+        """Return the functions B (n_atoms, n_functions)."""
+        with full_precision(graph.pair_vectors):
+            found: List[Tensor] = self.original[0](graph)
+        return found
+
+
 TWINS = [
     Twin("densities and products", "C", ACE, CompiledACE, why_not=why_no_kernels),
+    Twin("densities and products", "in full precision", ACE, FullPrecisionACE, purposes=("training",)),
 ]

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from hiphop_train.accelerate.compiled_tensors import tensor_program
 from hiphop_train.accelerate.compiler import Library
 from hiphop_train.accelerate.polynomials import NOTHING, Step
+from hiphop_train.accelerate.precision import full_precision
 from hiphop_train.models.ace import ACE
 from hiphop_train.nn.couplings import harmonics
 from hiphop_train.types import Graph
@@ -68,6 +69,8 @@ class _Density(Function):
     def forward(ctx: Any, r: Tensor, y: Tensor, pairs: Neighbours, kernel: DensityKernel) -> Tensor:
         ctx.pairs, ctx.kernel = pairs, kernel
         r, y = r.contiguous(), y.contiguous()
+        assert kernel.library.serves(r)
+        assert kernel.library.serves(y)
         ctx.save_for_backward(r, y)
         return kernel.density(r, y, pairs)
 
@@ -136,7 +139,9 @@ def densities(graph: Graph, plain: ACE, pairs: Neighbours, kernel: DensityKernel
         return found
     distance = torch.linalg.norm(graph.pair_vectors, dim=1)
     values = harmonics(graph.pair_vectors / distance[:, None], plain.l_max)
-    found = _Density.apply(plain.radial(distance), values, pairs, kernel)  # type: ignore[no-untyped-call]
+    with full_precision(distance):
+        radial = plain.radial(distance)
+    found = _Density.apply(radial, values, pairs, kernel)  # type: ignore[no-untyped-call]
     return found
 
 

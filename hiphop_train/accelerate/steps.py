@@ -54,10 +54,8 @@ class StepKernels:
             )
         ]
         reals = [torch.tensor(each, dtype=self.library.dtype) for each in ([step.factor for step in steps], scale)]
-        self.tensors = [*integers, *reals]  # kept alive
-        pointers = [ctypes.c_void_p(each.data_ptr()) for each in self.tensors]
-        self.n_inputs, self.n_outputs = n_inputs, len(outputs)
-        self.program = (_Program * 1)(_Program(*pointers, n_inputs, n_targets, len(outputs)))
+        self.tensors = [*integers, *reals]
+        self.n_inputs, self.n_targets, self.n_outputs = n_inputs, n_targets, len(outputs)
 
     def evaluate(self, inputs: Tensor, constants: List[Tensor]) -> Tensor:
         """Evaluate the function: (n_rows, n_outputs) from (n_rows, n_inputs)."""
@@ -82,5 +80,7 @@ class StepKernels:
     def _call(self, function: str, given: List[Tensor], results: List[Tensor]) -> None:
         rows = [each.contiguous() for each in given]
         assert all(map(self.library.serves, rows))
-        if not self.library.call(function, self.program, *rows, *results, len(rows[0])):
+        pointers = [ctypes.c_void_p(each.data_ptr()) for each in self.tensors]
+        program = (_Program * 1)(_Program(*pointers, self.n_inputs, self.n_targets, self.n_outputs))
+        if not self.library.call(function, program, *rows, *results, len(rows[0])):
             raise MemoryError("no memory for the intermediate results of a program")

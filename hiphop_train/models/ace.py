@@ -90,7 +90,9 @@ class ACE(Representation):
         n_of_rank = [max(n for n, top in zip(n_radial, l_max) if top >= rank) for rank in range(max(l_max) + 1)]
         products = basis(n_types, n_radial, l_max, n_of_rank)
         functions = functions_of_products(products, n_of_rank)
-        super().__init__(elements, cutoff, [len(functions)], functions if standardise else None)
+        names = names_of_products(products, n_of_rank, elements)
+        standardised = functions if standardise else None
+        super().__init__(elements, cutoff, [len(functions)], standardised, feature_names=names)
         self.n_types, self.n_radial, self.l_max = n_types, max(n_of_rank), max(l_max)
         self.n_radial_by_rank = n_of_rank
         self.products = products
@@ -163,4 +165,14 @@ def functions_of_products(products: List[LabelledProducts], n_of_rank: List[int]
         for each in labels:
             radial = tuple(sorted((rank, label % n_of_rank[rank]) for rank, label in zip(graph.ranks, each)))
             found.append(index.setdefault((graph, radial), len(index)))
+    return found
+
+
+def names_of_products(products: List[LabelledProducts], n_of_rank: List[int], elements: List[str]) -> List[str]:
+    """Name each product by its graph, and the element and radial function of each factor: ``v_i v_i: H0 C1``."""
+    found: List[str] = []
+    for graph, labels in products:
+        for each in labels:
+            factors = [divmod(label, n_of_rank[rank]) for rank, label in zip(graph.ranks, each)]
+            found.append(f"{graph}: " + " ".join(f"{elements[species]}{n}" for species, n in factors))
     return found

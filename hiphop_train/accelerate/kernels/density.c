@@ -1,8 +1,9 @@
 /* Densities of neighbours, A_i = sum over j of g_n(r_ij) Y^l_m(r_ij) by the species of j, and their derivatives; see
-   accelerate/ace.py.
+   accelerate/densities.py.
 
    generated.h has N_TYPES, N_RANKS, N_RADIAL, N_HARMONICS, N_PLANES, and for each rank: OF_RANK, its number of radial
-   functions, and FIRST, its first plane. Within a rank, planes count components, then species, then radial functions. */
+   functions, and FIRST, its first plane. Within a rank, planes count components, then species, then radial functions.
+   It also has the coefficients of the radial functions' recurrence, and the tensors of a unit vector as a program. */
 
 #include <math.h>
 
