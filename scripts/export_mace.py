@@ -3,8 +3,8 @@
 
 usage: python export_mace.py MODEL OUTPUT
 
-MODEL is a file that mace-torch wrote (*.model): a pickle, which can run any code when it is opened. Open only files that
-you trust, in an environment with mace-torch (no part of hiphop-train is needed here). OUTPUT contains no code.
+MODEL is a file that mace-torch wrote (*.model): a pickle, which can run any code when it is opened. Open only files
+that you trust, in an environment with mace-torch (no part of hiphop-train is needed here). OUTPUT contains no code.
 """
 
 import sys
