@@ -10,6 +10,8 @@
 
 enum { TOGETHER = 2 * N_LANES };
 
+typedef double doubles __attribute__((vector_size(N_LANES * sizeof(double))));
+
 typedef struct {
     const int32_t *start, *left, *right, *outputs;
     const real *factor, *scale;
@@ -159,6 +161,38 @@ int gradient(const program *s, const real *x, const real *g, real *dx, int64_t n
         load_seeds(s, g + first * s->n_outputs, n, p + size);
         backward(s, p, p + size);
         store(p + size, s->n_inputs, n, dx + first * s->n_inputs);
+    })
+}
+
+/* e = constant + sum over outputs of weight y, with the weights of each row's kind, and its derivative with respect to x
+   unless dx is NULL. Outputs are not stored. */
+int energies(const program *s, const real *x, const int64_t *kind, const real *weights, const double *constants,
+             double *e, real *dx, int64_t n_rows, int n_threads)
+{
+    EACH_BLOCK(2, {
+        real *a = p + size;
+        const real *of_row[TOGETHER];
+        doubles sums[2];
+        load(x + first * s->n_inputs, s->n_inputs, n, p);
+        forward(s, p);
+        memset(a, 0, size * sizeof(real));
+        for (int row = 0; row < TOGETHER; row++) {
+            const int64_t of = kind[first + (row < n ? row : 0)];
+            of_row[row] = weights + of * s->n_outputs;
+            sums[row / N_LANES][row % N_LANES] = constants[of];
+        }
+        for (int64_t k = 0; k < s->n_outputs; k++) {
+            const real *y = AT(p, s->outputs[k]);
+            real *adjoint = AT(a, s->outputs[k]);
+            for (int row = 0; row < TOGETHER; row++) adjoint[row] = of_row[row][k];
+            for (int c = 0; c < 2; c++)
+                sums[c] += __builtin_convertvector(get(adjoint + c * N_LANES) * get(y + c * N_LANES), doubles);
+        }
+        for (int64_t row = 0; row < n; row++) e[first + row] = sums[row / N_LANES][row % N_LANES];
+        if (dx) {
+            backward(s, p, a);
+            store(a, s->n_inputs, n, dx + first * s->n_inputs);
+        }
     })
 }
 
