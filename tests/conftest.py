@@ -38,8 +38,14 @@ SMALL = {
     "n_factors": 16,
     "gaussian_max": 4.0,
     "n_interactions": 2,
+    "n_line_interactions": 1,
+    "n_embedding": 14,
+    "n_angle_gaussians": 4,
     "radial_hidden": [16],
     "n_attributes": 6,
+    "n_tensors": 4,
+    "two_body_hidden": [16],
+    "latent_hidden": [16],
     "n_radial_by_order": [4, 2, 1, 1],
     "l_max_by_order": [0, 2, 1, 1],
     "hidden": [24, 16],
@@ -47,9 +53,9 @@ SMALL = {
 }
 """What is shrunk in a model's configuration and its readout's, where they have the key."""
 
-WEIGHT_FACTORS = {"newtonnet": 0.75}
+WEIGHT_FACTORS = {"newtonnet": 0.75, "tfn": 1.6, "tensornet": 1.5}
 """What random weights are multiplied by: in a dense cell the products of NewtonNet's unnormalised sums reach 1e17, and
-finite differences cannot follow."""
+finite differences cannot follow; forces of TFN and TensorNet are small, and TFN's norms sharply curved near zero."""
 
 ATOM_ENERGY = -10.0 * np.arange(119.0) - 3.0
 """Energy of an isolated atom in the labels, eV, by atomic number."""

@@ -74,6 +74,18 @@ def has_reverses(graph: Graph) -> bool:
     return bool(_mix(forward).sum() == _mix(backward).sum())
 
 
+def reverses(graph: Graph) -> Optional[Tensor]:
+    """Return the reverse of each pair (n_pairs,) int64; None if one is missing.
+
+    Equal pairs, if any, have their reverses in some order.
+    """
+    forward, order = torch.sort(_mix(_keys(graph)[0]))
+    backward, order_backward = torch.sort(_mix(_keys(graph)[1]))
+    if not torch.equal(forward, backward):
+        return None
+    return torch.empty_like(order).index_copy(0, order_backward, order)
+
+
 def _keys(graph: Graph) -> Tuple[Tensor, Tensor]:
     """Combine the indices of each pair (n_pairs,) int64, and those of its reverse; products wrap around."""
     i, j = graph.pair_i, graph.pair_j

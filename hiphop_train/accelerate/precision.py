@@ -40,11 +40,13 @@ class MixedPrecision:
             self.context = torch.autocast(inputs[0].pair_vectors.device.type, torch.bfloat16)
             self.context.__enter__()  # type: ignore[no-untyped-call]
 
-    def leave(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
-        """End autocast."""
-        if self.context is not None:
-            self.context.__exit__(None, None, None)
-            self.context = None
+    def leave(self, module: nn.Module, inputs: Any, outputs: Any) -> list[Tensor] | None:
+        """End autocast; the features of each level leave in the type of the geometry."""
+        if self.context is None:
+            return None
+        self.context.__exit__(None, None, None)
+        self.context = None
+        return None if outputs is None else [level.to(inputs[0].pair_vectors.dtype) for level in outputs]
 
     def remove(self) -> None:
         """Remove the hooks."""

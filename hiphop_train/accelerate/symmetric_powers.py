@@ -94,6 +94,8 @@ class CompiledPowers(nn.Module):
     def forward(self, tensors: List[Tensor], species: Tensor) -> List[Tensor]:
         """Evaluate, see `SymmetricPowers`."""
         plain = self.original[0]
+        if torch.is_autocast_enabled("cpu"):
+            tensors = [each.to(self.kernels.library.dtype) for each in tensors]
         if not self.kernels.library.serves(tensors[0]):  # converted or moved after compilation
             found: List[Tensor] = plain(tensors, species)
             return found

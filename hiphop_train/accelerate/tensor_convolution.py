@@ -109,6 +109,9 @@ class CompiledTensorConvolution(nn.Module):
     ) -> List[Tensor]:
         """Convolve, see `TensorConvolution`."""
         library = self.kernels[0].library
+        if torch.is_autocast_enabled("cpu"):  # sums over neighbours are not rounded
+            tensors = [each.to(library.dtype) for each in tensors]
+            harmonics, radial = harmonics.to(library.dtype), radial.to(library.dtype)
         pairs = neighbours(pair_i, pair_j, len(tensors[0]), library) if library.serves(radial) else None
         if pairs is None:  # not sorted, or converted or moved after compilation
             found: List[Tensor] = self.original[0](tensors, harmonics, radial, pair_i, pair_j)

@@ -79,7 +79,13 @@ def declare_import(parser: Parser) -> None:
         description="A directory with constants (*.params), self energies (*.dat) and networks, one or an ensemble.",
     )
     neurochem.add_argument("source", metavar="SOURCE", type=Path, help="directory")
-    for one in (hippynn, neurochem):
+    mace = formats.add_parser(
+        "mace",
+        help="model of mace-torch, written as plain values by scripts/export_mace.py",
+        description="A file that scripts/export_mace.py wrote in the environment of mace-torch.",
+    )
+    mace.add_argument("source", metavar="SOURCE", type=Path, help="file")
+    for one in (hippynn, neurochem, mace):
         _declare_output(one)
     hippynn.add_argument("--cutoff", type=float, metavar="ANGSTROM", help="dist_hard_max of the network (required)")
     hippynn.add_argument("--energy-unit", choices=list(ENERGY), help="of the training energies (required)")

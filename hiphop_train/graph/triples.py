@@ -39,3 +39,30 @@ def triples_within(graph: Graph, cutoff: float) -> Tensor:
     near = torch.nonzero(distance < cutoff).squeeze(1)
     first, second = pairs_of_pairs(graph.pair_i.index_select(0, near), graph.species.shape[0])
     return torch.stack([near.index_select(0, first), near.index_select(0, second)])
+
+
+def line_graph_within(graph: Graph, cutoff: float) -> Tensor:
+    """List the directed line graph of the pairs shorter than a cutoff: which pairs end where another begins.
+
+    A pair leads from its sender to its receiver. Pair A precedes pair B if the receiver of A is the sender of B; B may
+    lead back to where A began.
+
+    Parameters
+    ----------
+    graph : with pairs sorted by receiver
+    cutoff : Angstrom
+
+    Returns
+    -------
+    triples : (2, n_triples) int64, A and B of each; B ascends
+    """
+    distance = torch.linalg.norm(graph.pair_vectors, dim=1)
+    near = torch.nonzero(distance < cutoff).squeeze(1)
+    sender = graph.pair_j.index_select(0, near)
+    n_received = torch.bincount(graph.pair_i.index_select(0, near), minlength=graph.species.shape[0])
+    start = torch.cumsum(n_received, 0) - n_received  # the first near pair that each atom receives
+    n_before = n_received.index_select(0, sender)  # pairs A of each pair B
+    after = torch.repeat_interleave(torch.arange(near.shape[0], device=near.device), n_before)
+    rank = torch.arange(after.shape[0], device=near.device) - (torch.cumsum(n_before, 0) - n_before)[after]
+    before = start.index_select(0, sender).index_select(0, after) + rank
+    return torch.stack([near.index_select(0, before), near.index_select(0, after)])

@@ -20,12 +20,11 @@ def sorted_types(types: Sequence[TensorType]) -> list[TensorType]:
 
 
 def split(flat: Tensor, shapes: Sequence[tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
-    """Cut a vector into matrices of the given names and shapes, in this order; those without a name are dropped."""
+    """Cut a vector into matrices of the given names and shapes, in this order."""
     found, start = {}, 0
     for name, shape in shapes:
         size = math.prod(shape)
-        if name:
-            found[name] = flat.reshape(-1)[start : start + size].reshape(shape)
+        found[name] = flat.reshape(-1)[start : start + size].reshape(shape)
         start += size
     if start != flat.numel():
         raise DataError(f"{flat.numel()} weights where {start} are expected ({', '.join(name for name, _ in shapes)})")
@@ -40,21 +39,17 @@ def linear(
     Parameters
     ----------
     flat : vector of e3nn
-    ours : layer of the same sizes; where results have as many features as arguments, without those that nothing uses
+    ours : layer of the same sizes
     prefix : of its name
     types : of the arguments
     order : the same in e3nn's order
     """
     shapes: list[tuple[str, tuple[int, ...]]] = []
     for each in order:
-        source = list(types).index(each)
-        if source in ours.sources:
-            k = ours.sources.index(source)
-            layer = ours.layers[k]
-            assert isinstance(layer, ScaledLinear)
-            shapes.append((f"{prefix}.layers.{k}.weight", tuple(layer.weight.shape)))
-        else:
-            shapes.append(("", (ours.widths[source], ours.widths[source])))
+        k = ours.sources.index(list(types).index(each))
+        layer = ours.layers[k]
+        assert isinstance(layer, ScaledLinear)
+        shapes.append((f"{prefix}.layers.{k}.weight", tuple(layer.weight.shape)))
     return split(flat, shapes)
 
 

@@ -1,15 +1,113 @@
-"""State dictionaries of MACE (mace-torch 0.3.16): its names, orders and products."""
+"""Models of MACE (mace-torch 0.3.16), as scripts/export_mace.py writes them: settings and a state dictionary.
+
+mace-torch's own files are pickles of whole modules, which run code when they are opened; they are not read here.
+"""
 
 from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 
 from hiphop_train.errors import DataError
+from hiphop_train.importing.base import Imported
 from hiphop_train.importing.e3nn import basis, linear, species_linear
 from hiphop_train.models.mace import MACE, Interaction
 from hiphop_train.nn.symmetric_powers import PowersOfRank, projected
 from hiphop_train.nn.tensors import full_tensor
+
+FORMAT = "hiphop-train mace 1"
+
+EXPECTED: dict[str, Any] = {
+    "class": "ScaleShiftMACE",
+    "radial_basis": "BesselBasis",
+    "distance_transform": None,
+    "heads": 1,
+    "pair_repulsion": False,
+    "use_so3": False,
+    "use_agnostic_product": False,
+    "use_last_readout_only": False,
+    "joint_embedding": False,
+}
+"""Settings with one supported value each; of heads the number."""
+
+INTERACTIONS = ("RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock")
+"""Of the first layer, and of the others."""
+
+
+def read(path: Path) -> list[Imported]:
+    """Read a file written by scripts/export_mace.py; a list of one.
+
+    Raises
+    ------
+    DataError
+        if it is another kind of file, or the model has settings that `hiphop_train.models.mace.MACE` lacks
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{path} cannot be read as plain values and tensors ({str(error).splitlines()[0][:120]}); mace-torch's own "
+            "files contain code: write one without in the environment of mace-torch, "
+            f"python scripts/export_mace.py {path} FILE"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(f"{path} is not a file of scripts/export_mace.py; write one with it")
+    try:
+        return [_convert(content, f"mace-torch {content['version']}, {path.resolve()}")]
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _convert(content: Mapping[str, Any], origin: str) -> Imported:
+    """Check the settings, and return section and weights."""
+    found = {**content, **content["options"], "heads": len(content["heads"])}
+    for name, value in EXPECTED.items():
+        if found[name] != value:
+            raise DataError(f"{name} is {found[name]}; supported is {value}")
+    for layer, name in enumerate(content["interactions"]):
+        if name != INTERACTIONS[min(layer, 1)]:
+            raise DataError(f"layer {layer} is a {name}; supported are {INTERACTIONS[0]}, then {INTERACTIONS[1]}")
+    if any(name != "silu" for name in content["activations"]):
+        raise DataError(f"activation {', '.join(content['activations'])} of the readout; supported is silu")
+    widths = {multiplicity for multiplicity, _, _ in content["hidden"]}
+    ranks = [(rank, parity) for _, rank, parity in content["hidden"]]
+    if len(widths) > 1 or ranks != [(rank, (-1) ** rank) for rank in range(len(ranks))]:
+        raise DataError(
+            f"features {content['hidden']} (number, rank, parity); supported is one number for each rank from 0, with "
+            "parity (-1)^rank"
+        )
+    for name in ("correlation", "average_neighbours"):
+        if len(set(content[name])) > 1:
+            raise DataError(f"{name} differs between layers, {content[name]}; supported is one value for all")
+    state = content["state"]
+    n_radial_layers = sum(name.startswith("interactions.0.conv_tp_weights.layer") for name in state)
+    radial = [state[f"interactions.0.conv_tp_weights.layer{k}.weight"].shape for k in range(n_radial_layers)]
+    section: dict[str, Any] = {
+        "_target_": "hiphop_train.models.mace.MACE",
+        "elements": [chemical_symbols[number] for number in content["atomic_numbers"]],
+        "cutoff": content["cutoff"],
+        "n_features": widths.pop(),
+        "n_interactions": len(content["interactions"]),
+        "rank": len(ranks) - 1,
+        "l_max": content["l_max"],
+        "correlation": content["correlation"][0],
+        "n_radial": radial[0][0],
+        "cutoff_power": int(content["cutoff_power"]),
+        "radial_hidden": [int(shape[1]) for shape in radial[:-1]],
+    }
+    model = MACE(**{name: value for name, value in section.items() if name != "_target_"})
+    hidden = [multiplicity for multiplicity, _, _ in content["mlp"]] or [16]
+    section["readout"] = {"_target_": "hiphop_train.readout.scaled.LayerEnergies", "hidden": hidden}
+    weights = translate(state, model)
+    weights["terms.0.representation.average_neighbours"] = torch.tensor(content["average_neighbours"][0])
+    scale, shift = (state[f"scale_shift.{name}"].double().reshape(()) for name in ("scale", "shift"))
+    weights["terms.0.scale"] = scale
+    weights["e0"] = state["atomic_energies_fn.atomic_energies"].double().reshape(1, -1) + shift
+    return Imported(section, weights, origin)
 
 
 def translate(state: Mapping[str, Tensor], model: MACE) -> dict[str, Tensor]:

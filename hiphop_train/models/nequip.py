@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hiphop_train.errors import ConfigError
 from hiphop_train.models.base import Representation
-from hiphop_train.nn.convolution import TensorConvolution, reached
+from hiphop_train.nn.convolution import TensorConvolution, reached, types_of_layers
 from hiphop_train.nn.couplings import TensorType, all_types, harmonics, true_types
 from hiphop_train.nn.equivariant import EquivariantLinear, Gate, SpeciesLinear
 from hiphop_train.nn.radial import RadialFunctions
@@ -43,7 +43,8 @@ class InteractionBlock(nn.Module):
         n_attributes: int,
     ) -> None:
         super().__init__()
-        self.types, self.types_out = list(types), list(types_out)  # for importers
+        self.types, self.types_out, self.l_max = list(types), list(types_out), l_max  # for importers
+        self.widths, self.widths_out = widths, widths_out
         self.gate = Gate(types_out, widths_out)
         sent = [each for each in types if reached([each], l_max, types_out)]  # types that contribute
         sent_widths = [width for each, width in zip(types, widths) if each in sent]
@@ -143,10 +144,9 @@ class NequIP(Representation):
             return RadialFunctions(*basis, list(radial_hidden), n_out, gain=math.sqrt(2), uniform=True)
 
         scalar = TensorType(0, 1)
-        hidden = all_types(l_max) if parity else true_types(l_max)
+        self.hidden_types = hidden = all_types(l_max) if parity else true_types(l_max)
         types, widths = [scalar], [n_attributes]
-        for block in range(n_interactions):
-            types_out = reached(types, l_max, hidden if block < n_interactions - 1 else [scalar])
+        for block, types_out in enumerate(types_of_layers(types, l_max, hidden, [scalar], n_interactions)):
             widths_out = [width_of_rank[each.rank] for each in types_out]
             n_own = n_attributes if block > 0 else 0
             self.blocks.append(InteractionBlock(types, widths, types_out, widths_out, radial, l_max, n_own))

@@ -40,6 +40,28 @@ def reached(types: Sequence[TensorType], l_max: int, wanted: Sequence[TensorType
     return [wanted[k] for k in sorted({path.result for path in convolution_paths(types, l_max, wanted)})]
 
 
+def types_of_layers(
+    first: Sequence[TensorType], l_max: int, hidden: Sequence[TensorType], last: Sequence[TensorType], n_layers: int
+) -> List[List[TensorType]]:
+    """Return the types after each of several convolutions: those that are reached, and that something follows from.
+
+    Parameters
+    ----------
+    first : types before the first convolution
+    l_max : highest rank of the harmonics
+    hidden, last : wanted types of all but the last, and of the last
+    n_layers : number of convolutions
+    """
+    found: List[List[TensorType]] = []
+    types = list(first)
+    for layer in range(n_layers):
+        types = reached(types, l_max, hidden if layer < n_layers - 1 else last)
+        found.append(types)
+    for layer in range(n_layers - 2, -1, -1):
+        found[layer] = [each for each in found[layer] if reached([each], l_max, found[layer + 1])]
+    return found
+
+
 class SourceCouplings(nn.Module):
     """All couplings of the tensors of one type with harmonics.
 

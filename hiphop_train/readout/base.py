@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Dict, List, Literal, Tuple
 
+import torch
 from torch import Tensor, nn
 
 from hiphop_train.types import Graph
@@ -16,14 +17,21 @@ class Readout(nn.Module, ABC):
     is_hierarchical : whether the energies are levels that should decrease, with E0 as the first; only then is a
         hierarchicality computed
     targets : keys of the further targets among the outputs
-    sites : on what the features that it reads live, see `hiphop_train.models.base.Representation`
+    sites, counts_neighbours : see `hiphop_train.models.base.Representation`
     """
 
     def __init__(
-        self, is_hierarchical: bool, targets: Tuple[str, ...] = (), sites: Literal["atoms", "pairs"] = "atoms"
+        self,
+        is_hierarchical: bool,
+        targets: Tuple[str, ...] = (),
+        sites: Literal["atoms", "pairs"] = "atoms",
+        counts_neighbours: bool = False,
     ) -> None:
         super().__init__()
         self.sites = sites
+        self.counts_neighbours = counts_neighbours
+        if counts_neighbours:
+            self.register_buffer("average_neighbours", torch.ones(()))
         self.is_hierarchical = is_hierarchical
         self.targets = targets
 

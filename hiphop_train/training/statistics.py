@@ -79,15 +79,17 @@ def fit_representation(potential: Potential, data: DataModule) -> None:
     """
     network = potential.terms[0]
     assert isinstance(network, Network)
-    if network.representation.counts_neighbours:
+    counting = [part for part in (network.representation, network.readout) if part.counts_neighbours]
+    if counting:
         n_pairs, n_atoms = 0, 0
         for batch in data.sample_dataloader("train"):
             n_pairs += len(batch.graph.pair_i)
             n_atoms += len(batch.graph.species)
-        average = network.representation.average_neighbours
-        assert isinstance(average, Tensor)
-        if n_pairs:  # isolated atoms alone leave it at 1
-            average.fill_(n_pairs / n_atoms)
+        for part in counting:
+            average = part.average_neighbours
+            assert isinstance(average, Tensor)
+            if n_pairs:  # isolated atoms alone leave it at 1
+                average.fill_(n_pairs / n_atoms)
     for standardisation in network.standardisations:
         assert isinstance(standardisation, Standardisation)
         spread = Spread(*standardisation.centre.shape)

@@ -39,7 +39,9 @@ void cubes(const real *x, real *y, int64_t n, int n_threads)
 SIZES = {
     "N_SENSITIVITIES": [1, 3, 8, 20],
     "N_COMPONENTS": [1, 4, 16, 36],
+    "N_RANKS": [1, 2, 4],
     "WIDTH": [128],
+    "N_FEATURES": [5, 64],
     "EPSILON": [1e-5],
 }
 """Values of all macros that the sources expect."""

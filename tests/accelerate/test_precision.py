@@ -57,6 +57,10 @@ def evaluate(module: PotentialModule, batch: Batch, precision: Precision) -> dic
     }
 
 
+BOUNDS = {"tfn": 0.1}
+"""Larger relative deviations: each layer of TFN subtracts a constant from numbers close to it."""
+
+
 @pytest.mark.parametrize(
     ("model_name", "large"), [*((name, False) for name in MODELS), *((name, True) for name in HIP)]
 )
@@ -70,7 +74,7 @@ def test_energies_forces_and_gradients_are_close(model_name: str, large: bool, m
     assert found["forces"].dtype == found["gradient"].dtype == torch.float32
     for key, value in expected.items():
         deviation = float((found[key] - value).norm() / value.norm())
-        assert deviation < 0.03, key
+        assert deviation < BOUNDS.get(model_name, 0.03), key
         assert (deviation < 1e-7) == (model_name in UNCHANGED), key
 
 

@@ -41,3 +41,11 @@ def test_energies_and_forces_are_those_of_the_library(
         for key in ("energy", "forces"):
             error = (found[key].detach() - expected[key]).abs().max() / expected[key].abs().max()
             assert error < BOUND, (purpose, key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_references_leave_the_default_precision(name: str) -> None:
+    """Which decides what random numbers later tests draw."""
+    module = import_module(f"tests.references.{name}")
+    module.make(next(iter(module.CONFIGURATIONS.values())))
+    assert torch.get_default_dtype() == torch.float32

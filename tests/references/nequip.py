@@ -57,9 +57,9 @@ def make(settings: dict[str, Any], dtype: torch.dtype = torch.float64, seed: int
         from nequip.model import NequIPGNNModel
         from nequip.utils.global_state import set_global_state
 
-        set_global_state()
-        hidden = settings.get("radial_hidden", [16])
         default = torch.get_default_dtype()
+        set_global_state()  # sets double precision
+        hidden = settings.get("radial_hidden", [16])
         module = NequIPGNNModel(
             seed=seed,
             model_dtype=str(dtype).removeprefix("torch."),

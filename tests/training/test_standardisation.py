@@ -139,13 +139,17 @@ def test_training_fits_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert kept.factor.max() > 2
 
 
-def test_mean_number_of_neighbours() -> None:
-    """Of the training structures alone, where a model declares that it divides by it."""
-    potential, data = make_parts("model=nequip")
-    representation = potential.terms[0].representation
-    assert float(representation.average_neighbours) == 1.0
+@pytest.mark.parametrize(
+    ("model", "names"), [("nequip", ["representation"]), ("allegro", ["representation", "readout"])]
+)
+def test_mean_number_of_neighbours(model: str, names: list[str]) -> None:
+    """Of the training structures alone, where a model or its readout declares that it divides by it."""
+    potential, data = make_parts(f"model={model}")
+    parts = [potential.terms[0].get_submodule(name) for name in names]
+    assert all(float(part.average_neighbours) == 1.0 for part in parts)
     fit_representation(potential, data)
     counts = [(len(batch.graph.pair_i), len(batch.graph.species)) for batch in data.sample_dataloader("train")]
     n_pairs, n_atoms = np.sum(counts, axis=0)
-    assert float(representation.average_neighbours) == pytest.approx(n_pairs / n_atoms, rel=1e-12)
+    for part in parts:
+        assert float(part.average_neighbours) == pytest.approx(n_pairs / n_atoms, rel=1e-6)
     assert n_pairs / n_atoms > 5

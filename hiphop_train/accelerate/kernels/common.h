@@ -1,5 +1,7 @@
 /* Shared by all kernels: real numbers, vectors of the processor, tensors with strides. */
 
+#pragma once
+
 #include <stdint.h>
 #include <string.h>
 
