@@ -170,7 +170,7 @@ def _replace(
     reasons: dict[str, None] = {}
     part = ""
     for twin in TWINS:
-        if not isinstance(module, twin.replaces) or setting.purpose not in twin.purposes:
+        if not isinstance(module, twin.replaces) or setting.purpose not in twin.purposes or not twin.concerns(module):
             continue
         part = twin.part
         reason = twin.why_not(module, setting)

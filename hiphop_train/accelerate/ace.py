@@ -5,9 +5,11 @@ The products share parts, each of which a program evaluates once (see `contracti
 
 from functools import cache
 from itertools import accumulate
-from typing import List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from hiphop_train.accelerate.contraction_programs import Component, ContractionWriter
 from hiphop_train.accelerate.densities import DensityKernel, densities, header, neighbours
@@ -20,7 +22,10 @@ from hiphop_train.models.ace import ACE
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.contractions import Contraction
 from hiphop_train.nn.labelled_products import ProductsOfGraph
+from hiphop_train.nn.standardisation import Standardisation
 from hiphop_train.nn.tensors import component_index
+from hiphop_train.potential import Network, Term
+from hiphop_train.readout.linear import LinearEnergy
 from hiphop_train.types import Graph
 
 
@@ -105,6 +110,63 @@ class CompiledACE(Representation):
         return [evaluate_compiled(self.products, densities(graph, plain, pairs, self.kernel, self.is_frozen))]
 
 
+class LinearExpansion(Term):
+    """Energies of the linear expansion, with their derivatives, without storing its functions.
+
+    Standardisation and coefficients are one linear map of the products.
+
+    Parameters
+    ----------
+    plain : a network of a compiled expansion and a linear readout
+    setting : of the twin
+    """
+
+    def __init__(self, plain: Network, setting: Setting) -> None:
+        super().__init__(plain.is_hierarchical, plain.targets)
+        adopt(self, plain)
+        self.original = [plain]
+
+    def forward(self, graph: Graph) -> Dict[str, Tensor]:
+        """Return the energies of the atoms (n_atoms, 1) in eV, float64."""
+        network = self.original[0]
+        expansion, readout = network.representation, network.readout
+        assert isinstance(expansion, CompiledACE)
+        assert isinstance(readout, LinearEnergy)
+        pairs = neighbours(graph) if expansion.kernel.library.serves(graph.pair_vectors) else None
+        if pairs is None:  # not sorted, or converted or moved after compilation
+            found: Dict[str, Tensor] = network(graph)
+            return found
+        weight, bias = readout.weight.double(), readout.bias.double()
+        for each in network.standardisations:
+            assert isinstance(each, Standardisation)
+            weight = weight * each.factor
+            bias = bias - (weight * each.centre).sum(1)
+        inputs = densities(graph, expansion.original[0], pairs, expansion.kernel, is_frozen=True)
+        energies = _Energies.apply(inputs, graph.species, weight, bias, expansion.products)  # type: ignore[no-untyped-call]
+        return {"energies": energies[:, None] * network.scale}
+
+
+class _Energies(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, species: Tensor, weight: Tensor, bias: Tensor, products: StepKernels
+    ) -> Tensor:
+        energies, gradient = products.energies(inputs, species, weight, bias, ctx.needs_input_grad[0])
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return energies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> Tuple[Tensor, None, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad_output[:, None].to(gradient.dtype) * gradient, None, None, None, None
+
+
+def _is_linear(plain: Network) -> bool:
+    return isinstance(plain.representation, CompiledACE) and isinstance(plain.readout, LinearEnergy)
+
+
 class FullPrecisionACE(Representation):
     """Atomic cluster expansion whose products are not rounded in training with mixed precision.
 
@@ -127,6 +189,7 @@ class FullPrecisionACE(Representation):
 
 
 TWINS = [
+    Twin("energies of products", "C", Network, LinearExpansion, purposes=("inference",), concerns=_is_linear),
     Twin("densities and products", "C", ACE, CompiledACE, why_not=why_no_kernels),
     Twin("densities and products", "in full precision", ACE, FullPrecisionACE, purposes=("training",)),
 ]

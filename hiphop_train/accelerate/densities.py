@@ -158,7 +158,7 @@ def neighbours(graph: Graph) -> Optional[Neighbours]:
 def header(plain: ACE, first: List[int]) -> str:
     """Write the file `generated.h` of `kernels/density.c`."""
     n_ranks = len(plain.n_radial_by_rank)
-    sizes = {"N_TYPES": plain.n_types, "N_RANKS": n_ranks, "N_RADIAL": plain.n_radial}
+    sizes = {"N_TYPES": plain.n_types, "RANKS": n_ranks, "N_RADIAL": plain.n_radial}
     sizes |= {"N_HARMONICS": n_ranks**2, "N_PLANES": first[-1]}
     lists = {"OF_RANK": plain.n_radial_by_rank, "FIRST": first[:-1]}
     lines = [f"enum {{ {', '.join(f'{name} = {value}' for name, value in sizes.items())} }};"]

@@ -5,7 +5,7 @@ little since each step serves a vector of elements, and one library serves all p
 """
 
 import ctypes
-from typing import List, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -54,6 +54,7 @@ class StepKernels:
             )
         ]
         reals = [torch.tensor(each, dtype=self.library.dtype) for each in ([step.factor for step in steps], scale)]
+        self.scale = torch.tensor(scale, dtype=torch.float64)
         self.tensors = [*integers, *reals]
         self.n_inputs, self.n_targets, self.n_outputs = n_inputs, n_targets, len(outputs)
 
@@ -77,9 +78,33 @@ class StepKernels:
         self._call("gradient_of_gradient", [inputs, grad_output, grad_grad], [of_outputs, of_inputs])
         return [of_inputs, of_outputs]
 
-    def _call(self, function: str, given: List[Tensor], results: List[Tensor]) -> None:
+    def energies(
+        self, inputs: Tensor, kinds: Tensor, weights: Tensor, constants: Tensor, with_gradient: bool
+    ) -> Tuple[Tensor, Optional[Tensor]]:
+        """Evaluate a linear function of the results, which are not stored.
+
+        Parameters
+        ----------
+        inputs : (n_rows, n_inputs)
+        kinds : (n_rows,) int64
+        weights : (n_kinds, n_outputs)
+        constants : (n_kinds,) float64
+        with_gradient : whether the derivative with respect to the inputs is wanted
+
+        Returns
+        -------
+        values : (n_rows,) float64
+        gradient : (n_rows, n_inputs)
+        """
+        values = torch.empty(len(inputs), dtype=torch.float64)
+        gradient = torch.empty_like(inputs) if with_gradient else None
+        weights = (weights * self.scale).to(self.library.dtype).contiguous()
+        self._call("energies", [inputs, kinds, weights, constants], [values, gradient])
+        return values, gradient
+
+    def _call(self, function: str, given: List[Tensor], results: List[Optional[Tensor]]) -> None:
         rows = [each.contiguous() for each in given]
-        assert all(map(self.library.serves, rows))
+        assert self.library.serves(rows[0])
         pointers = [ctypes.c_void_p(each.data_ptr()) for each in self.tensors]
         program = (_Program * 1)(_Program(*pointers, self.n_inputs, self.n_targets, self.n_outputs))
         if not self.library.call(function, program, *rows, *results, len(rows[0])):

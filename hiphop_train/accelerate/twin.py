@@ -71,6 +71,11 @@ def why_no_kernels(plain: nn.Module, setting: Setting) -> str:
     return setting.why_no_kernels()
 
 
+def any_module(plain: nn.Module) -> bool:
+    """Return that a twin exists for all modules of its class."""
+    return True
+
+
 @dataclass(frozen=True)
 class Twin:
     """A faster replacement of a plain module.
@@ -83,6 +88,7 @@ class Twin:
     make : builds the twin from the plain module, with its parameters and submodules under the same names
     purposes : for which the twin exists; TorchScript cannot call C or derivatives of our own
     why_not : returns why the twin does not apply to a module; empty if it does
+    concerns : whether the twin exists for a module of this class at all; if not, nothing is reported
     prepare : builds the hook that adds the twin's extras to each graph, in the loader; None if it needs none
     """
 
@@ -92,6 +98,7 @@ class Twin:
     make: Callable[[Any, Setting], nn.Module]
     purposes: tuple[Purpose, ...] = ("training", "inference")
     why_not: Callable[[Any, Setting], str] = always
+    concerns: Callable[[Any], bool] = any_module
     prepare: Callable[[Any], Prepare] | None = None
 
 

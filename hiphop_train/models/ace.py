@@ -15,13 +15,15 @@ from hiphop_train.errors import ConfigError
 from hiphop_train.graph.segments import segment_sum
 from hiphop_train.models.base import Representation
 from hiphop_train.nn.couplings import harmonics
-from hiphop_train.nn.labelled_products import LabelledProducts, ProductsOfGraph, labelled_products
+from hiphop_train.nn.labelled_products import LabelledProducts, ProductsOfGraph, labelled_products, number_of_products
 from hiphop_train.nn.radial import bessel_functions
 from hiphop_train.nn.tensors import full_tensor
 from hiphop_train.types import Graph
 
 HIGHEST_RANK = 5
 HIGHEST_ORDER = 6
+MOST_FUNCTIONS = 50_000
+"""45,000 take twelve seconds to list and compile; the memory of training grows with them and with the atoms."""
 
 
 def orthogonal_bessel_matrix(n_radial: int, cutoff: float) -> Tensor:
@@ -85,8 +87,8 @@ class ACE(Representation):
         standardise: bool = True,
     ) -> None:
         n_radial, l_max = list(n_radial_by_order), list(l_max_by_order)
-        check(n_radial, l_max)
         n_types = len(elements)
+        check(n_radial, l_max, n_types)
         n_of_rank = [max(n for n, top in zip(n_radial, l_max) if top >= rank) for rank in range(max(l_max) + 1)]
         products = basis(n_types, n_radial, l_max, n_of_rank)
         functions = functions_of_products(products, n_of_rank)
@@ -125,8 +127,8 @@ class ACE(Representation):
         return functions * (distance < self.cutoff).to(functions.dtype)[:, None]
 
 
-def check(n_radial: List[int], l_max: List[int]) -> None:
-    """Refuse truncations that make no sense."""
+def check(n_radial: List[int], l_max: List[int], n_types: int) -> None:
+    """Refuse truncations that make no sense, or have too many functions."""
     if len(n_radial) != len(l_max):
         raise ConfigError(
             f"model.n_radial_by_order={n_radial}, model.l_max_by_order={l_max}: "
@@ -136,6 +138,16 @@ def check(n_radial: List[int], l_max: List[int]) -> None:
         raise ConfigError(
             f"model.l_max_by_order={l_max}: begins with {l_max[0]}, but of single tensors only those of rank 0 are "
             "invariant; begin with 0"
+        )
+    counts = [
+        number_of_products(order, [n_types * n] * (top + 1))
+        for order, (n, top) in enumerate(zip(n_radial, l_max), start=1)
+    ]
+    if sum(counts) > MOST_FUNCTIONS:
+        raise ConfigError(
+            f"model.n_radial_by_order={n_radial}, model.l_max_by_order={l_max} with {n_types} elements: "
+            f"{sum(counts):,} functions, by order {', '.join(f'{count:,}' for count in counts)}; "
+            f"lower them until there are at most {MOST_FUNCTIONS:,}"
         )
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from itertools import combinations_with_replacement, groupby, permutations
 from typing import List, NamedTuple, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -116,6 +117,38 @@ def labelled_products(order: int, n_labels: Sequence[int]) -> List[LabelledProdu
         for contraction, vertices in independent_products(ranks, pattern):
             found.setdefault(contraction, []).append(tuple(factors[k][1] for k in vertices))
     return [LabelledProducts(graph, sorted(found[graph])) for graph in sorted(found, key=cheapest_first)]
+
+
+def number_of_products(order: int, n_labels: Sequence[int]) -> int:
+    """Count the products of `labelled_products` without listing them.
+
+    The number of invariant polynomials of a degree is the mean, over all rotations with and without inversion, of the
+    trace in the symmetric power of the tensors' space, which follows from the traces of powers by Newton's identities.
+    The mean over angles is exact on enough evenly spaced ones.
+
+    Parameters
+    ----------
+    order, n_labels : see `labelled_products`
+    """
+    n_angles = 2 * order * (len(n_labels) + 1)
+    angles = 2.0 * np.pi * np.arange(n_angles) / n_angles
+    total = 0.0
+    for inversion in (1, -1):
+        traces = [np.zeros_like(angles)]  # of the power k of a rotation
+        for power in range(1, order + 1):
+            of_ranks = [
+                count
+                * inversion ** (rank * power)
+                * np.cos(power * np.outer(np.arange(-rank, rank + 1), angles)).sum(0)
+                for rank, count in enumerate(n_labels)
+            ]
+            traces.append(np.sum(of_ranks, axis=0))
+        symmetric = [np.ones_like(angles)]
+        for degree in range(1, order + 1):
+            terms = [traces[k] * symmetric[degree - k] for k in range(1, degree + 1)]
+            symmetric.append(np.sum(terms, axis=0) / degree)
+        total += float(np.mean((1.0 - np.cos(angles)) * symmetric[order])) / 2.0
+    return round(total)
 
 
 class ProductsOfGraph(nn.Module):

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from hiphop_train.accelerate.ace import TWINS, CompiledACE
+from hiphop_train.accelerate import accelerate, restore
+from hiphop_train.accelerate.ace import TWINS, CompiledACE, LinearExpansion
 from hiphop_train.graph.assemble import with_pair_vectors
 from hiphop_train.models.ace import ACE
 from hiphop_train.types import Graph
-from tests.accelerate.conftest import MakeSetting
+from tests.accelerate.conftest import CPU, MakeSetting
+from tests.conftest import PotentialOf
 
 CASES = [
     ([3], [0]),
@@ -45,7 +47,7 @@ def test_values_and_derivatives(
 ) -> None:
     """Atoms without neighbours among others, in blocks of several sizes."""
     plain = ACE(["H", "C", "N", "O"], 4.0, n_radial, l_max)
-    twin = TWINS[0].make(plain, make_setting(purpose="training"))
+    twin = TWINS[1].make(plain, make_setting(purpose="training"))
     assert isinstance(twin, CompiledACE)
     for found, expected in zip(derivatives(twin, varied), derivatives(plain, varied), strict=True):
         assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
@@ -55,7 +57,7 @@ def test_values_and_derivatives(
 def test_frozen_weights(n_radial: list[int], l_max: list[int], varied: Graph, make_setting: MakeSetting) -> None:
     """Values and first derivatives, from the vectors in one loop."""
     plain = ACE(["H", "C", "N", "O"], 4.0, n_radial, l_max)
-    twin = TWINS[0].make(plain, make_setting())
+    twin = TWINS[1].make(plain, make_setting())
     vectors = varied.pair_vectors.clone()
     vectors[3] *= 4.5 / vectors[3].norm()  # beyond the cutoff
     found, expected = (derivatives(each, with_pair_vectors(varied, vectors), is_once=True) for each in (twin, plain))
@@ -67,7 +69,7 @@ def test_frozen_weights(n_radial: list[int], l_max: list[int], varied: Graph, ma
 
 def test_single_precision(varied: Graph, make_setting: MakeSetting) -> None:
     plain = ACE(["H", "C", "N", "O"], 4.0, [4, 2, 1], [0, 3, 1])
-    twin = TWINS[0].make(copy.deepcopy(plain).float(), make_setting(torch.float32, "training"))
+    twin = TWINS[1].make(copy.deepcopy(plain).float(), make_setting(torch.float32, "training"))
     single = varied._replace(pair_vectors=varied.pair_vectors.float())
     for found, expected in zip(derivatives(twin, single), derivatives(plain, varied), strict=True):
         assert found.dtype == torch.float32
@@ -77,9 +79,42 @@ def test_single_precision(varied: Graph, make_setting: MakeSetting) -> None:
 def test_pairs_that_are_not_sorted(varied: Graph, make_setting: MakeSetting) -> None:
     """The plain module evaluates them."""
     plain = ACE(["H", "C", "N", "O"], 4.0, [3, 2], [0, 2])
-    twin = TWINS[0].make(plain, make_setting())
+    twin = TWINS[1].make(plain, make_setting())
     order = torch.randperm(len(varied.pair_i), generator=torch.Generator().manual_seed(0))
     mixed = varied._replace(
         pair_i=varied.pair_i[order], pair_j=varied.pair_j[order], pair_vectors=varied.pair_vectors[order]
     )
     torch.testing.assert_close(twin(mixed)[0], plain(varied)[0], rtol=1e-12, atol=1e-14)
+
+
+def test_energies_without_functions(varied: Graph, potential_of: PotentialOf) -> None:
+    """Standardised, for frozen weights; restored, the network is the plain one."""
+    potential = potential_of("ace")
+    network = potential.terms[0]
+    generator = torch.Generator().manual_seed(2)
+    for standardisation in network.standardisations:
+        standardisation.centre.normal_(generator=generator)
+        standardisation.factor.uniform_(0.5, 2.0, generator=generator)
+    expected = {key: value.detach() for key, value in potential(varied, virial=True).items()}
+    chosen = accelerate(potential, torch.float64, CPU, "inference")
+    assert [part.part for part in chosen.parts] == ["energies of products", "densities and products"]
+    assert isinstance(potential.terms[0], LinearExpansion)
+    found = potential(varied, virial=True)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert (found[key].detach() - value).abs().max() <= 1e-12 * max(float(value.abs().max()), 1e-300), key
+    restore(potential)
+    assert potential.terms[0] is network
+    assert type(network.representation) is ACE
+    for key, value in potential(varied, virial=True).items():
+        assert torch.equal(value.detach(), expected[key])
+
+
+def test_a_network_on_the_functions_keeps_them(potential_of: PotentialOf) -> None:
+    """Only linear readouts are evaluated with the products, and other models report nothing of it."""
+    readout = {"_target_": "hiphop_train.readout.per_element.PerElementEnergy", "hidden": [4], "activation": "tanh"}
+    potential = potential_of("ace", readout=readout)
+    chosen = accelerate(potential, torch.float64, CPU, "inference")
+    assert "energies of products" not in str(chosen)
+    assert "densities and products: C" in str(chosen)
+    assert "energies of products" not in str(accelerate(potential_of("bp"), torch.float64, CPU, "inference"))

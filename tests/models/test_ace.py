@@ -111,6 +111,7 @@ def test_coefficients_start_at_zero() -> None:
     [
         ({"n_radial_by_order": [4, 2]}, r"n_radial_by_order=\[4, 2\].*2 and 4 orders"),
         ({"l_max_by_order": [1, 3, 2, 1]}, r"l_max_by_order=\[1, 3, 2, 1\]: begins with 1.*begin with 0"),
+        ({"n_radial_by_order": [9, 9, 9, 9]}, r"with 4 elements: [\d,]+ functions, by order 36, .*at most 50,000"),
         ({"l_max_by_order": [0, 9, 2, 1]}, r"l_max_by_order"),
         ({"n_radial_by_order": [4, 0, 1, 1]}, r"n_radial_by_order"),
     ],

@@ -1,7 +1,7 @@
 /* Densities of neighbours, A_i = sum over j of g_n(r_ij) Y^l_m(r_ij) by the species of j, and their derivatives; see
    accelerate/densities.py.
 
-   generated.h has N_TYPES, N_RANKS, N_RADIAL, N_HARMONICS, N_PLANES, and for each rank: OF_RANK, its number of radial
+   generated.h has N_TYPES, RANKS, N_RADIAL, N_HARMONICS, N_PLANES, and for each rank: OF_RANK, its number of radial
    functions, and FIRST, its first plane. Within a rank, planes count components, then species, then radial functions.
    It also has the coefficients of the radial functions' recurrence, and the tensors of a unit vector as a program. */
 
@@ -11,7 +11,7 @@
 #include "generated.h"
 
 #define EACH_COMPONENT(l, m) \
-    _Pragma("GCC unroll 8") for (int l = 0; l < N_RANKS; l++) \
+    _Pragma("GCC unroll 8") for (int l = 0; l < RANKS; l++) \
         _Pragma("GCC unroll 16") for (int m = 0; m < 2 * l + 1; m++)
 #define OFFSET(l, m, species) (FIRST[l] + (m * N_TYPES + (species)) * OF_RANK[l])
 

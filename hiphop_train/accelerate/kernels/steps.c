@@ -1,14 +1,16 @@
 /* Polynomials of many variables from a list of steps, and their first and second derivatives; see accelerate/steps.py.
 
    Planes [0, n_inputs) are the variables of an element; plane n_inputs + t is the sum over k of
-   factor[k] * p[left[k]] * p[right[k]], start[t] <= k < start[t + 1]; the last plane is 1. WIDTH elements (rows of all
+   factor[k] * p[left[k]] * p[right[k]], start[t] <= k < start[t + 1]; the last plane is 1. TOGETHER elements (rows of all
    tensors) pass through the steps together. Intermediate results are recomputed for derivatives. */
 
 #include <stdlib.h>
 
 #include "common.h"
 
-enum { WIDTH = 2 * N_LANES };
+enum { TOGETHER = 2 * N_LANES };
+
+typedef double doubles __attribute__((vector_size(N_LANES * sizeof(double))));
 
 typedef struct {
     const int32_t *start, *left, *right, *outputs;
@@ -18,9 +20,9 @@ typedef struct {
 
 /* Columns, and in each the rows; a full block of rows is unrolled. */
 #define EACH_ROW(n_columns, ...) \
-    if (n_rows == WIDTH) \
+    if (n_rows == TOGETHER) \
         for (int64_t k = 0; k < n_columns; k++) \
-            for (int row = 0; row < WIDTH; row++) { __VA_ARGS__ } \
+            for (int row = 0; row < TOGETHER; row++) { __VA_ARGS__ } \
     else \
         for (int64_t k = 0; k < n_columns; k++) \
             for (int64_t row = 0; row < n_rows; row++) { __VA_ARGS__ }
@@ -28,34 +30,34 @@ typedef struct {
 /* Bring rows into the order of the processor's vectors; rows beyond the last are zero. */
 static void load(const real *from, int64_t n_columns, int64_t n_rows, real *to)
 {
-    if (n_rows < WIDTH) memset(to, 0, n_columns * WIDTH * sizeof(real));
-    EACH_ROW(n_columns, to[k * WIDTH + row] = from[row * n_columns + k];)
+    if (n_rows < TOGETHER) memset(to, 0, n_columns * TOGETHER * sizeof(real));
+    EACH_ROW(n_columns, to[k * TOGETHER + row] = from[row * n_columns + k];)
 }
 
 static void store(const real *from, int64_t n_columns, int64_t n_rows, real *to)
 {
-    EACH_ROW(n_columns, to[row * n_columns + k] = from[k * WIDTH + row];)
+    EACH_ROW(n_columns, to[row * n_columns + k] = from[k * TOGETHER + row];)
 }
 
 static void store_outputs(const program *s, const real *from, int64_t n_rows, real *to)
 {
-    EACH_ROW(s->n_outputs, to[row * s->n_outputs + k] = s->scale[k] * from[(int64_t)s->outputs[k] * WIDTH + row];)
+    EACH_ROW(s->n_outputs, to[row * s->n_outputs + k] = s->scale[k] * from[(int64_t)s->outputs[k] * TOGETHER + row];)
 }
 
 /* Adjoints of all planes: those of the outputs are given, the others zero. */
 static void load_seeds(const program *s, const real *from, int64_t n_rows, real *to)
 {
-    memset(to, 0, (s->n_inputs + s->n_targets + 1) * WIDTH * sizeof(real));
-    EACH_ROW(s->n_outputs, to[(int64_t)s->outputs[k] * WIDTH + row] = s->scale[k] * from[row * s->n_outputs + k];)
+    memset(to, 0, (s->n_inputs + s->n_targets + 1) * TOGETHER * sizeof(real));
+    EACH_ROW(s->n_outputs, to[(int64_t)s->outputs[k] * TOGETHER + row] = s->scale[k] * from[row * s->n_outputs + k];)
 }
 
-#define AT(planes, k) ((planes) + (int64_t)(k) * WIDTH)
+#define AT(planes, k) ((planes) + (int64_t)(k) * TOGETHER)
 #define ADD(to, value) put(to, get(to) + (value))
 
 static void forward(const program *s, real *p)
 {
     const int64_t one = s->n_inputs + s->n_targets;
-    for (int c = 0; c < WIDTH; c++) AT(p, one)[c] = 1;
+    for (int c = 0; c < TOGETHER; c++) AT(p, one)[c] = 1;
     for (int64_t t = 0; t < s->n_targets; t++) {
         lanes a = {0}, b = {0};
         for (int32_t k = s->start[t]; k < s->start[t + 1]; k++) {
@@ -87,7 +89,7 @@ static void backward(const program *s, const real *p, real *a)
 /* Derivatives of all planes p along the direction given by those of the inputs. */
 static void tangents(const program *s, const real *p, real *d)
 {
-    memset(AT(d, s->n_inputs + s->n_targets), 0, WIDTH * sizeof(real));
+    memset(AT(d, s->n_inputs + s->n_targets), 0, TOGETHER * sizeof(real));
     for (int64_t t = 0; t < s->n_targets; t++) {
         lanes sum[2] = {{0}, {0}};
         for (int32_t k = s->start[t]; k < s->start[t + 1]; k++) {
@@ -125,16 +127,16 @@ static void backward_with_tangents(const program *s, const real *p, const real *
 
 /* Call a body with the rows of each block, and room for planes, in parallel. Returns 0 without memory. */
 #define EACH_BLOCK(n_rooms, ...) \
-    const int64_t size = (s->n_inputs + s->n_targets + 1) * WIDTH; \
+    const int64_t size = (s->n_inputs + s->n_targets + 1) * TOGETHER; \
     int is_complete = 1; \
     _Pragma("omp parallel num_threads(n_threads) reduction(& : is_complete)") \
     { \
         real *p = aligned_alloc(64, ((n_rooms) * size * sizeof(real) + 63) / 64 * 64); \
         is_complete = p != NULL; \
         _Pragma("omp for schedule(dynamic)") \
-        for (int64_t first = 0; first < n_rows; first += WIDTH) { \
+        for (int64_t first = 0; first < n_rows; first += TOGETHER) { \
             if (!p) continue; \
-            const int64_t n = n_rows - first < WIDTH ? n_rows - first : WIDTH; \
+            const int64_t n = n_rows - first < TOGETHER ? n_rows - first : TOGETHER; \
             __VA_ARGS__ \
         } \
         free(p); \
@@ -159,6 +161,38 @@ int gradient(const program *s, const real *x, const real *g, real *dx, int64_t n
         load_seeds(s, g + first * s->n_outputs, n, p + size);
         backward(s, p, p + size);
         store(p + size, s->n_inputs, n, dx + first * s->n_inputs);
+    })
+}
+
+/* e = constant + sum over outputs of weight y, with the weights of each row's kind, and its derivative with respect to x
+   unless dx is NULL. Outputs are not stored. */
+int energies(const program *s, const real *x, const int64_t *kind, const real *weights, const double *constants,
+             double *e, real *dx, int64_t n_rows, int n_threads)
+{
+    EACH_BLOCK(2, {
+        real *a = p + size;
+        const real *of_row[TOGETHER];
+        doubles sums[2];
+        load(x + first * s->n_inputs, s->n_inputs, n, p);
+        forward(s, p);
+        memset(a, 0, size * sizeof(real));
+        for (int row = 0; row < TOGETHER; row++) {
+            const int64_t of = kind[first + (row < n ? row : 0)];
+            of_row[row] = weights + of * s->n_outputs;
+            sums[row / N_LANES][row % N_LANES] = constants[of];
+        }
+        for (int64_t k = 0; k < s->n_outputs; k++) {
+            const real *y = AT(p, s->outputs[k]);
+            real *adjoint = AT(a, s->outputs[k]);
+            for (int row = 0; row < TOGETHER; row++) adjoint[row] = of_row[row][k];
+            for (int c = 0; c < 2; c++)
+                sums[c] += __builtin_convertvector(get(adjoint + c * N_LANES) * get(y + c * N_LANES), doubles);
+        }
+        for (int64_t row = 0; row < n; row++) e[first + row] = sums[row / N_LANES][row % N_LANES];
+        if (dx) {
+            backward(s, p, a);
+            store(a, s->n_inputs, n, dx + first * s->n_inputs);
+        }
     })
 }
 
