@@ -93,8 +93,8 @@ install_references() {
     venv_pip install -c "$HIPHOP_ROOT/constraints.txt" --no-deps "${REFERENCES[@]}" ||
         die "the libraries that the tests compare with could not be installed (${REFERENCES[*]}); pip's message is above." \
             "Without a network, point pip at a folder of wheels (PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER)."
-    # mace-torch installs its tests under the name of ours.
-    rm -rf "$("$HIPHOP_VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests"
+    # mace-torch installs its tests and scripts under the names of ours.
+    rm -rf "$HIPHOP_VENV"/lib/python3*/site-packages/{tests,scripts}
 }
 
 # install_project EXTRAS [editable|wheel]: EXTRAS is empty or a list like [test].

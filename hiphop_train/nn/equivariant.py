@@ -102,6 +102,8 @@ class SpeciesLinear(nn.Module):
 def by_species(tensors: Tensor, weight: Tensor, species: Tensor) -> Tensor:
     """Multiply each atom's rows by the matrix of its species, one product per species.
 
+    Off the CPU, each product is one of all atoms, since the number of atoms of a species is not known there.
+
     Parameters
     ----------
     tensors : (n_atoms, n_rows, n_in)
@@ -110,6 +112,9 @@ def by_species(tensors: Tensor, weight: Tensor, species: Tensor) -> Tensor:
     """
     result = tensors.new_zeros((tensors.shape[0], tensors.shape[1], weight.shape[2]))
     for k in range(weight.shape[0]):
+        if not tensors.is_cpu:
+            result = result + (tensors * (species == k).to(tensors.dtype)[:, None, None]) @ weight[k]
+            continue
         atoms = torch.nonzero(species == k)[:, 0]
         if atoms.shape[0] > 0:
             result = result.index_copy(0, atoms, tensors.index_select(0, atoms) @ weight[k])

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from hiphop_train.nn.channels import kept_features
+from hiphop_train.nn.equivariant import SpeciesLinear
+from hiphop_train.nn.scaled import ScaledLinear
 from hiphop_train.potential import Network, Potential
 
 
@@ -36,9 +38,24 @@ def grow(potential: Potential, trained: Potential) -> None:
         sizes[n_new] = torch.tensor(kept)
     potential.e0 = trained.e0.new_zeros(len(trained.e0), n_types)
     values, given = potential.state_dict(), trained.state_dict()
+    for name, factor in _factors(trained, potential).items():
+        given[name] = given[name] * factor
     for name, value in given.items():
         values[name] = _placed(value, values[name], sizes, n_new if n_features != n_new else 0)
     potential.load_state_dict(values)
+
+
+def _factors(trained: Potential, potential: Potential) -> dict[str, float]:
+    """Return what weights are multiplied by since their layer divides by a root of the number of elements."""
+    found = {}
+    for name, before in trained.named_modules():
+        after = potential.get_submodule(name)
+        if isinstance(before, ScaledLinear) and isinstance(after, ScaledLinear):
+            found[f"{name}.weight"] = before.factor / after.factor
+        if isinstance(before, SpeciesLinear) and isinstance(after, SpeciesLinear):
+            for k, (old, new) in enumerate(zip(before.factors, after.factors, strict=True)):
+                found[f"{name}.weights.{k}"] = old / new
+    return found
 
 
 def _placed(value: Tensor, room: Tensor, sizes: dict[int, Tensor], features: int) -> Tensor:
