@@ -46,6 +46,8 @@ SMALL = {
     "n_tensors": 4,
     "two_body_hidden": [16],
     "latent_hidden": [16],
+    "n_radial_by_order": [4, 2, 1, 1],
+    "l_max_by_order": [0, 2, 1, 1],
     "hidden": [24, 16],
     "hidden_of": {"C": [12]},
 }

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hiphop_train.accelerate import (
+    ace,
     alignn,
     allegro,
     group_norm,
@@ -49,6 +50,7 @@ TWINS: list[Twin] = [
     *radial.TWINS,
     *symmetric_powers.TWINS,
     *tensor_convolution.TWINS,
+    *ace.TWINS,
 ]
 """All twins; among those that replace the same module, the first applicable one is used."""
 

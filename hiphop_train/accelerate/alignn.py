@@ -10,9 +10,10 @@ from typing import List, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import linear, one_hot
 
 from hiphop_train.accelerate.compiler import Library
+from hiphop_train.accelerate.expansion import expand
 from hiphop_train.accelerate.gated_graph import Groups, activate, convolve
 from hiphop_train.accelerate.pairs import reverses
 from hiphop_train.accelerate.row_tables import RowTable
@@ -130,17 +131,11 @@ class CompiledALIGNN(Representation):
         self.prepare = PrepareLineGraph(plain.three_body_cutoff)
         self.tables: dict[str, list[RowTable]] = {}
         if tables is not None:
-            embeddings = {"pairs": (plain.pair_embedding, first_convolution(plain), 0.0, plain.cutoff)}
-            if len(plain.line_layers):
-                layer, angles = plain.line_layers[0].of_line_graph, plain.angle_embedding[0]
-                assert isinstance(layer, EdgeGatedConvolution)
-                assert isinstance(angles, nn.Sequential)
-                embeddings["angles"] = (angles, layer, -1.0, 1.0)
-            for name, (embedding, convolution, first, last) in embeddings.items():
-                assert isinstance(convolution.edge_gate.weight, nn.Parameter)
-                gate = Product(convolution.edge_gate.weight)
-                modules: list[list[nn.Module]] = [[embedding], [embedding, gate]]
-                self.tables[name] = [RowTable(tables, each, first, last) for each in modules]
+            self.tables["pairs"] = tables_of(plain.pair_embedding, first_convolution(plain), tables, 0.0, plain.cutoff)
+            for layer in list(plain.line_layers)[:1]:
+                assert isinstance(layer, LineGraphLayer)
+                embedding = plain.angle_embedding[0]
+                self.tables["angles"] = tables_of(embedding, layer.of_line_graph, tables, -1.0, 1.0)
 
     def forward(self, graph: Graph) -> List[Tensor]:
         """Return the features of the atoms after the last convolution."""
@@ -199,21 +194,31 @@ class CompiledALIGNN(Representation):
         for part in embedding.modules():
             if isinstance(part, nn.LayerNorm):
                 values = activate(self.libraries[part.normalized_shape[0]], values, part.weight, part.bias)
-            elif isinstance(part, nn.Linear | Expansion):
+            elif isinstance(part, Expansion):
+                values = expand(part, values)
+            elif isinstance(part, nn.Linear):
                 values = part(values)
         return values, None
 
 
-class Product(nn.Module):
-    """Product with a matrix (n_out, n_in)."""
+class WithoutBias(nn.Module):
+    """A linear layer without its bias."""
 
-    def __init__(self, weight: nn.Parameter) -> None:
+    def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self.weight = weight
+        self.layer = layer
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (n, n_out) of (n, n_in)."""
-        return features @ self.weight.T
+        return linear(features, self.layer.weight)
+
+
+def tables_of(
+    embedding: nn.Module, convolution: EdgeGatedConvolution, library: Library, first: float, last: float
+) -> list[RowTable]:
+    """Return tables of an embedding, and of C times it, for arguments between two bounds."""
+    chains = [[embedding], [embedding, WithoutBias(convolution.edge_gate)]]
+    return [RowTable(library, chain, first, last) for chain in chains]
 
 
 def first_convolution(plain: ALIGNN) -> EdgeGatedConvolution:
@@ -237,9 +242,9 @@ def groups_of(graph: Graph, place: Tensor | None) -> Groups:
 
 def _make(plain: ALIGNN, setting: Setting) -> CompiledALIGNN:
     widths = {part.normalized_shape[0] for part in plain.modules() if isinstance(part, nn.LayerNorm)}
-    libraries = {width: setting.compile("gated_graph.c", {"N": width}) for width in widths}
+    libraries = {width: setting.compile("gated_graph.c", {"N_FEATURES": width}) for width in widths}
     has_tables = setting.purpose == "inference" and setting.dtype == torch.float32
-    tables = setting.compile("table.c", {"N": plain.feature_sizes[0]}) if has_tables else None
+    tables = setting.compile("table.c", {"N_FEATURES": plain.feature_sizes[0]}) if has_tables else None
     return CompiledALIGNN(plain, libraries, tables)
 
 

@@ -28,10 +28,14 @@ class Component(NamedTuple):
     contraction: Contraction
     axes: tuple[Axes, ...]
     """Of the free indices of each vertex."""
+    labels: tuple[int, ...] = ()
+    """Which of several tensors of its rank each vertex is; empty if there is one of each rank."""
 
     def part(self, vertices: tuple[int, ...]) -> "Component":
         """Select vertices, in the given order."""
-        return Component(self.contraction.part(vertices), tuple(self.axes[vertex] for vertex in vertices))
+        axes = tuple(self.axes[vertex] for vertex in vertices)
+        labels = tuple(self.labels[vertex] for vertex in vertices) if self.labels else ()
+        return Component(self.contraction.part(vertices), axes, labels)
 
 
 @cache
@@ -60,12 +64,17 @@ class ContractionWriter(Writer):
         self.planes: dict[Component, int] = {}
         self.splits: dict[Contraction, Split] = {}
 
-    def invariant(self, contraction: Contraction) -> int:
-        """Plane of a contraction without free indices."""
+    def invariant(self, contraction: Contraction, labels: tuple[int, ...] = ()) -> int:
+        """Plane of a contraction without free indices, of tensors with labels, if any."""
+        component = Component(contraction, ((0, 0, 0),) * len(contraction.ranks), labels)
         if len(contraction.ranks) == 1:
-            return self.sum({(0, NOTHING): 1.0})  # a result needs its own plane
+            return self.sum({(self.variable(component), NOTHING): 1.0})  # a result needs its own plane
         self.plan(contraction)
-        return self.plane(Component(contraction, ((0, 0, 0),) * len(contraction.ranks)))
+        return self.plane(component)
+
+    def variable(self, component: Component) -> int:
+        """Plane of a free component of one tensor."""
+        return component_index(component.contraction.ranks[0], n_x=component.axes[0][0], n_z=component.axes[0][2])
 
     def plan(self, contraction: Contraction) -> None:
         """Decide how a canonical contraction, which may have free indices, is split."""
@@ -102,14 +111,14 @@ class ContractionWriter(Writer):
         return self.planes[component]
 
     def _compute(self, component: Component) -> int:
-        contraction, axes = component
+        contraction, axes, labels = component
         for vertex, (n_x, n_y, n_z) in enumerate(axes):
             if n_z >= 2:  # traceless: zz = -xx - yy
                 others = [(n_x + 2, n_y, n_z - 2), (n_x, n_y + 2, n_z - 2)]
                 changed = [(*axes[:vertex], other, *axes[vertex + 1 :]) for other in others]
-                return self._sum([(self.plane(Component(contraction, c)), NOTHING, -1) for c in changed])
+                return self._sum([(self.plane(Component(contraction, c, labels)), NOTHING, -1) for c in changed])
         if len(axes) == 1:
-            return component_index(contraction.ranks[0], n_x=axes[0][0], n_z=axes[0][2])
+            return self.variable(component)
         split = self.splits[contraction]
         cut = list(_cut(contraction, split))
         terms = []
@@ -119,7 +128,7 @@ class ContractionWriter(Writer):
                 for axis in range(3):
                     whole[first][axis] += direction[axis]
                     whole[second][axis] += direction[axis]
-            summand = Component(contraction, tuple((a[0], a[1], a[2]) for a in whole))
+            summand = Component(contraction, tuple((a[0], a[1], a[2]) for a in whole), labels)
             left, right = (self.plane(summand.part(vertices)) for vertices in split)
             terms.append((min(left, right), max(left, right), math.prod(map(_n_orders, directions))))
         return self._sum(terms)

@@ -2,13 +2,28 @@
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from hiphop_train.accelerate.compiler import Library
+
+
+class TwiceDifferentiable(Protocol):
+    """A function of one tensor with its first and second derivatives, see `Kernels`."""
+
+    def evaluate(self, inputs: Tensor, constants: list[Tensor]) -> Tensor:
+        """Evaluate the function."""
+
+    def gradient(self, inputs: Tensor, constants: list[Tensor], grad_output: Tensor) -> Tensor:
+        """Vector-Jacobian product."""
+
+    def gradient_of_gradient(
+        self, inputs: Tensor, constants: list[Tensor], grad_output: Tensor, grad_grad: Tensor
+    ) -> list[Tensor]:
+        """Vector-Jacobian product of the latter."""
 
 
 class _Tensor(ctypes.Structure):
@@ -67,7 +82,7 @@ def _with_rows(tensor: Tensor) -> Tensor:
     return rows if rows.stride(2) == 1 else rows.contiguous()
 
 
-def evaluate_compiled(kernels: Kernels, inputs: Tensor, constants: Tensor | None = None) -> Tensor:
+def evaluate_compiled(kernels: TwiceDifferentiable, inputs: Tensor, constants: Tensor | None = None) -> Tensor:
     """Evaluate a function, twice differentiable; intermediate results are recomputed instead of stored.
 
     Parameters
@@ -86,7 +101,7 @@ def evaluate_compiled(kernels: Kernels, inputs: Tensor, constants: Tensor | None
 
 class _Evaluate(Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, kernels: Kernels, constants: list[Tensor]) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, kernels: TwiceDifferentiable, constants: list[Tensor]) -> Tensor:
         ctx.kernels, ctx.constants = kernels, constants
         ctx.save_for_backward(inputs)
         return kernels.evaluate(inputs, constants)
@@ -100,7 +115,9 @@ class _Evaluate(Function):
 
 class _Gradient(Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, grad_output: Tensor, kernels: Kernels, constants: list[Tensor]) -> Tensor:
+    def forward(
+        ctx: Any, inputs: Tensor, grad_output: Tensor, kernels: TwiceDifferentiable, constants: list[Tensor]
+    ) -> Tensor:
         ctx.kernels, ctx.constants = kernels, constants
         ctx.save_for_backward(inputs, grad_output)
         return kernels.gradient(inputs, constants, grad_output)

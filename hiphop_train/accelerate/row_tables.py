@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from hiphop_train.accelerate.compiler import Library
 
-N_KNOTS = 1025
+N_INTERVALS = 1024
 TOLERANCE = 1e-7
 """Largest error between the knots, in units of the largest value; the resolution of float32."""
 
@@ -30,7 +30,7 @@ class RowTable:
 
     def __init__(self, library: Library, modules: Sequence[nn.Module], first: float, last: float) -> None:
         self.library, self.modules = library, list(modules)
-        self.first, self.spacing = first, (last - first) / (N_KNOTS - 1)
+        self.first, self.spacing = first, (last - first) / N_INTERVALS
         self.made_of: list[tuple[int, int]] = []
         self.table: Tensor | None = None
 
@@ -51,9 +51,13 @@ class RowTable:
             argument = module(argument)
         return argument
 
+    def grid(self) -> tuple[float, float, int]:
+        """Return the first knot, their spacing and the number of intervals."""
+        return float(self.first), float(self.spacing), N_INTERVALS
+
     @torch.no_grad()
     def make(self) -> Tensor | None:
-        """Return values and slopes times spacing at the knots (n_knots, 2, n_results); None if inaccurate."""
+        """Return the coefficients of each polynomial (N_INTERVALS, 4, n_results); None if they are inaccurate."""
         modules = [copy.deepcopy(module).double() for module in self.modules]
 
         def function(argument: Tensor) -> Tensor:
@@ -61,13 +65,16 @@ class RowTable:
                 argument = module(argument)
             return argument
 
-        knots = self.first + self.spacing * torch.arange(N_KNOTS, dtype=torch.float64)
+        knots = self.first + self.spacing * torch.arange(N_INTERVALS + 1, dtype=torch.float64)
         values, slopes = function(knots), self.spacing * slope_of(function, knots, self.spacing / 64)
         middle = 0.5 * (values[:-1] + values[1:]) + 0.125 * (slopes[:-1] - slopes[1:])
         error = (middle - function(knots[:-1] + 0.5 * self.spacing)).abs().max()
         if not bool(error <= TOLERANCE * values.abs().max()):
             return None
-        return torch.stack([values, slopes], dim=1).to(self.library.dtype).contiguous()
+        # in float32, differences of neighbouring values would have lost their digits
+        rise, start, end = values[1:] - values[:-1], slopes[:-1], slopes[1:]
+        coefficients = [values[:-1], start, 3 * rise - 2 * start - end, start + end - 2 * rise]
+        return torch.stack(coefficients, dim=1).to(self.library.dtype).contiguous()
 
 
 def slope_of(function: Callable[[Tensor], Tensor], argument: Tensor, step: float) -> Tensor:
@@ -80,21 +87,21 @@ def slope_of(function: Callable[[Tensor], Tensor], argument: Tensor, step: float
 class _LookUp(Function):
     @staticmethod
     def forward(ctx: Any, argument: Tensor, table: RowTable) -> Tensor:
-        argument, knots = argument.contiguous(), table.table
-        assert knots is not None
-        results = argument.new_empty((len(argument), knots.shape[2]))
-        table.library.call("look_up", argument, knots, results, len(argument), table.first, table.spacing, len(knots))
+        argument, coefficients = argument.contiguous(), table.table
+        assert coefficients is not None
+        results = argument.new_empty((len(argument), coefficients.shape[2]))
+        table.library.call("look_up", argument, coefficients, results, len(argument), *table.grid())
         ctx.save_for_backward(argument)
-        ctx.table, ctx.knots = table, knots
+        ctx.table, ctx.coefficients = table, coefficients
         return results
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         argument = ctx.saved_tensors[0]
-        table, knots = ctx.table, ctx.knots
+        table: RowTable = ctx.table
         if torch.is_grad_enabled():  # differentiated again
             results = table.evaluate(argument)
             return torch.autograd.grad(results, argument, gradient, create_graph=True)[0], None
-        result, given = torch.empty_like(argument), (argument, knots, gradient.contiguous())
-        table.library.call("look_up_gradient", *given, result, len(argument), table.first, table.spacing, len(knots))
+        result, given = torch.empty_like(argument), (argument, ctx.coefficients, gradient.contiguous())
+        table.library.call("look_up_gradient", *given, result, len(argument), *table.grid())
         return result, None

@@ -24,6 +24,8 @@ class Representation(nn.Module, ABC):
         the last level (features of different neighbour species may share one); if empty, features are not changed
     functions_per_channel : of a descriptor whose features are ordered as in `hiphop_train.nn.channels`: the number of
         functions per species of a neighbour, and per pair of species
+    feature_names : of a descriptor whose features belong to species of neighbours in other ways: a name of each feature
+        of the last level, the same in a model with further elements
     sites : on what the features live, "atoms" or ordered "pairs" of atoms, in the order of the graph
     counts_neighbours : whether sums over neighbours are divided by (a root of) the mean number of neighbours, the
         buffer ``average_neighbours``, fitted to the training structures before the first epoch and 1 until then
@@ -40,6 +42,7 @@ class Representation(nn.Module, ABC):
         feature_sizes: List[int],
         standardised_functions: Optional[List[int]] = None,
         functions_per_channel: Tuple[int, int] = (0, 0),
+        feature_names: Optional[List[str]] = None,
         sites: Sites = "atoms",
         counts_neighbours: bool = False,
     ) -> None:
@@ -49,6 +52,7 @@ class Representation(nn.Module, ABC):
         self.feature_sizes = feature_sizes
         self.standardised_functions = standardised_functions or []
         self.functions_per_channel = functions_per_channel
+        self.feature_names = feature_names or []
         self.sites = sites
         self.counts_neighbours = counts_neighbours
         if counts_neighbours:

@@ -26,4 +26,4 @@ class Standardisation(nn.Module):
     def forward(self, features: Tensor, species: Tensor) -> Tensor:
         """Standardise features (n_atoms, n_features) of atoms of species (n_atoms,)."""
         centre, factor = self.centre.to(features.dtype), self.factor.to(features.dtype)
-        return (features - centre[species]) * factor[species]
+        return (features - centre.index_select(0, species)) * factor.index_select(0, species)

@@ -27,7 +27,12 @@ def grow(potential: Potential, trained: Potential) -> None:
     assert isinstance(new, Network)
     n_features, n_new = old.representation.feature_sizes[-1], new.representation.feature_sizes[-1]
     if n_features != n_new:
-        kept = kept_features(n_before, n_types, *new.representation.functions_per_channel)
+        representation = new.representation
+        if representation.feature_names:
+            place = {name: k for k, name in enumerate(representation.feature_names)}
+            kept = [place[name] for name in old.representation.feature_names]
+        else:
+            kept = kept_features(n_before, n_types, *representation.functions_per_channel)
         sizes[n_new] = torch.tensor(kept)
     potential.e0 = trained.e0.new_zeros(len(trained.e0), n_types)
     values, given = potential.state_dict(), trained.state_dict()

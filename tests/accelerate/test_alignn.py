@@ -8,11 +8,12 @@ from ase import Atoms
 from torch import Tensor
 
 from hiphop_train.accelerate.alignn import PrepareLineGraph
+from hiphop_train.accelerate.expansion import expand
 from hiphop_train.accelerate.gated_graph import Groups, activate, convolve
 from hiphop_train.accelerate.pairs import reverses
 from hiphop_train.accelerate.twin import Setting
 from hiphop_train.graph.triples import line_graph_within
-from hiphop_train.models.alignn import EdgeGatedConvolution
+from hiphop_train.models.alignn import EdgeGatedConvolution, Expansion
 from hiphop_train.types import Graph
 from tests.pair_lists import PAIR_LISTS
 from tests.references.common import perturb
@@ -46,7 +47,7 @@ def assert_equal(found: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.parametrize("width", [3, 8, 14, 40])
 def test_activation(width: int) -> None:
     """Of widths that fill the processor's vectors, and of others; more rows than are summed at once."""
-    library = SETTING.compile("gated_graph.c", {"N": width})
+    library = SETTING.compile("gated_graph.c", {"N_FEATURES": width})
     torch.manual_seed(0)
     given = [torch.randn(150, width), torch.randn(width), torch.randn(width), torch.randn(150, width)]
     inputs = [each.double().requires_grad_(True) for each in given]
@@ -66,7 +67,7 @@ def test_activation(width: int) -> None:
 @pytest.mark.parametrize("width", [5, 16])
 def test_convolution(width: int, updates_edges: bool, shares_rows: bool) -> None:
     """Over a graph in two blocks, with a node that receives nothing, in another order."""
-    library = SETTING.compile("gated_graph.c", {"N": width})
+    library = SETTING.compile("gated_graph.c", {"N_FEATURES": width})
     torch.manual_seed(0)
     convolution = EdgeGatedConvolution(width, 0.3, updates_edges).double()
     perturb(convolution, seed=0)
@@ -83,6 +84,17 @@ def test_convolution(width: int, updates_edges: bool, shares_rows: bool) -> None
     found = convolve(library, convolution, nodes, edges, weights, groups)
     n_results = 1 + updates_edges
     assert_equal(derivatives(list(found[:n_results]), inputs), derivatives(list(expected[:n_results]), inputs))
+
+
+def test_expansion() -> None:
+    expansion = Expansion(-1.0, 1.0, 40)
+    values = torch.linspace(-1.2, 3.0, 50, dtype=torch.float64).requires_grad_(True)
+
+    def of(output: Tensor) -> list[Tensor]:
+        (first,) = torch.autograd.grad(output.pow(3).sum(), values, create_graph=True)
+        return [output, first, *torch.autograd.grad(first.pow(3).sum(), values)]
+
+    assert_equal(of(expand(expansion, values)), of(expansion(values)))
 
 
 def test_lists_are_the_line_graph(make_box: MakeAtoms, make_molecule: MakeAtoms, graph_of: GraphOf) -> None:

@@ -10,7 +10,7 @@ import torch
 from hatchling.builders.wheel import WheelBuilder
 from torch import Tensor
 
-from hiphop_train.accelerate import polynomial_source, tensor_convolution
+from hiphop_train.accelerate import densities, polynomial_source, tensor_convolution
 from hiphop_train.accelerate.compiler import (
     FLAGS,
     IN_VECTORS,
@@ -22,6 +22,7 @@ from hiphop_train.accelerate.compiler import (
     find_compiler,
 )
 from hiphop_train.accelerate.contraction_programs import contraction_program
+from hiphop_train.models.ace import ACE
 from hiphop_train.nn.contractions import parse
 from hiphop_train.nn.convolution import TensorConvolution
 from hiphop_train.nn.couplings import true_types
@@ -40,6 +41,7 @@ SIZES = {
     "N_COMPONENTS": [1, 4, 16, 36],
     "N_RANKS": [1, 2, 4],
     "WIDTH": [128],
+    "N_FEATURES": [5, 64],
     "EPSILON": [1e-5],
 }
 """Values of all macros that the sources expect."""
@@ -176,7 +178,11 @@ def couplings() -> str:
     return tensor_convolution.header(convolution.couplings[1], 9)
 
 
-GENERATED = {"polynomial.c": contractions, "tensor_convolution.c": couplings}
+def expansion() -> str:
+    return densities.header(ACE(["H", "C"], 4.0, [3, 2], [0, 2]), [0, 6, 18, 38])
+
+
+GENERATED = {"density.c": expansion, "polynomial.c": contractions, "tensor_convolution.c": couplings}
 """What the file ``generated.h`` of a source contains."""
 
 

@@ -24,7 +24,7 @@ MODELS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "mod
 HIP = [name for name in MODELS if name.startswith("hip")]
 """Models with a way of their own for large systems."""
 
-UNCHANGED = ("ani", "bp")
+UNCHANGED = ("ace", "ani", "bp")
 """Models whose wide products are the readout's, which stays float32."""
 
 
@@ -32,6 +32,8 @@ def make(name: str, *settings: str) -> tuple[PotentialModule, list[Batch]]:
     config = load_config("train", [f"model={name}", "optimizer.lr=3e-4", *settings])
     torch.manual_seed(0)
     potential = build.make_potential(config.model, torch.float32)
+    if name == "ace":  # whose coefficients start at zero
+        torch.nn.init.normal_(potential.terms[0].readout.weight)
     data = build.make_data(config.data, potential, torch.float32, 0)
     statistics = data.statistics()
     potential.set_statistics(statistics.e0, statistics.scale)

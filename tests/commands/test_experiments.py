@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import h5py
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.units import Hartree
 
 from hiphop_train.checkpoint import load
@@ -88,3 +91,20 @@ def test_methane_takes_its_first_steps(model: str, methane_file: Path, tmp_path:
     )
     assert code == 0, err
     assert load(str(tmp_path / "run")).potential.elements == ["H", "C"]
+
+
+@pytest.mark.parametrize("name", ["one_molecule_nequip", "one_molecule_mace"])
+def test_one_molecule_takes_its_first_steps(
+    name: str, make_conformers: Callable[..., Any], tmp_path: Path, run: Run
+) -> None:
+    conformers = make_conformers("CH3CH2OH", 20)
+    frames = []
+    for positions, energy, forces in zip(conformers.positions, conformers.energy, conformers.forces, strict=True):
+        atoms = Atoms(conformers.numbers, positions)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        frames.append(atoms)
+    ase.io.write(tmp_path / "ethanol.xyz", frames, format="extxyz")
+    given = (f"experiment={name}", f"data.path={tmp_path / 'ethanol.xyz'}", "model.elements=[H,C,O]")
+    code, _, err = run("train", *given, f"run_dir={tmp_path / 'run'}", *FIRST_STEPS)
+    assert code == 0, err
+    assert load(str(tmp_path / "run")).potential.elements == ["H", "C", "O"]

@@ -57,7 +57,7 @@ def test_new_elements_have_networks_of_their_own(
     assert len({round(energy, 6) for energy in energies}) == 3
     larger.train()
     larger(graph_of([atoms], NEW))["energy"].sum().backward()
-    assert sum(float(p.grad.abs().sum()) > 0 for p in larger.parameters() if p.grad is not None) > 2
+    assert sum(float(p.grad.abs().sum()) > 0 for p in larger.parameters() if p.grad is not None) > 1
 
 
 def test_frozen_parts_stay_and_the_others_learn_as_before(
@@ -69,7 +69,8 @@ def test_frozen_parts_stay_and_the_others_learn_as_before(
     for freeze, fast in (([], False), (["readout"], False), (["readout"], True)):
         potential = potential_of(model_name).train()
         if freeze and all(name.startswith("readout") for name in parameters(potential)):
-            freeze = ["readout.networks.*.0"]  # the first layers, where there is nothing below
+            first = ["readout.networks.*.0"]  # the first layers, where there is nothing below
+            freeze = ["readout.bias"] if "readout.bias" in parameters(potential) else first
         Finetuning(freeze).prepare(potential)
         if fast:
             accelerate(potential, torch.float64, torch.device("cpu"), "training")
@@ -89,7 +90,10 @@ def test_layers_rise_from_input_to_output(model_name: str, potential_of: Potenti
     assert set(depth.values()) == set(range(max(depth.values()) + 1))
     learned = {layer for name, layer in depth.items() if name.startswith("representation")}
     readout = {layer for name, layer in depth.items() if name.startswith("readout")}
-    assert len(readout) > 1 if not learned else readout == {max(learned) + 1}
+    if not learned:
+        assert len(readout) == 1 if model_name == "ace" else len(readout) > 1  # linear
+    else:
+        assert readout == {max(learned) + 1}
 
 
 def test_rates_fall_towards_the_input(potential_of: PotentialOf) -> None:

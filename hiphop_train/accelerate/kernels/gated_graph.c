@@ -1,7 +1,7 @@
 /* Edge-gated graph convolution, and normalised activations, with first and second derivatives, see models/alignn.py.
 
    First derivatives: given the gradients of the results, those of the inputs. Second derivatives: given tangents of the
-   inputs (named *_t), Phi is the sum over results of gradient times tangent; written are the tangents of the results, and
+   inputs (named *_t), Phi is the sum over results of gradient times tangent; written are the tangents of the results and
    the gradients of Phi with respect to the inputs. The Jacobian of a norm is J = r (1 - mean - norm mean(norm .)), see
    normalisation.c. */
 
@@ -108,7 +108,7 @@ static inline void activate_second(row x, const affine *f, const row *g, const r
     EACH grad_x->v[k] += grad.v[k];
 }
 
-/* Rows: residual (may be NULL) + silu(norm(x) weight + bias). Sums over ROWS rows each of the gradients of parameters. */
+/* Rows: residual (may be NULL) + silu(norm(x) weight + bias). Gradients of parameters are summed over ROWS rows each. */
 
 #define BLOCKS(...) \
     _Pragma("omp parallel for num_threads(n_threads) schedule(static)") \
@@ -154,7 +154,8 @@ void rows_second(const real *x, const real *weight, const real *bias, const real
 
 /* Edges of a graph, grouped by receiver, in blocks of groups of which none shares a sender with another.
 
-   nodes: (n_nodes, 4 N), A h, V h, B h + b, W h + b'; edges: C e (n_rows, N), row `place[e]` (NULL: e) for edge e;
+   With N = N_FEATURES, nodes: (n_nodes, 4 N), A h, V h, B h + b, W h + b'; edges: C e (n_rows, N), row `place[e]` (NULL:
+   e) for edge e;
    mean = sum_j g_ij V h_j / total, total = sum_j g_ij + epsilon; results W h + b' + mean, and
    e + silu(norm(m)) for all edges unless `new_edges` is NULL. */
 

@@ -1,9 +1,10 @@
-/* Rows of N real numbers, held in VECTORS vectors of the processor, padded with zeros. */
+/* Rows of N = N_FEATURES real numbers, held in VECTORS vectors of the processor, padded with zeros. */
 
 #pragma once
 
 #include "common.h"
 
+#define N N_FEATURES
 #define VECTORS ((N + N_LANES - 1) / N_LANES)
 #define TAIL (N % N_LANES)
 #define EACH _Pragma("GCC unroll 4") for (int k = 0; k < VECTORS; k++)
