@@ -12,6 +12,7 @@ from torch.nn.functional import linear, pad
 from hiphop_train.accelerate.compiler import Library
 from hiphop_train.accelerate.pair_sums import Neighbours, carried, neighbours, pulls, symmetric_messages
 from hiphop_train.accelerate.pairs import PrepareHalfList, half_list
+from hiphop_train.accelerate.precision import full_precision
 from hiphop_train.accelerate.silu import silu, silu_of_parts
 from hiphop_train.accelerate.twin import Setting, Twin, adopt, why_no_kernels
 from hiphop_train.graph.segments import segment_sum
@@ -69,7 +70,8 @@ class CompiledNewtonNet(Representation):
         """Apply a layer to features, forces and displacements, at first the features alone; sources are phi_a."""
         features = state[0]
         n_features, dtype = features.shape[1], features.dtype
-        filters = linear(basis, with_bias(layer.radial)).to(dtype)  # under autocast, products are in bfloat16
+        with full_precision(basis):  # bfloat16 would round the geometry
+            filters = linear(basis, with_bias(layer.radial))
         messages, sums = symmetric_messages(filters, sources, pairs)
         features = features + sums
 
