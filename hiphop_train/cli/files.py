@@ -25,6 +25,16 @@ in it, for instance data.level=tz data.reader.force_sign=gradient."""
 HIPPYNN = """\
 A state dictionary determines sizes and kind of the network (Hipnn, HipnnVec, HipnnQuad, HipHopNNModule), and elements
 if it is that of a whole model; it does not contain the cutoff or the unit of energy. Lengths are in Angstrom."""
+SCRIPT = "scripts/export_for_import.py"
+LIBRARIES = {
+    "mace": "model of mace-torch",
+    "nequip": "NequIP model of nequip",
+    "allegro": "Allegro model of nequip-allegro",
+}
+EXPORTED = f"""\
+A {{title}}, from a file that {SCRIPT} wrote in the environment of that library: plain settings and tensors.
+The library's own files can run any code when they are opened, and are not read. What is not supported is refused by
+name."""
 INVARIANTS = """\
 Print the invariants that model=hiphop makes of an atom's tensors (s v q t h u, of rank 0 to 5), and how many of them
 are independent, also where some of the tensors vanish.
@@ -79,13 +89,14 @@ def declare_import(parser: Parser) -> None:
         description="A directory with constants (*.params), self energies (*.dat) and networks, one or an ensemble.",
     )
     neurochem.add_argument("source", metavar="SOURCE", type=Path, help="directory")
-    mace = formats.add_parser(
-        "mace",
-        help="model of mace-torch, written as plain values by scripts/export_mace.py",
-        description="A file that scripts/export_mace.py wrote in the environment of mace-torch.",
-    )
-    mace.add_argument("source", metavar="SOURCE", type=Path, help="file")
-    for one in (hippynn, neurochem, mace):
+    exported = [
+        formats.add_parser(name, help=f"{title}, written by {SCRIPT}", description=EXPORTED.format(title=title))
+        for name, title in LIBRARIES.items()
+    ]
+    for one in exported:
+        one.add_argument("source", metavar="SOURCE", type=Path, help=f"file that {SCRIPT} wrote")
+        one.add_argument("--energy-unit", choices=list(ENERGY), default="eV", help="of the training energies")
+    for one in (hippynn, neurochem, *exported):
         _declare_output(one)
     hippynn.add_argument("--cutoff", type=float, metavar="ANGSTROM", help="dist_hard_max of the network (required)")
     hippynn.add_argument("--energy-unit", choices=list(ENERGY), help="of the training energies (required)")

@@ -140,7 +140,7 @@ _ALL = [
         [
             ("hiphop-import hippynn best_model.pt hiphop.ckpt --cutoff 6.5 --energy-unit kcal/mol", ""),
             ("hiphop-import neurochem FOLDER ani.ckpt --dtype float64", ""),
-            ("hiphop-import mace EXPORTED mace.ckpt", "written by scripts/export_mace.py"),
+            ("hiphop-import mace EXPORTED mace.ckpt", "or nequip; written by scripts/export_for_import.py"),
             ("hiphop-eval checkpoint=hiphop.ckpt data=comp6 data.root=FOLDER", "afterwards: evaluate"),
             ("hiphop-export checkpoint=hiphop.ckpt", "export"),
             ("hiphop-train init_weights=hiphop.ckpt data=extxyz data.path=FILE", "fine-tune"),

@@ -1,113 +1,137 @@
-"""Models of MACE (mace-torch 0.3.16), as scripts/export_mace.py writes them: settings and a state dictionary.
-
-mace-torch's own files are pickles of whole modules, which run code when they are opened; they are not read here.
-"""
+"""Models of MACE (mace-torch 0.3.16): their settings, and names, orders and products of their weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from ase.data import chemical_symbols
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from hiphop_train.errors import DataError
+from hiphop_train.importing import exported
 from hiphop_train.importing.base import Imported
 from hiphop_train.importing.e3nn import basis, linear, species_linear
+from hiphop_train.importing.exported import Weights, check, irreps, same
 from hiphop_train.models.mace import MACE, Interaction
+from hiphop_train.nn.couplings import true_types
 from hiphop_train.nn.symmetric_powers import PowersOfRank, projected
 from hiphop_train.nn.tensors import full_tensor
 
-FORMAT = "hiphop-train mace 1"
-
-EXPECTED: dict[str, Any] = {
-    "class": "ScaleShiftMACE",
-    "radial_basis": "BesselBasis",
-    "distance_transform": None,
-    "heads": 1,
-    "pair_repulsion": False,
-    "use_so3": False,
-    "use_agnostic_product": False,
-    "use_last_readout_only": False,
-    "joint_embedding": False,
-}
-"""Settings with one supported value each; of heads the number."""
-
-INTERACTIONS = ("RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock")
-"""Of the first layer, and of the others."""
+FIRST, OTHERS = "RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock"
 
 
-def read(path: Path) -> list[Imported]:
-    """Read a file written by scripts/export_mace.py; a list of one.
+class Settings(exported.Settings):
+    """Settings of mace-torch, named as there, or as attributes of its modules."""
 
-    Raises
-    ------
-    DataError
-        if it is another kind of file, or the model has settings that `hiphop_train.models.mace.MACE` lacks
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{path} cannot be read as plain values and tensors ({str(error).splitlines()[0][:120]}); mace-torch's own "
-            "files contain code: write one without in the environment of mace-torch, "
-            f"python scripts/export_mace.py {path} FILE"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DataError(f"{path} is not a file of scripts/export_mace.py; write one with it")
-    try:
-        return [_convert(content, f"mace-torch {content['version']}, {path.resolve()}")]
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    architecture: Literal["ScaleShiftMACE", "MACE"]
+    atomic_numbers: Annotated[list[Annotated[int, Field(ge=1, le=118)]], Field(min_length=1)]
+    cutoff: PositiveFloat
+    interactions: Annotated[list[str], Field(min_length=1)]
+    hidden_irreps: list[str]
+    edge_irreps: list[str]
+    node_irreps: list[str]
+    l_max: Annotated[int, Field(ge=0, le=4)]
+    products: list[Literal["mace.SymmetricContraction"]]
+    correlation: list[int]
+    avg_num_neighbors: list[PositiveFloat]
+    radial_type: Literal["BesselBasis"]
+    distance_transform: Literal[None]
+    cutoff_function: Literal["PolynomialCutoff"]
+    num_polynomial_cutoff: PositiveInt
+    radial_networks: list[Literal["e3nn.FullyConnectedNet"]]
+    radial_hidden: list[list[PositiveInt]]
+    activations: list[Literal["silu"]]
+    activation_factors: dict[str, list[float]]
+    readouts: list[str]
+    readout_hidden: str
+    heads: list[str]
+    atomic_energies: list[float]
+    scale: list[float]
+    shift: list[float]
+    apply_cutoff: Literal[True]
+    pair_repulsion: Literal[False]
+    use_so3: Literal[False]
+    use_agnostic_product: Literal[False]
+    embedding_specs: Literal[False]
 
 
-def _convert(content: Mapping[str, Any], origin: str) -> Imported:
-    """Check the settings, and return section and weights."""
-    found = {**content, **content["options"], "heads": len(content["heads"])}
-    for name, value in EXPECTED.items():
-        if found[name] != value:
-            raise DataError(f"{name} is {found[name]}; supported is {value}")
-    for layer, name in enumerate(content["interactions"]):
-        if name != INTERACTIONS[min(layer, 1)]:
-            raise DataError(f"layer {layer} is a {name}; supported are {INTERACTIONS[0]}, then {INTERACTIONS[1]}")
-    if any(name != "silu" for name in content["activations"]):
-        raise DataError(f"activation {', '.join(content['activations'])} of the readout; supported is silu")
-    widths = {multiplicity for multiplicity, _, _ in content["hidden"]}
-    ranks = [(rank, parity) for _, rank, parity in content["hidden"]]
-    if len(widths) > 1 or ranks != [(rank, (-1) ** rank) for rank in range(len(ranks))]:
-        raise DataError(
-            f"features {content['hidden']} (number, rank, parity); supported is one number for each rank from 0, with "
-            "parity (-1)^rank"
-        )
-    for name in ("correlation", "average_neighbours"):
-        if len(set(content[name])) > 1:
-            raise DataError(f"{name} differs between layers, {content[name]}; supported is one value for all")
-    state = content["state"]
-    n_radial_layers = sum(name.startswith("interactions.0.conv_tp_weights.layer") for name in state)
-    radial = [state[f"interactions.0.conv_tp_weights.layer{k}.weight"].shape for k in range(n_radial_layers)]
+def read(path: Path, energy_unit: str = "eV") -> list[Imported]:
+    """Read a file that scripts/export_for_import.py wrote; a list of one."""
+    return exported.read(path, "mace", energy_unit, Settings, convert)
+
+
+def convert(settings: Settings, weights: Weights) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the model section, and the state dictionary of the potential."""
+    n_layers = len(settings.interactions)
+    for layer, name in enumerate(settings.interactions):
+        supported = FIRST if layer == 0 else OTHERS
+        check(name == supported, f"interaction block {layer}", name, supported)
+    check(
+        len(settings.heads) == 1,
+        "heads",
+        settings.heads,
+        "one; mace_select_head --head_name HEAD MODEL writes a model of one",
+    )
+    n_features, rank = _features(settings)
+    linear_readouts = ["LinearReadoutBlock"] * n_layers
+    readouts = [*linear_readouts[1:], "NonLinearReadoutBlock"] if n_layers > 1 else linear_readouts
+    check(settings.readouts == readouts, "readouts", settings.readouts, readouts)
+    hidden = [16]
+    if n_layers > 1:
+        found = irreps(settings.readout_hidden)
+        check([each for _, each in found] == true_types(0), "hidden features of the readout", found, "scalars")
+        hidden = [found[0][0]]
+    exported.check_factors(settings.activation_factors)
+    frequencies = weights["radial_embedding.bessel_fn.bessel_weights"]
     section: dict[str, Any] = {
         "_target_": "hiphop_train.models.mace.MACE",
-        "elements": [chemical_symbols[number] for number in content["atomic_numbers"]],
-        "cutoff": content["cutoff"],
-        "n_features": widths.pop(),
-        "n_interactions": len(content["interactions"]),
-        "rank": len(ranks) - 1,
-        "l_max": content["l_max"],
-        "correlation": content["correlation"][0],
-        "n_radial": radial[0][0],
-        "cutoff_power": int(content["cutoff_power"]),
-        "radial_hidden": [int(shape[1]) for shape in radial[:-1]],
+        "elements": exported.elements_of([chemical_symbols[z] for z in settings.atomic_numbers], "atomic_numbers"),
+        "cutoff": settings.cutoff,
+        "n_features": n_features,
+        "n_interactions": n_layers,
+        "rank": rank,
+        "l_max": settings.l_max,
+        "correlation": same(settings.correlation, "correlation"),
+        "n_radial": exported.check_bessel(frequencies, torch.pi / settings.cutoff),
+        "cutoff_power": settings.num_polynomial_cutoff,
+        "radial_hidden": same(settings.radial_hidden, "radial_MLP"),
     }
     model = MACE(**{name: value for name, value in section.items() if name != "_target_"})
-    hidden = [multiplicity for multiplicity, _, _ in content["mlp"]] or [16]
-    section["readout"] = {"_target_": "hiphop_train.readout.scaled.LayerEnergies", "hidden": hidden}
-    weights = translate(state, model)
-    weights["terms.0.representation.average_neighbours"] = torch.tensor(content["average_neighbours"][0])
-    scale, shift = (state[f"scale_shift.{name}"].double().reshape(()) for name in ("scale", "shift"))
-    weights["terms.0.scale"] = scale
-    weights["e0"] = state["atomic_energies_fn.atomic_energies"].double().reshape(1, -1) + shift
-    return Imported(section, weights, origin)
+    translated = translate(weights, model)
+    neighbours = same(settings.avg_num_neighbors, "avg_num_neighbors")
+    translated["terms.0.representation.average_neighbours"] = torch.tensor(neighbours, dtype=torch.float64)
+    translated |= _energies(settings)
+    readout = {"_target_": "hiphop_train.readout.scaled.LayerEnergies", "hidden": hidden}
+    return {**section, "readout": readout}, translated
+
+
+def _features(settings: Settings) -> tuple[int, int]:
+    """Return the number of features of each rank, and the highest rank."""
+    layers = [irreps(text) for text in settings.hidden_irreps]
+    n_features = layers[0][0][0]
+    rank = len(layers[0]) - 1
+    for layer, found in enumerate(layers):
+        expected = [(n_features, each) for each in true_types(rank if layer < len(layers) - 1 else 0)]
+        check(
+            found == expected,
+            f"features after layer {layer}",
+            settings.hidden_irreps[layer],
+            "as many of each rank from 0, with parity (-1)^rank, the same after each layer, and scalars alone after "
+            "the last",
+        )
+    for sent, given in zip(settings.edge_irreps, settings.node_irreps, strict=True):
+        check(sent == given, "edge_irreps", sent, f"those of the atoms, {given}")
+    return n_features, rank if len(layers) > 1 else 0
+
+
+def _energies(settings: Settings) -> dict[str, Tensor]:
+    """Return E0 and the scale, eV."""
+    scale, shift = settings.scale or [1.0], settings.shift or [0.0]
+    check(len(scale) == len(shift) == 1, "scale and shift", [scale, shift], "one number each")
+    e0 = torch.tensor([settings.atomic_energies], dtype=torch.float64) + shift[0]
+    return {"e0": e0, "terms.0.scale": torch.tensor(scale[0], dtype=torch.float64)}
 
 
 def translate(state: Mapping[str, Tensor], model: MACE) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def fit_representation(potential: Potential, data: DataModule) -> None:
     """
     network = potential.terms[0]
     assert isinstance(network, Network)
-    counting = [part for part in (network.representation, network.readout) if part.counts_neighbours]
+    counting = [part for part in network.modules() if getattr(part, "counts_neighbours", False)]
     if counting:
         n_pairs, n_atoms = 0, 0
         for batch in data.sample_dataloader("train"):

@@ -28,6 +28,7 @@ SENTENCES = {
     "test_pickles_run_nothing": "Checkpoints are read with torch's restricted reader",
     "test_crafted_records_are_one_sentence": "A record that hiphop-train has not written is refused in one sentence",
     "test_data_files_run_nothing": "Data files are numbers",
+    "test_files_of_other_libraries_are_not_opened": "Files of mace-torch and nequip are pickles, which `hiphop-import`",
     "test_a_configuration_of_ones_own_is_ones_own_code": "What you write yourself, on the command line",
     "test_an_exported_file_has_no_python": "An exported `model.pt` is a TorchScript program",
     "test_libraries_of_others_are_not_loaded": "Compiled kernels are loaded only from a folder",
@@ -182,6 +183,17 @@ def test_pickles_run_nothing(
         assert code == 4
         assert "cannot be read as a checkpoint" in err
         assert not marker.exists()
+
+
+@pytest.mark.parametrize("library", ["mace", "nequip", "allegro", "hippynn"])
+def test_files_of_other_libraries_are_not_opened(library: str, tmp_path: Path, run: Run) -> None:
+    marker = tmp_path / "stolen"
+    torch.save(Bomb(marker), tmp_path / "library.model")
+    code, _, err = run("import", library, str(tmp_path / "library.model"), str(tmp_path / "out.ckpt"))
+    assert code == 3
+    assert err.startswith("error: ")
+    assert "can run any code" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["library.model"]
 
 
 CRAFTED: dict[str, Callable[[dict[str, Any]], Any]] = {
