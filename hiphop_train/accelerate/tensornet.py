@@ -140,7 +140,7 @@ def _directions(unit: Tensor) -> Tensor:
 
 def _apply(kernels: Kernels, planes: Tensor) -> Tensor:
     """Apply a function to each column of planes (n_inputs, n_atoms, n_features)."""
-    return evaluate_compiled(kernels, planes.flatten(1)).unflatten(1, planes.shape[1:])
+    return evaluate_compiled(kernels, planes.flatten(1)).reshape(-1, *planes.shape[1:])
 
 
 def _mixed(mixing: FeatureMixing, tensors: Tensor) -> List[Tensor]:

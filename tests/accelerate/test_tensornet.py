@@ -17,6 +17,7 @@ from hiphop_train.accelerate.tensornet import CompiledTensorNet
 from hiphop_train.accelerate.twin import Setting
 from hiphop_train.graph.segments import segment_sum
 from hiphop_train.nn.matrices import MatrixProduct, squares
+from hiphop_train.nn.radial import ExponentialFunctions
 from hiphop_train.potential import Potential
 from hiphop_train.types import Graph
 from tests.conftest import GraphOf, MakeAtoms, PotentialOf
@@ -53,8 +54,8 @@ def of_components(weights: Tensor) -> Tensor:
 
 def both_ways(forward: Tensor, backward: Tensor) -> Tensor:
     """Sum planes (9, n_pairs, width) over the pairs of each atom."""
-    sums = [segment_sum(f, FIRST, N_ATOMS) + segment_sum(b, SECOND, N_ATOMS) for f, b in zip(forward, backward)]
-    return torch.stack(sums)
+    each = zip(forward, backward, strict=True)
+    return torch.stack([segment_sum(f, FIRST, N_ATOMS) + segment_sum(b, SECOND, N_ATOMS) for f, b in each])
 
 
 def test_carried(pairs: Neighbours) -> None:
@@ -101,7 +102,7 @@ def test_functions_of_matrices() -> None:
     change, norms = (program_kernels(program, setting) for program in (change_program(), squares_program()))
     of_parts = squares(parts(x))
     expected = {
-        bounded: x / (sum(of_parts).T + 1.0),  # type: ignore[union-attr, attr-defined]
+        bounded: x / (sum(of_parts).T + 1.0),  # type: ignore[union-attr]
         change: x + planes(MatrixProduct(False)(parts(x), parts(x))),
         norms: torch.cat([each.T for each in of_parts]),
     }
@@ -163,11 +164,11 @@ def test_atoms_without_neighbours(isolated_atom: Atoms, potential_of: PotentialO
 
 def test_gaussians_have_no_denormal_numbers() -> None:
     """With which single-precision products are slow."""
-    from hiphop_train.nn.radial import ExponentialFunctions
-
     radial = ExponentialFunctions(4.5, 32, [32], is_linear=True)
+    (layer,) = radial.layers
+    assert isinstance(layer, torch.nn.Linear)
     with torch.no_grad():
-        radial.layers[0].weight.copy_(torch.eye(32))
-        radial.layers[0].bias.zero_()
+        layer.weight.copy_(torch.eye(32))
+        layer.bias.zero_()
         values = radial.float()(torch.linspace(0.5, 4.4, 50))
     assert not ((values != 0) & (values.abs() < 1e-35)).any()
