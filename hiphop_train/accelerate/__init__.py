@@ -27,6 +27,7 @@ from hiphop_train.accelerate import (
     symmetric_powers,
     symmetry_functions,
     tensor_convolution,
+    tensornet,
 )
 from hiphop_train.accelerate.compiler import CompilationError, find_compiler
 from hiphop_train.accelerate.precision import MatmulPrecision, MixedPrecision, Precision
@@ -47,6 +48,7 @@ TWINS: list[Twin] = [
     *readout.TWINS,
     *matrices.TWINS,
     *newtonnet.TWINS,
+    *tensornet.TWINS,
     *radial.TWINS,
     *symmetric_powers.TWINS,
     *tensor_convolution.TWINS,

@@ -168,6 +168,7 @@ class TensorNet(Representation):
         group: Literal["O(3)", "SO(3)"] = "O(3)",
     ) -> None:
         super().__init__(elements, cutoff, [n_features])
+        self.group = group
         self.embedding = Embedding(len(elements), n_features, n_radial, cutoff)
         self.interactions = nn.ModuleList(
             Interaction(n_features, n_radial, cutoff, group) for _ in range(n_interactions)

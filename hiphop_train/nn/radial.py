@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from hiphop_train.nn.cutoffs import cosine_cutoff
+from hiphop_train.nn.gaussians import gaussian
 from hiphop_train.nn.scaled import ScaledNetwork
 
 
@@ -125,7 +126,7 @@ class ExponentialFunctions(nn.Module):
         """Evaluate at distances (n_pairs,), Angstrom: (n_pairs, n_out)."""
         cutoff = cosine_cutoff(distance, self.cutoff)[:, None]
         decay = torch.exp(-5.0 / self.cutoff * distance)[:, None]
-        functions = cutoff * torch.exp(-self.betas * (decay - self.means).square())
+        functions = cutoff * gaussian(self.betas * (decay - self.means).square())
         for layer in self.layers:
             functions = layer(functions)
             if not self.is_linear:
