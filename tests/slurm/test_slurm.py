@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "scripts" / "slurm" / "cluster.sh"
 TRAIN = ROOT / "scripts" / "slurm" / "train.sbatch"
 SMALL = ["model=hipnn", "model.n_features=4", "dtype=float64", "trainer.accelerator=cpu", "callbacks=none"]
-LONG = [*SMALL, "trainer.max_epochs=700", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1"]
+LONG = [*SMALL, "trainer.max_epochs=400", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1"]
 SHORT = [*SMALL, "trainer.max_epochs=2", "trainer.limit_train_batches=4"]
 JOB = ["--gpus-per-node=0", "--cpus-per-task=1", "--time=10"]
 
@@ -165,6 +165,8 @@ def test_a_job_survives_what_happens_to_jobs(slurm: Slurm, capsys: pytest.Captur
         node = slurm.job(number)["NodeList"]
         slurm.call("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
         slurm.wait("its node is down: back in the queue", lambda: slurm.job(number)["JobState"] == "PENDING")
+        # A node that comes back with a job's old step still running refuses the job, which Slurm then holds.
+        slurm.wait("nothing of it runs there", lambda: not has_steps(number))
         slurm.call("scontrol", "update", f"nodename={node}", "state=resume")
         tasks = slurm.submit("--array=0-1", TRAIN, *SHORT, f"run_dir={array}")
         slurm.wait("has ended", lambda: slurm.ended(number))
@@ -194,6 +196,10 @@ def test_a_job_survives_what_happens_to_jobs(slurm: Slurm, capsys: pytest.Captur
 
 def runs(slurm: Slurm, number: str) -> bool:
     return slurm.job(number)["JobState"] == "RUNNING"
+
+
+def has_steps(number: str) -> bool:
+    return subprocess.run(["pgrep", "-f", rf"slurmstepd: \[{number}\."], stdout=subprocess.DEVNULL).returncode == 0
 
 
 def queued(slurm: Slurm) -> bool:
