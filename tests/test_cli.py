@@ -16,7 +16,7 @@ from hiphop_train.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGURED = ["train", "eval", "export", "bench"]
 SUBCOMMANDS = [("data", name) for name in ("download", "check", "inspect", "pack")]
-SUBCOMMANDS += [("import", name) for name in ("hippynn", "neurochem", "mace", "nequip", "allegro")]
+SUBCOMMANDS += [("import", name) for name in ("hippynn", "neurochem", "mace", "nequip", "allegro", "tensornet")]
 
 
 def start(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -35,6 +35,9 @@ EXPORTED = f"""\
 A {{title}}, from a file that {SCRIPT} wrote in the environment of that library: plain settings and tensors.
 The library's own files can run any code when they are opened, and are not read. What is not supported is refused by
 name."""
+TENSORNET = """\
+A TensorNet of torchmd-net, from the *.ckpt file that torchmd-train wrote. Reference energies (Atomref) become E0. The
+file does not say on which elements it was trained, nor the unit of energy. What is not supported is refused by name."""
 INVARIANTS = """\
 Print the invariants that model=hiphop makes of an atom's tensors (s v q t h u, of rank 0 to 5), and how many of them
 are independent, also where some of the tensors vanish.
@@ -96,7 +99,11 @@ def declare_import(parser: Parser) -> None:
     for one in exported:
         one.add_argument("source", metavar="SOURCE", type=Path, help=f"file that {SCRIPT} wrote")
         one.add_argument("--energy-unit", choices=list(ENERGY), default="eV", help="of the training energies")
-    for one in (hippynn, neurochem, *exported):
+    tensornet = formats.add_parser("tensornet", help="TensorNet model of torchmd-net", description=TENSORNET)
+    tensornet.add_argument("source", metavar="SOURCE", type=Path, help="*.ckpt file")
+    tensornet.add_argument("--elements", type=_symbols, metavar="H,C,N,O", help="on which it was trained (required)")
+    tensornet.add_argument("--energy-unit", choices=list(ENERGY), default="eV", help="of the training energies")
+    for one in (hippynn, neurochem, *exported, tensornet):
         _declare_output(one)
     hippynn.add_argument("--cutoff", type=float, metavar="ANGSTROM", help="dist_hard_max of the network (required)")
     hippynn.add_argument("--energy-unit", choices=list(ENERGY), help="of the training energies (required)")

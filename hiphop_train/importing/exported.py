@@ -38,6 +38,7 @@ class Settings(BaseModel):
 
 
 Supported = TypeVar("Supported", bound=Settings)
+Described = TypeVar("Described", bound=BaseModel)
 
 
 class Weights(Mapping[str, Tensor]):
@@ -137,7 +138,7 @@ def _converted(
     return section, translated
 
 
-def validated(supported: type[Supported], settings: Mapping[str, Any]) -> Supported:
+def validated(supported: type[Described], settings: Mapping[str, Any]) -> Described:
     """Return settings, or name all that are not supported."""
     try:
         return supported.model_validate(settings)

@@ -3,11 +3,13 @@
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hiphop_train.importing.tensornet import translate
 from hiphop_train.models.tensornet import TensorNet
 from hiphop_train.potential import Network, Potential
 from hiphop_train.readout.atomwise import AtomwiseEnergy
@@ -37,7 +39,10 @@ class Pairs(nn.Module):
 
 
 class Reference:
-    """The library's model on a graph of ours; forces follow by ours."""
+    """The library's model on a graph of ours; forces follow by ours.
+
+    In double precision by its torch operations: its warp operations, which it takes in single precision, err by 5e-9.
+    """
 
     def __init__(self, module: nn.Module, head: nn.Module) -> None:
         self.module = nn.ModuleList([module, head])
@@ -53,7 +58,9 @@ class Reference:
         module.distance.vectors = torch.cat([-vectors, torch.zeros(n_atoms, 3, dtype=vectors.dtype)])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            features = module(graph.species, graph.positions.to(vectors.dtype), graph.system)[0]
+            is_double = vectors.dtype == torch.float64
+            with torch_operations(module) if is_double else contextlib.nullcontext():
+                features = module(graph.species, graph.positions.to(vectors.dtype), graph.system)[0]
             of_atoms = head(features)[:, 0]
             energy = torch.zeros(graph.n_systems, dtype=torch.float64).index_add(0, graph.system, of_atoms.double())
             gradient = torch.autograd.grad(energy.sum(), vectors, create_graph=training)[0]
@@ -63,19 +70,11 @@ class Reference:
 
 
 def make(settings: dict[str, Any], dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Potential, Reference]:
-    """Return ours with the library's weights, and the library's: in double precision by its torch operations.
-
-    Its warp operations, which it takes in single precision, err by 5e-9 in double.
-    """
+    """Return ours with the library's weights, and the library's."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         from torchmdnet.models import tensornet as library
         from torchmdnet.models.output_modules import Scalar
-    names = ("compose_tensor", "decompose_tensor", "tensor_matmul_o3", "tensor_matmul_so3")
-    by_warp = {name: getattr(library, name) for name in names}
-    if dtype == torch.float64:
-        for name in names:
-            setattr(library, name, getattr(library, f"_{name}"))
     torch.manual_seed(seed)
     module = library.TensorNet(
         hidden_channels=settings["n_features"],
@@ -87,66 +86,36 @@ def make(settings: dict[str, Any], dtype: torch.dtype = torch.float64, seed: int
         static_shapes=False,
         dtype=dtype,
     ).to(dtype)
-    if dtype == torch.float64:
-        for part in module.modules():
-            if hasattr(part, "opt"):
-                part.opt = False
     module.distance = Pairs()
     head = Scalar(settings["n_features"], dtype=dtype).to(dtype)
     perturb(module, seed)
     perturb(head, seed)
     representation = TensorNet(elements=ELEMENTS, **settings)
     readout = AtomwiseEnergy(representation.feature_sizes, [settings["n_features"] // 2], "silu")
-    state = module.state_dict()
-    found = {"embedding.elements.weight": state["tensor_embedding.emb.weight"]}
-    smearing = {name: state[f"distance_expansion.{name}"] for name in ("means", "betas")}
-    for kind in ("weight", "bias"):
-        found[f"embedding.pairs.{kind}"] = state[f"tensor_embedding.emb2.{kind}"]
-        found[f"embedding.norm.{kind}"] = state[f"tensor_embedding.init_norm.{kind}"]
-        projections = [state[f"tensor_embedding.distance_proj{k}.{kind}"] for k in (1, 2, 3)]
-        found[f"embedding.radial.layers.0.{kind}"] = torch.cat(projections)
-        found[f"norm.{kind}"], found[f"linear.{kind}"] = state[f"out_norm.{kind}"], state[f"linear.{kind}"]
-        for n in range(2):
-            found[f"embedding.scalars.{n}.{kind}"] = state[f"tensor_embedding.linears_scalar.{n}.{kind}"]
-    found |= {f"embedding.radial.{name}": value for name, value in smearing.items()}
-    for n in range(3):
-        found[f"embedding.mixing.layers.{n}.weight"] = state[f"tensor_embedding.linears_tensor.{n}.weight"]
-    for k in range(settings["n_interactions"]):
-        ours, theirs = f"interactions.{k}.", f"layers.{k}."
-        found |= {f"{ours}radial.{name}": value for name, value in smearing.items()}
-        for n in range(3):
-            for kind in ("weight", "bias"):
-                found[f"{ours}radial.layers.{n}.{kind}"] = state[f"{theirs}linears_scalar.{n}.{kind}"]
-            found[f"{ours}before.layers.{n}.weight"] = state[f"{theirs}linears_tensor.{n}.weight"]
-            found[f"{ours}after.layers.{n}.weight"] = state[f"{theirs}linears_tensor.{n + 3}.weight"]
-    weights = {f"terms.0.representation.{name}": value for name, value in found.items()}
-    for n, name in enumerate(("output_network.layers.0", "output_network.layers.2")):
-        for kind in ("weight", "bias"):
-            weights[f"terms.0.readout.network.{2 * n}.{kind}"] = head.state_dict()[f"{name}.{kind}"]
+    state = {f"representation_model.{name}": value for name, value in module.state_dict().items()}
+    state |= {f"output_model.{name}": value for name, value in head.state_dict().items()}
+    weights = translate(state, settings["n_interactions"], range(len(ELEMENTS)), is_old=False)
     network = Network(representation.to(dtype), readout.to(dtype))
     potential = settle(network, settings["cutoff"], weights)
-    reference = Reference(module.eval(), head.output_network)
-    if dtype == torch.float64:
+    return potential, Reference(module.eval(), head.output_network)
+
+
+@contextlib.contextmanager
+def torch_operations(module: nn.Module) -> Iterator[None]:
+    """Let a model of the library use its torch operations."""
+    from torchmdnet.models import tensornet as library
+
+    names = ("compose_tensor", "decompose_tensor", "tensor_matmul_o3", "tensor_matmul_so3")
+    by_warp = {name: getattr(library, name) for name in names}
+    parts = [part for part in module.modules() if getattr(part, "opt", False)]
+    try:
+        for name in names:
+            setattr(library, name, getattr(library, f"_{name}"))
+        for part in parts:
+            part.opt = False  # type: ignore[assignment]
+        yield
+    finally:
         for name, value in by_warp.items():
             setattr(library, name, value)
-        plain = {name: getattr(library, f"_{name}") for name in names}
-        reference = _WithOperations(reference, library, plain)  # type: ignore[assignment]
-    return potential, reference
-
-
-class _WithOperations:
-    """A reference that is evaluated with other operations in the library's module."""
-
-    def __init__(self, reference: Reference, library: Any, operations: dict[str, Any]) -> None:
-        self.reference, self.library, self.operations = reference, library, operations
-        self.module = reference.module
-
-    def __call__(self, graph: Graph, forces: bool = True, training: bool = False) -> dict[str, Tensor]:
-        before = {name: getattr(self.library, name) for name in self.operations}
-        try:
-            for name, value in self.operations.items():
-                setattr(self.library, name, value)
-            return self.reference(graph, forces, training)
-        finally:
-            for name, value in before.items():
-                setattr(self.library, name, value)
+        for part in parts:
+            part.opt = True  # type: ignore[assignment]
