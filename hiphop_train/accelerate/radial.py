@@ -14,9 +14,10 @@ from torch.autograd.function import once_differentiable
 
 from hiphop_train.accelerate.compiler import Library
 from hiphop_train.accelerate.twin import Setting, Twin, adopt
+from hiphop_train.models.tfn import RadialFilters
 from hiphop_train.nn.radial import ExponentialFunctions, RadialFunctions
 
-Functions = Union[ExponentialFunctions, RadialFunctions]
+Functions = Union[ExponentialFunctions, RadialFilters, RadialFunctions]
 
 TOLERANCE = 3e-7
 """Largest error of an interpolated function relative to its largest value: about the resolution of single precision."""
@@ -138,6 +139,8 @@ def _why_not(plain: Functions, setting: Setting) -> str:
         return missing
     if setting.dtype != torch.float32:
         return "tables of radial functions are for single precision"
+    if isinstance(plain, RadialFilters) and not plain.is_smooth:
+        return "tables of radial functions are for smooth ones, which relu does not make"
     if plain.n_out % MULTIPLE:
         return f"tables of radial functions need a multiple of {MULTIPLE} functions, not {plain.n_out}"
     return ""
@@ -145,5 +148,5 @@ def _why_not(plain: Functions, setting: Setting) -> str:
 
 TWINS = [
     Twin("radial functions", "table", replaces, TabulatedRadialFunctions, purposes=("inference",), why_not=_why_not)
-    for replaces in (RadialFunctions, ExponentialFunctions)
+    for replaces in (RadialFunctions, ExponentialFunctions, RadialFilters)
 ]

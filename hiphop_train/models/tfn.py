@@ -36,6 +36,8 @@ class RadialFilters(nn.Module):
     def __init__(self, cutoff: float, n_gaussians: int, widths: List[int], activation: RadialActivation) -> None:
         super().__init__()
         self.cutoff, self.n_gaussians = cutoff, n_gaussians
+        self.n_out, self.regular_from = sum(widths), 0.0
+        self.is_smooth = activation != "relu"
         self.networks = nn.ModuleList(
             nn.Sequential(
                 glorot_linear(n_gaussians, n_gaussians),
@@ -61,12 +63,15 @@ class NormActivation(nn.Module):
     ----------
     types : of the tensors, even scalars first
     width : number of features of each
+    smallest_norm : what abs(x) is at x = 0, where the root's slope is infinite. The original's 1e-4 is less than what
+        rounding to float32 leaves of tensors that vanish by symmetry, so that forces are wrong.
     """
 
     metrics: Tensor
 
-    def __init__(self, types: Sequence[TensorType], width: int) -> None:
+    def __init__(self, types: Sequence[TensorType], width: int, smallest_norm: float = 0.01) -> None:
         super().__init__()
+        self.smallest_norm = smallest_norm
         self.activation = ShiftedSoftplus()
         self.biases = nn.ParameterList(torch.zeros(width) for _ in types[1:])
         self.ranks = [each.rank for each in types]
@@ -83,7 +88,7 @@ class NormActivation(nn.Module):
             tensor = tensors[k + 1]
             size = tensor.shape[1]
             contracted = torch.einsum("ncf,cd,ndf->nf", tensor, self.metrics[k + 1, :size, :size], tensor)
-            norm = (contracted + 1e-8).sqrt()  # the root's slope at zero is infinite
+            norm = (contracted + self.smallest_norm**2).sqrt()
             found.append(tensor * (self.activation(norm + bias) / norm)[:, None])
         return found
 

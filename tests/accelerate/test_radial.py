@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hiphop_train.accelerate.radial import TOLERANCE, TWINS, Table, TabulatedRadialFunctions
+from hiphop_train.accelerate.radial import TOLERANCE, TWINS, Functions, Table, TabulatedRadialFunctions
 from hiphop_train.accelerate.twin import Setting
+from hiphop_train.models.tfn import RadialFilters
 from hiphop_train.nn.radial import RadialFunctions
 from hiphop_train.nn.scaled import SILU_FACTOR
 
@@ -25,16 +26,27 @@ def distance() -> Tensor:
     return torch.linspace(0.3, CUTOFF, 1001)
 
 
-def twin_of(plain: RadialFunctions) -> TabulatedRadialFunctions:
-    setting = Setting(torch.float32, torch.device("cpu"), "inference", "auto", "full")
-    assert TWINS[0].why_not(plain, setting) == ""
-    twin = TWINS[0].make(plain, setting)
+@pytest.fixture
+def filters() -> RadialFilters:
+    torch.manual_seed(0)
+    return RadialFilters(CUTOFF, 20, [16, 16], "shifted_softplus").requires_grad_(False)
+
+
+SETTING = Setting(torch.float32, torch.device("cpu"), "inference", "auto", "full")
+
+
+def twin_of(plain: Functions) -> TabulatedRadialFunctions:
+    (kind,) = (each for each in TWINS if each.replaces is type(plain))
+    assert kind.why_not(plain, SETTING) == ""
+    twin = kind.make(plain, SETTING)
     assert isinstance(twin, TabulatedRadialFunctions)
     return twin
 
 
-def test_values_and_slopes(plain: RadialFunctions, distance: Tensor) -> None:
+@pytest.mark.parametrize("kind", ["plain", "filters"])
+def test_values_and_slopes(kind: str, distance: Tensor, request: pytest.FixtureRequest) -> None:
     """Against double precision, relative to each function's largest value and slope."""
+    plain: Functions = request.getfixturevalue(kind)
     exact = copy.deepcopy(plain).double()
     r = distance.double().requires_grad_(True)
     values = exact(r)
@@ -67,8 +79,8 @@ def test_where_there_is_none(plain: RadialFunctions, distance: Tensor) -> None:
     double = Setting(torch.float64, torch.device("cpu"), "inference", "auto", "full")
     assert "single precision" in TWINS[0].why_not(plain, double)
     odd = RadialFunctions(CUTOFF, 8, 5, 0.6, [8], 7, 1.0)
-    assert "multiple of 16 functions, not 7" in TWINS[0].why_not(
-        odd, Setting(torch.float32, torch.device("cpu"), "inference", "auto", "full")
-    )
+    assert "multiple of 16 functions, not 7" in TWINS[0].why_not(odd, SETTING)
+    with_kinks = RadialFilters(CUTOFF, 20, [16], "relu")
+    assert "smooth" in TWINS[-1].why_not(with_kinks, SETTING)
     twin = twin_of(plain).double()
     assert torch.equal(twin(distance.double()), plain(distance.double()))  # converted: the functions themselves

@@ -26,7 +26,7 @@ KEYS = {file.stem: set(model_section(file.stem)) for file in MODEL_FILES}
 SMALLER = {"n_features": 16, "n_interactions": 2, "radial_hidden": [16]}
 """Settings of short trainings."""
 
-RATES = {"mace": 1e-2, "nequip": 5e-3, "tfn": 2e-3}
+RATES = {"mace": 1e-2, "nequip": 5e-3, "tfn": 5e-3}
 """Learning rates of models that lower ones hardly change in twenty steps: those whose weights have unit variance."""
 
 STEPS = {"tfn": 40}

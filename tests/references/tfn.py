@@ -91,7 +91,7 @@ class Theirs(nn.Module):
                 if c == 0:
                     value = softplus(mixed + mixing.bias[None, :, None]) - math.log(2.0)
                 else:
-                    norm = (mixed.square().sum(2, keepdim=True) + 1e-8).sqrt()
+                    norm = (mixed.square().sum(2, keepdim=True) + 1e-4).sqrt()
                     bias = layer.activation.biases[c - 1][None, :, None]
                     value = mixed * (softplus(norm + bias) - math.log(2.0)) / norm
                 parts.append(value.flatten(1))
