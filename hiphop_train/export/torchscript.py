@@ -16,18 +16,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import torch
 from ase.data import atomic_numbers as number_of_symbol
-from ase.data import chemical_symbols, covalent_radii
-from numpy.typing import ArrayLike
+from ase.data import chemical_symbols
 from torch import Tensor, nn
 
 from hiphop_train import __version__, files
 from hiphop_train.accelerate import accelerate, restore
 from hiphop_train.errors import CheckpointError
+from hiphop_train.export.golden import AtomicStructure, GoldenReport, TypedStructure, deviation, golden_structures
 from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import neighbours
 from hiphop_train.potential import Potential
@@ -39,11 +39,9 @@ FORMAT_VERSION = 1
 TOLERANCE = {"float32": 2e-5, "float64": 1e-10}
 """Largest relative deviation from the golden outputs by floating-point type of the network, see `GoldenReport`."""
 
-AtomicStructure = Tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
-"""Atomic numbers (n_atoms,), positions (n_atoms, 3) Angstrom, cell (3, 3) Angstrom, pbc (3,)."""
-
-TypedStructure = Tuple[Tensor, Tensor, Tensor, Tensor]
-"""The same as tensors, with species (n_atoms,), indices into the model's elements, instead of atomic numbers."""
+ROUNDING_FACTOR = 4.0
+"""What a deviation may be in units of the potential's own rounding, where that is more: barely trained potentials can
+have forces of thousands of eV/Angstrom in the golden crystal, as differences of larger numbers."""
 
 
 class ExportedPotential(nn.Module):
@@ -68,6 +66,7 @@ class ExportedPotential(nn.Module):
     energy_unit, length_unit, forces_unit : str
     units : dict, of the targets among the outputs
     metadata : str, JSON
+    rounding : float, how far the golden outputs are from those in double precision, relative as in `GoldenReport`
     golden : list of dict with species, positions, cell, pbc and the outputs of `energy_forces`: energy, forces, virial,
         and further targets that the readout has
     """
@@ -101,6 +100,7 @@ class ExportedPotential(nn.Module):
         else:
             structures = [self._typed(structure) for structure in golden]
         self.golden = [self._answer(structure) for structure in structures]  # by the plain modules
+        self.rounding = 0.0 if dtype == torch.float64 else self._rounding()
         accelerate(first_theory, dtype, torch.device("cpu"), "export")
 
     def forward(
@@ -216,67 +216,21 @@ class ExportedPotential(nn.Module):
             torch.as_tensor(np.asarray(pbc, dtype=np.bool_)),
         )
 
+    def _rounding(self) -> float:
+        """Return how far the golden outputs are from those in double precision, relative as in `GoldenReport`."""
+        single, single_type = self.potential, self.network_type
+        self.potential, self.network_type = deepcopy(single).double(), single_type.double()
+        exact = [self._answer((each["species"], each["positions"], each["cell"], each["pbc"])) for each in self.golden]
+        self.potential, self.network_type = single, single_type
+        found = [deviation(*pair, self.e0)[3] for pair in zip(self.golden, exact, strict=True)]
+        return float(torch.stack(found).max().nan_to_num(0.0))
+
     def _answer(self, structure: TypedStructure) -> Dict[str, Tensor]:
         species, positions, cell, pbc = structure
         outputs = self.energy_forces(species, positions, cell, pbc)
         given = {"species": species, "positions": positions, "cell": cell, "pbc": pbc}
         further = [key for key in self.potential.targets if key not in ("energy", "forces", "stress")]
         return given | {key: outputs[key] for key in ["energy", "forces", "virial"] + further}  # virial implies stress
-
-
-def golden_structures(atomic_numbers: List[int]) -> List[TypedStructure]:
-    """Make a few structures from the elements, always the same: an atom, a chain, a crystal and a slab.
-
-    The chain is a helix with bonds as long as the sum of covalent radii, and holds every element; the others are
-    pieces of it, the crystal's cell as small as the atoms allow.
-
-    Parameters
-    ----------
-    atomic_numbers : of the model's elements, 0 for a type that is not an element
-    """
-    n_elements = len(atomic_numbers)
-    species = np.arange(max(6, n_elements)) % n_elements
-    radius = np.maximum(covalent_radii[np.asarray(atomic_numbers)], 0.31)[species]  # Angstrom
-    angle = 1.9 * np.arange(len(species) - 1)
-    direction = np.stack([0.8 * np.cos(angle), 0.8 * np.sin(angle), np.full_like(angle, 0.6)], axis=1)
-    bonds = direction * (radius[1:] + radius[:-1])[:, None]
-    positions = np.concatenate([np.zeros((1, 3)), np.cumsum(bonds, axis=0)])  # (n_atoms, 3)
-
-    def piece(n_atoms: int, *pbc: bool) -> TypedStructure:
-        chosen = torch.from_numpy(positions[:n_atoms].copy())
-        extent = chosen.max(0).values - chosen.min(0).values + 2.0
-        shear = torch.tensor([[0.0, 0.2, 0.0], [0.0, 0.0, 0.3], [-0.1, 0.0, 0.0]], dtype=torch.float64)
-        periodic = torch.tensor(pbc)
-        cell = (torch.diag(extent) + shear) * periodic[:, None]
-        return torch.from_numpy(species[:n_atoms].astype(np.int64)), chosen, cell, periodic
-
-    return [
-        piece(1, False, False, False),
-        piece(len(species), False, False, False),
-        piece(3, True, True, True),
-        piece(4, True, True, False),
-    ]
-
-
-class GoldenReport(NamedTuple):
-    """How far outputs are from the golden ones, the largest deviations over all golden structures."""
-
-    energy: float
-    """eV per atom."""
-    forces: float
-    """eV/Angstrom, of a component."""
-    virial: float
-    """eV per atom, of a component."""
-    relative: float
-    """The largest of the three and those of further targets, each divided by the structure's largest value of its kind,
-    or by 1 of its unit where that is larger; energies are compared with their part beyond E0."""
-    tolerance: float
-    """What `relative` may be."""
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the file gives the outputs stored in it; never where a deviation is not a number."""
-        return self.relative <= self.tolerance
 
 
 def export(
@@ -298,7 +252,8 @@ def export(
     ------
     CheckpointError
         when the directory does not exist, the potential returns numbers that are not finite, or the file disagrees
-        with it: more than 2e-5 (float32) or 1e-10 (float64), relative as in `GoldenReport`
+        with it: more than 2e-5 (float32) or 1e-10 (float64), relative as in `GoldenReport`, and more than four times
+        the potential's own rounding
     RuntimeError
         when a golden structure has an unknown element
     TypeError
@@ -371,21 +326,13 @@ def verify(path: Path, device: str = "cpu") -> GoldenReport:
     deviations = []  # (n_golden, 4)
     for answer in module.golden:
         answer = {key: value.to(device) for key, value in answer.items()}
-        n_atoms = answer["species"].shape[0]
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             outputs = module.energy_forces(answer["species"], answer["positions"], answer["cell"], answer["pbc"])
-        learned = (answer["energy"] - module.e0[answer["species"]].sum()).abs() / n_atoms
-        pairs = [
-            ((outputs["energy"] - answer["energy"]).abs() / n_atoms, learned),
-            ((outputs["forces"] - answer["forces"]).abs().max(), answer["forces"].abs().max()),
-            ((outputs["virial"] - answer["virial"]).abs().max() / n_atoms, answer["virial"].abs().max() / n_atoms),
-        ]
-        for key in answer.keys() & TARGETS.keys() - {"energy", "forces"}:
-            pairs.append(((outputs[key] - answer[key]).abs().max(), answer[key].abs().max()))
-        relative = torch.stack([deviation / size.clamp(min=1.0) for deviation, size in pairs]).max()
-        deviations.append(torch.stack([deviation for deviation, _ in pairs[:3]] + [relative]))
+        deviations.append(deviation(outputs, answer, module.e0))
     energy, forces, virial, relative_deviation = torch.stack(deviations).max(0).values.tolist()
-    return GoldenReport(energy, forces, virial, relative_deviation, TOLERANCE[module.dtype])
+    rounding = float(getattr(module, "rounding", 0.0))  # older files do not say
+    tolerance = max(TOLERANCE[module.dtype], ROUNDING_FACTOR * rounding)
+    return GoldenReport(energy, forces, virial, relative_deviation, tolerance)
 
 
 @contextmanager
