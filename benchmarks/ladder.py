@@ -22,15 +22,18 @@ from typing import Any
 import numpy as np
 import yaml
 
+NAMES = ["bp", "ani", "dtnn", "schnet", "hipnn", "hipnn_ts", "hiphop"]
+NAMES += ["tfn", "ace", "nequip", "mace", "allegro", "tensornet", "newtonnet", "alignn"]
+RATES = {"nequip": 5e-3, "mace": 1e-2}
+"""Learning rates of models that their authors train at other rates than the default, since their features have unit
+variance."""
+MODELS = {name: [f"model={name}", *([f"optimizer.lr={RATES[name]}"] if name in RATES else [])] for name in NAMES}
+
 STUDIES: dict[str, tuple[list[str], dict[str, list[str]]]] = {
-    "tiny": (
-        [],
-        {
-            **{name: [f"model={name}"] for name in ("bp", "ani", "dtnn", "schnet", "hipnn", "hipnn_ts", "hiphop")},
-            "ani, standardised": ["model=ani", "model.standardise=true"],
-        },
-    ),
-    "methane": (
+    "tiny": ([], MODELS),
+    "ethanol": (["data=extxyz", "data.batch_size=10"], MODELS),
+    "methane": (["data=methane"], {name: [*words, "model.cutoff=6.5"] for name, words in MODELS.items()}),
+    "methane, one interaction": (
         ["experiment=methane"],
         {
             "HIP-NN": ["model=hipnn"],

@@ -1,4 +1,4 @@
-"""Twin of ALIGNN: convolutions in C, and a line graph that is listed in the loader, atom by atom.
+"""Twins of ALIGNN: convolutions in C, and a line graph that is listed in the loader, for C atom by atom.
 
 The pairs that end at an atom and those that begin there form one block of the line graph: each of the former precedes
 each of the latter, and no two blocks share a pair at the same end. So blocks are independent. Where the reverse of each
@@ -17,8 +17,9 @@ from hiphop_train.accelerate.expansion import expand
 from hiphop_train.accelerate.gated_graph import Groups, activate, convolve
 from hiphop_train.accelerate.pairs import reverses
 from hiphop_train.accelerate.row_tables import RowTable
+from hiphop_train.accelerate.symmetry_functions import PrepareTriples
 from hiphop_train.accelerate.twin import Setting, Twin, adopt
-from hiphop_train.graph.triples import pairs_of_pairs
+from hiphop_train.graph.triples import line_graph_within, pairs_of_pairs
 from hiphop_train.models.alignn import ALIGNN, EdgeGatedConvolution, Expansion, LineGraphLayer
 from hiphop_train.models.base import Representation
 from hiphop_train.types import Graph
@@ -201,6 +202,25 @@ class CompiledALIGNN(Representation):
         return values, None
 
 
+class ListedALIGNN(Representation):
+    """ALIGNN over a line graph that was listed in the loader.
+
+    Parameters
+    ----------
+    plain : the model, with convolutions over the line graph
+    """
+
+    def __init__(self, plain: ALIGNN) -> None:
+        super().__init__(plain.elements, plain.cutoff, plain.feature_sizes)
+        adopt(self, plain)
+        self.formulas = [plain]  # in a list, so that it is not a submodule
+        self.prepare = PrepareTriples(plain.three_body_cutoff, line_graph_within)
+
+    def forward(self, graph: Graph) -> List[Tensor]:
+        """Return the features of the atoms after the last convolution."""
+        return [self.formulas[0].features(graph, self.prepare.triples_of(graph))[0]]
+
+
 class WithoutBias(nn.Module):
     """A linear layer without its bias."""
 
@@ -260,5 +280,13 @@ TWINS = [
         _make,
         why_not=_why_not,
         prepare=lambda plain: PrepareLineGraph(plain.three_body_cutoff),
-    )
+    ),
+    Twin(
+        "line graph",
+        "listed in the loader",
+        ALIGNN,
+        lambda plain, setting: ListedALIGNN(plain),
+        why_not=lambda plain, setting: "" if len(plain.line_layers) else "no convolutions over the line graph",
+        prepare=lambda plain: PrepareTriples(plain.three_body_cutoff, line_graph_within),
+    ),
 ]

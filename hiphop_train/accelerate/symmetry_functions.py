@@ -1,6 +1,6 @@
 """Twins of ANI and Behler-Parrinello: triples are listed in the loader and evaluated in blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import List
 
@@ -28,22 +28,24 @@ class PrepareTriples:
     Attributes
     ----------
     cutoff : Angstrom
+    listed_by : returns the triples (2, n_triples) of a graph within a cutoff
     """
 
     cutoff: float
+    listed_by: Callable[[Graph, float], Tensor] = triples_within
 
     @property
     def key(self) -> str:
         """Key of the triples among the extras of a graph."""
-        return f"triples.{self.cutoff}"
+        return f"{self.listed_by.__name__}.{self.cutoff}"
 
     def __call__(self, graph: Graph) -> Graph:
         """Return the graph with its triples among the extras."""
-        return graph._replace(extras={**graph.extras, self.key: triples_within(graph, self.cutoff)})
+        return graph._replace(extras={**graph.extras, self.key: self.listed_by(graph, self.cutoff)})
 
     def triples_of(self, graph: Graph) -> Tensor:
         """Return the triples (2, n_triples) in the extras of a graph, or list them."""
-        return graph.extras[self.key] if self.key in graph.extras else triples_within(graph, self.cutoff)
+        return graph.extras[self.key] if self.key in graph.extras else self.listed_by(graph, self.cutoff)
 
 
 class SymmetryFunctions(Representation):

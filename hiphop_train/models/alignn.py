@@ -234,13 +234,21 @@ class ALIGNN(Representation):
 
     def forward(self, graph: Graph) -> List[Tensor]:
         """Return the features of the atoms after the last convolution."""
-        return [self.features(graph)[0]]
+        return [self.features(graph, self.triples(graph))[0]]
 
-    def features(self, graph: Graph) -> Tuple[Tensor, Tensor, Tensor]:
-        """Return the last features of atoms, pairs and triples, (n, n_features) each."""
+    def triples(self, graph: Graph) -> Tensor:
+        """List the triples (2, n_triples), see `line_graph_within`; none if the model does not use them."""
+        if len(self.line_layers) == 0:
+            return torch.stack([graph.pair_i[:0], graph.pair_i[:0]])
+        return line_graph_within(graph, self.three_body_cutoff)
+
+    def features(self, graph: Graph, listed: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Return the last features of atoms, pairs and triples, (n, n_features) each, given the list of the triples."""
         distance = torch.linalg.norm(graph.pair_vectors, dim=1)
         weights = self.weights(distance, self.cutoff)
-        line_graph = self.line_graph(graph, distance)
+        before, after = listed.unbind()
+        near = self.weights(distance, self.three_body_cutoff)
+        line_graph = LineGraph(before, after, near.index_select(0, before) * near.index_select(0, after))
         atoms = self.atom_embedding(one_hot(graph.species, self.n_types).to(distance.dtype))
         pairs = self.pair_embedding(distance)
         triples = pairs[:0]
@@ -251,15 +259,6 @@ class ALIGNN(Representation):
         for layer in self.layers:
             atoms, pairs = layer(atoms, pairs, graph.pair_j, graph.pair_i, weights)
         return atoms, pairs, triples
-
-    def line_graph(self, graph: Graph, distance: Tensor) -> LineGraph:
-        """Return the triples of a graph with distances (n_pairs,); none if the model does not use them."""
-        if len(self.line_layers) == 0:
-            none = graph.pair_i[:0]
-            return LineGraph(none, none, distance[:0])
-        before, after = line_graph_within(graph, self.three_body_cutoff).unbind()
-        weights = self.weights(distance, self.three_body_cutoff)
-        return LineGraph(before, after, weights.index_select(0, before) * weights.index_select(0, after))
 
     def weights(self, distance: Tensor, cutoff: float) -> Tensor:
         """Return by how much pairs count, w(r) or 1 (n_pairs,)."""

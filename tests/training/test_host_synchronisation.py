@@ -24,10 +24,8 @@ from hiphop_train.training.module import PotentialModule
 from hiphop_train.types import Batch
 
 CONF = Path(__file__).parents[2] / "conf"
-WAITING = ["alignn"]
-"""Models that do wait: ALIGNN lists its line graph on the device, which its loader prepares for CPUs only."""
 NAMES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
-MODELS: list[tuple[str, list[str]]] = [(name, []) for name in NAMES if name not in WAITING]
+MODELS: list[tuple[str, list[str]]] = [(name, []) for name in NAMES]
 SETTINGS = [
     *MODELS,
     ("hiphop_flexible", ["model.l_max=5", "model.n_max=2"]),
