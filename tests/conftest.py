@@ -57,6 +57,12 @@ WEIGHT_FACTORS = {"newtonnet": 0.75, "tfn": 1.6, "tensornet": 1.5}
 """What random weights are multiplied by: in a dense cell the products of NewtonNet's unnormalised sums reach 1e17, and
 finite differences cannot follow; forces of TFN and TensorNet are small, and TFN's norms sharply curved near zero."""
 
+COSTLY_MODULES = ["test_nequip.py", "test_mace.py", "test_recovery.py", "test_compare.py", "test_peers.py"]
+"""Files whose tests share something that takes long to make."""
+
+COSTLY_FIXTURES = {"trained": "model_name", "exported": "exported"}
+"""Fixtures that take long to make, and the parameter that decides what they are."""
+
 ATOM_ENERGY = -10.0 * np.arange(119.0) - 3.0
 """Energy of an isolated atom in the labels, eV, by atomic number."""
 
@@ -89,8 +95,16 @@ def model_section(name: str) -> dict[str, Any]:
     return section
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs the fixture `shared` where there is no such folder; nothing is skipped."""
+    """Let tests that share something costly run in one process; leave out those for whose `shared` there is no folder."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        for fixture, parameter in COSTLY_FIXTURES.items():
+            if fixture in getattr(item, "fixturenames", ()) and parameter in parameters:
+                item.add_marker(pytest.mark.xdist_group(f"{fixture}-{parameters[parameter]}"))
+        if item.path.name in COSTLY_MODULES:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     if SHARED.is_dir():
         return
     needs_files = [item for item in items if "shared" in getattr(item, "fixturenames", ())]
