@@ -97,7 +97,7 @@ def model_section(name: str) -> dict[str, Any]:
 
 @pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let tests that share something costly run in one process; leave out those for whose `shared` there is no folder."""
+    """Run tests that share something costly in one process; leave out those without their folder `shared`."""
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         for fixture, parameter in COSTLY_FIXTURES.items():
