@@ -5,30 +5,25 @@ to the readout, the run directory to loggers and checkpoints.
 """
 
 import inspect
-import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from ase.data import atomic_numbers
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import Field, PositiveInt
 
 from hiphop_train.accelerate import Choice, MatmulPrecision, Precision
 from hiphop_train.data.formats.base import Reader
-from hiphop_train.data.module import DataModule
 from hiphop_train.errors import ConfigError, HipHopError, did_you_mean
 from hiphop_train.models.base import Representation
 from hiphop_train.potential import Network, Potential
 from hiphop_train.readout.base import Readout
+
+if TYPE_CHECKING:
+    from hiphop_train.data.module import DataModule  # Lightning's, whose import takes seconds: many need no data
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -126,7 +121,9 @@ def _check_model(section: dict[str, Any]) -> None:
         raise ConfigError(f"model.cutoff={cutoff}: must be between 0 and {LARGEST_CUTOFF:g} Angstrom")
 
 
-def make_data(data: Mapping[str, Any] | DictConfig, potential: Potential, dtype: torch.dtype, seed: int) -> DataModule:
+def make_data(
+    data: Mapping[str, Any] | DictConfig, potential: Potential, dtype: torch.dtype, seed: int
+) -> "DataModule":
     """Build the data module for a potential."""
     section = data.copy() if isinstance(data, DictConfig) else OmegaConf.create(dict(data))
     OmegaConf.resolve(section)
@@ -164,42 +161,6 @@ def make_parts(section: DictConfig | None, name: str, **handed_over: Any) -> lis
         for key, part in (section or {}).items()
         if part is not None
     ]
-
-
-def make_trainer(
-    trainer: DictConfig, callbacks: list[Callback], loggers: list[Logger], run_dir: Path, states: CheckpointIO
-) -> Trainer:
-    """Build Lightning's trainer; signals and max_time are left to the callback `training.stopping.Stop`."""
-    section = trainer.copy()
-    with open_dict(section):
-        section.pop("max_time", None)
-        for key in OWN_KEYS["trainer"]:
-            section.pop(key, None)
-    if section.accelerator == "auto" and not torch.cuda.is_available():
-        section.accelerator = "cpu"  # Lightning would use Apple's MPS, which lacks float64
-    built: Trainer = _instantiate(
-        section,
-        "trainer",
-        callbacks=callbacks,
-        plugins=[states, *_environment()],
-        logger=loggers or False,
-        default_root_dir=str(run_dir),
-        enable_progress_bar=False,  # ours is among the callbacks
-        use_distributed_sampler=False,  # our sampler divides batches over ranks
-        inference_mode=False,  # forces need gradients in validation
-    )
-    built._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    return built
-
-
-def _environment() -> list[ClusterEnvironment]:
-    """Return what keeps Lightning from taking one process for the tasks of a job of Slurm.
-
-    The variables of a job are also set in its scripts and shells, where no srun has started several processes.
-    """
-    if "SLURM_NTASKS" not in os.environ or TorchElasticEnvironment.detect():
-        return []
-    return [LightningEnvironment()] if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) == 1 else []
 
 
 def _with_needed(section: dict[str, Any], name: str, offered: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 from omegaconf import DictConfig, OmegaConf
 
+from hiphop_train.build import make_potential
 from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import batch_neighbours
 from hiphop_train.potential import Potential
@@ -231,7 +232,6 @@ def graph_of() -> GraphOf:
 @pytest.fixture(scope="session")
 def potential_of() -> PotentialOf:
     """Build a small potential from a model's configuration, its numbers away from their defaults."""
-    from hiphop_train.build import make_potential  # imported here because Lightning, behind it, takes seconds
 
     def make(name: str, dtype: torch.dtype = torch.float64, seed: int = 0, **changes: object) -> Potential:
         section = model_section(name)

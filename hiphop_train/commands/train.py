@@ -17,6 +17,7 @@ from hiphop_train.commands.finish import finish
 from hiphop_train.commands.lock import RunLock
 from hiphop_train.commands.progress import progress
 from hiphop_train.commands.targets import check_targets
+from hiphop_train.commands.trainer import make_trainer
 from hiphop_train.data.module import DataModule
 from hiphop_train.data.splits import store_splits
 from hiphop_train.data.statistics import Statistics
@@ -215,7 +216,7 @@ def _make_trainer(
         callbacks.progress(),
         *more,
     ]
-    return build.make_trainer(config.trainer, watchers, loggers, run.path, states)
+    return make_trainer(config.trainer, watchers, loggers, run.path, states)
 
 
 def _print_start(
