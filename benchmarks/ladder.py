@@ -1,12 +1,15 @@
 """The architectures compared: each trained for the same wall time on one core, with several seeds.
 
 How many epochs fit into the time is measured first, for each model, under the same load (as many processes at once,
-on otherwise idle cores); the learning rate then decays over exactly these epochs. A finished run is not repeated, so
-the command can be interrupted and restarted. `cpu_seconds` are those of the whole process, start and evaluation
-included: if they are near the budget but `training_seconds` are not, the machine was busy with other work.
+on otherwise idle cores); the learning rate then decays over exactly these epochs. Machines differ: with --as-long-as
+the time is that of the known epochs of one model. A finished run is not repeated, neither one in the folder nor one in
+the output, so the command can be interrupted and restarted, elsewhere too. `cpu_seconds` are those of the whole
+process, start and evaluation included: if they are near the budget but `training_seconds` are not, the machine was busy
+with other work.
 
     python benchmarks/ladder.py tiny runs/ladder-tiny                  # all models on the embedded data
     python benchmarks/ladder.py methane runs/ladder-methane --minutes 7 data.path=data/methane.h5
+    python benchmarks/ladder.py tiny runs/ladder-tiny --cases mace --as-long-as hiphop --output results/ladder_tiny.json
 """
 
 import argparse
@@ -17,6 +20,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -43,7 +47,7 @@ STUDIES: dict[str, tuple[list[str], dict[str, list[str]]]] = {
         },
     ),
 }
-CALIBRATION_EPOCHS = 10
+CALIBRATION_EPOCHS = 5
 
 
 def train(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
@@ -68,39 +72,35 @@ def file_name(case: str) -> str:
     return case.replace(" ", "-").replace("=", "").replace(",", "")
 
 
-def checkpoint_parameters(run: Path) -> int:
-    """Return the number of learned parameters."""
+def record(run_dir: Path) -> dict[str, Any]:
+    """Return what is kept of a run."""
     from hiphop_train.checkpoint import load
 
-    return sum(parameter.numel() for parameter in load(str(run)).potential.parameters())
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    return {
+        "epochs": metrics["epochs"],
+        "parameters": sum(parameter.numel() for parameter in load(str(run_dir)).potential.parameters()),
+        "training_seconds": round(metrics["training_seconds"], 1),
+        "cpu_seconds": json.loads((run_dir / "cpu_seconds.json").read_text()),
+        "settings": yaml.safe_load((run_dir / "config.yaml").read_text())["model"],
+        "errors": {
+            f"{split} {kind} {measure}": round(float(table[kind][measure]), 4)
+            for split, table in metrics["errors"].items()
+            for kind in ("energy", "relative_energy", "forces")
+            if kind in table
+            for measure in ("mae", "rmse", "median")
+        },
+    }
 
 
-def summarise(folder: Path, cases: dict[str, list[str]], seeds: int) -> dict[str, Any]:
-    """Return mean and range over seeds of the errors of all finished runs."""
-    found: dict[str, Any] = {}
-    for case in cases:
-        runs = [folder / f"{file_name(case)}-seed{seed}" for seed in range(seeds)]
-        runs = [run for run in runs if (run / "cpu_seconds.json").is_file()]
-        metrics = [json.loads((run / "metrics.json").read_text()) for run in runs]
-        if not metrics:
-            continue
-        row: dict[str, Any] = {
-            "seeds": len(metrics),
-            "epochs": metrics[0]["epochs"],
-            "parameters": checkpoint_parameters(runs[0]),
-            "training_seconds": [round(m["training_seconds"], 1) for m in metrics],
-            "cpu_seconds": [json.loads((run / "cpu_seconds.json").read_text()) for run in runs],
-            "settings": yaml.safe_load((runs[0] / "config.yaml").read_text())["model"],
-        }
-        for split, table in metrics[0]["errors"].items():
-            for kind in ("energy", "relative_energy", "forces"):
-                for measure in ("mae", "rmse", "median"):
-                    if kind in table:
-                        values = [m["errors"][split][kind][measure] for m in metrics]
-                        summary = {"mean": np.mean(values), "min": min(values), "max": max(values)}
-                        row[f"{split} {kind} {measure}"] = {key: round(float(v), 4) for key, v in summary.items()}
-        found[case] = row
-    return found
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return mean and range over seeds of the errors of the runs of one case."""
+    row: dict[str, Any] = {"seeds": len(runs), **{key: runs[0][key] for key in ("epochs", "parameters", "settings")}}
+    row |= {key: [run[key] for run in runs] for key in ("training_seconds", "cpu_seconds")}
+    for key in runs[0]["errors"]:
+        values = [run["errors"][key] for run in runs]
+        row[key] = {"mean": round(float(np.mean(values)), 4), "min": min(values), "max": max(values)}
+    return row
 
 
 def show(found: dict[str, Any]) -> None:
@@ -115,6 +115,87 @@ def show(found: dict[str, Any]) -> None:
             print(f"| {case} | {row['parameters']:,} | {row['epochs']} | " + " | ".join(cells) + " |")
 
 
+class Race:
+    """The trainings of a study, and its result, which is written after each.
+
+    Parameters
+    ----------
+    options : of the command line
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.common, cases = STUDIES[options.study]
+        self.cases = {case: words for case, words in cases.items() if not options.cases or case in options.cases}
+        self.output: Path = options.output or options.folder / "result.json"
+        self.result: dict[str, Any] = {"study": options.study, "minutes": options.minutes, "models": {}}
+        if self.output.is_file():
+            self.result = json.loads(self.output.read_text())
+        self.result["overrides"] = [each for each in options.overrides if "path=" not in each]
+        self.runs: dict[str, dict[str, Any]] = self.result.setdefault("runs", {})
+        self.seconds: dict[str, float] = {}
+        self.lock = Lock()
+
+    def epochs(self, case: str) -> int | None:
+        """Return of how many epochs a run consists, if that is known."""
+        row = self.result["models"].get(case) or next(iter(self.runs.get(case, {}).values()), {})
+        known = row.get("epochs") or self.result.get("epochs", {}).get(case)
+        return None if known is None else int(known)
+
+    def calibrate(self, case: str) -> None:
+        """Measure the time of an epoch."""
+        run_dir = self.options.folder / f"calibration-{file_name(case)}"
+        words = STUDIES[self.options.study][1][case]
+        settings = [*self.common, *words, *self.options.overrides, f"trainer.max_epochs={CALIBRATION_EPOCHS}"]
+        self.seconds[case] = train(run_dir, settings)["training_seconds"] / CALIBRATION_EPOCHS
+        print(f"{case}: {self.seconds[case]:.2f} s per epoch", flush=True)
+
+    def run(self, job: tuple[int, str]) -> None:
+        """Train, unless it was."""
+        seed, case = job
+        if str(seed) in self.runs.get(case, {}):
+            return
+        started = time.monotonic()
+        run_dir = self.options.folder / f"{file_name(case)}-seed{seed}"
+        settings = [*self.common, *self.cases[case], *self.options.overrides, f"seed={seed}"]
+        metrics = train(run_dir, [*settings, f"trainer.max_epochs={self.epochs(case)}"])
+        error = metrics["errors"]["test"]
+        print(
+            f"{case}, seed {seed}: {time.monotonic() - started:.0f} s, test RMSE "
+            f"E {error['energy']['rmse']:.2f}, F {error['forces']['rmse']:.2f}",
+            flush=True,
+        )
+        with self.lock:
+            self.runs.setdefault(case, {})[str(seed)] = record(run_dir)
+            self.result["models"][case] = summary([self.runs[case][key] for key in sorted(self.runs[case])])
+            self.write()
+
+    def write(self) -> None:
+        """Write the result, in the order of the study."""
+        order = [case for case in STUDIES[self.options.study][1] if case in self.result["models"]]
+        order += [case for case in self.result["models"] if case not in order]
+        self.result["models"] = {case: self.result["models"][case] for case in order}
+        self.output.write_text(json.dumps(self.result, indent=1) + "\n")
+
+    def go(self) -> None:
+        """Run all."""
+        reference: str | None = self.options.as_long_as
+        unknown = [case for case in self.cases if self.epochs(case) is None]
+        wanted = unknown + [reference] * (bool(unknown) and reference is not None)
+        with ThreadPoolExecutor(self.options.processes) as pool:
+            list(pool.map(self.calibrate, wanted))
+            budget = 60 * self.options.minutes
+            if reference is not None and unknown:
+                budget = self.seconds[reference] * (self.epochs(reference) or 0)
+            for case in unknown:
+                found = max(1, round(budget / self.seconds[case]))
+                self.result.setdefault("epochs", {})[case] = found
+                print(f"{case}: {found} epochs", flush=True)
+            self.write()
+            list(pool.map(self.run, [(seed, case) for seed in range(self.options.seeds) for case in self.cases]))
+        show(self.result["models"])
+
+
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,46 +203,14 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="where the runs go")
     parser.add_argument("overrides", nargs="*", help="further settings of all runs")
     parser.add_argument("--minutes", type=float, default=4.0, help="training time of each run (default: %(default)s)")
+    parser.add_argument("--as-long-as", metavar="CASE", help="instead: the time that the known epochs of this one take")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2, help="runs at once, one core each (default: %(default)s)")
     parser.add_argument("--cases", nargs="+", help="only these models")
-    parser.add_argument("--output", type=Path, help="JSON file of the result")
+    parser.add_argument("--output", type=Path, help="JSON file of the result (default: result.json in the folder)")
     options = parser.parse_intermixed_args()
-    common, cases = STUDIES[options.study]
-    cases = {case: settings for case, settings in cases.items() if not options.cases or case in options.cases}
     options.folder.mkdir(parents=True, exist_ok=True)
-    epochs_file = options.folder / "epochs.json"
-    epochs: dict[str, int] = json.loads(epochs_file.read_text()) if epochs_file.is_file() else {}
-
-    def calibrate(case: str) -> None:
-        if case not in epochs:
-            run_dir = options.folder / f"calibration-{file_name(case)}"
-            settings = [*common, *cases[case], *options.overrides, f"trainer.max_epochs={CALIBRATION_EPOCHS}"]
-            seconds = train(run_dir, settings)["training_seconds"] / CALIBRATION_EPOCHS
-            epochs[case] = max(1, round(60 * options.minutes / seconds))
-            epochs_file.write_text(json.dumps(epochs, indent=1))
-            print(f"{case}: {seconds:.2f} s per epoch, so {epochs[case]} epochs", flush=True)
-
-    def run(job: tuple[int, str]) -> None:
-        seed, case = job
-        settings = [*common, *cases[case], *options.overrides, f"trainer.max_epochs={epochs[case]}", f"seed={seed}"]
-        started = time.monotonic()
-        metrics = train(options.folder / f"{file_name(case)}-seed{seed}", settings)
-        error = metrics["errors"]["test"]
-        print(
-            f"{case}, seed {seed}: {time.monotonic() - started:.0f} s, test RMSE "
-            f"E {error['energy']['rmse']:.2f}, F {error['forces']['rmse']:.2f}",
-            flush=True,
-        )
-
-    with ThreadPoolExecutor(options.processes) as pool:
-        list(pool.map(calibrate, cases))
-        list(pool.map(run, [(seed, case) for seed in range(options.seeds) for case in cases]))
-    found = summarise(options.folder, cases, options.seeds)
-    show(found)
-    if options.output:
-        result = {"study": options.study, "minutes": options.minutes, "overrides": options.overrides, "models": found}
-        options.output.write_text(json.dumps(result, indent=1) + "\n")
+    Race(options).go()
     return 0
 
 
