@@ -28,10 +28,7 @@ import yaml
 
 NAMES = ["bp", "ani", "dtnn", "schnet", "hipnn", "hipnn_ts", "hiphop"]
 NAMES += ["tfn", "ace", "nequip", "mace", "allegro", "tensornet", "newtonnet", "alignn"]
-RATES = {"nequip": 5e-3, "mace": 1e-2, "newtonnet": 1e-3}
-"""Learning rates of models for which the default is not right: those with features of unit variance take higher ones,
-and sums that are not normalised a lower one."""
-MODELS = {name: [f"model={name}", *([f"optimizer.lr={RATES[name]}"] if name in RATES else [])] for name in NAMES}
+MODELS = {name: [f"model={name}"] for name in NAMES}
 
 STUDIES: dict[str, tuple[list[str], dict[str, list[str]]]] = {
     "tiny": ([], MODELS),

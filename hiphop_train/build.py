@@ -104,6 +104,15 @@ def make_potential(model: Mapping[str, Any] | DictConfig, dtype: torch.dtype, n_
     return Potential([network], representation.elements, representation.cutoff, n_theories)
 
 
+def learning_rate(target: str) -> float:
+    """Return the learning rate of a model's class, by its name; nothing is imported that is not ours."""
+    try:
+        model = get_object(target) if str(target).startswith("hiphop_train.models.") else None
+    except (ImportError, ValueError):  # which is said where the model is built
+        model = None
+    return float(getattr(model, "learning_rate", Representation.learning_rate))
+
+
 def _check_model(section: dict[str, Any]) -> None:
     """Check what all models have in common, before one is built of it."""
     elements, cutoff = section.get("elements"), section.get("cutoff")

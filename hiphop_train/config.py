@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from hiphop_train import checkpoint
+from hiphop_train.build import learning_rate
 from hiphop_train.config_files import config_directory, defaults, experiment_sets, is_global, options
 from hiphop_train.errors import ConfigError, did_you_mean
 from hiphop_train.schema import ROOT, ConfigName, Source, check, completed, dotted, parameters_of, unknown_key
@@ -58,6 +59,7 @@ def load_config(command: ConfigName, overrides: Iterable[str]) -> DictConfig:
     composed = _compose_checked(command, parsed)
     config = without_hydra(composed)
     take_model(config, parsed)
+    take_rate(config)
     check(config, command, Source(parsed, _files(command, composed.hydra.runtime.choices)))
     return config
 
@@ -133,6 +135,12 @@ def take_model(config: DictConfig, overrides: list[Override]) -> None:
             )
     with open_dict(config):
         config.model = stored
+
+
+def take_rate(config: DictConfig) -> None:
+    """Put the learning rate of the model's class where it is left to it."""
+    if OmegaConf.select(config, "optimizer.lr") == "auto":
+        config.optimizer.lr = learning_rate(str(OmegaConf.select(config, "model._target_")))
 
 
 def _elements(config: DictConfig, before: list[str], section: dict[Any, Any], named: bool) -> list[str]:

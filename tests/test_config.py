@@ -1,10 +1,11 @@
 """Configurations compose and are checked before any data is read; every mistake names where it comes from."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from hiphop_train import config, config_files
+from hiphop_train import build, config, config_files
 from hiphop_train.commands.run_directory import run_name
 from hiphop_train.config import load_config
 from hiphop_train.config_files import config_directory, options
@@ -214,3 +215,15 @@ def test_experiments_build_on_each_other(name: str) -> None:
 def test_runs_begun_before_targets_and_rooms_are_found_again(overrides: list[str], name: str) -> None:
     """Names that commit d8c3435 gave."""
     assert run_name(load_config("train", overrides)) == name
+
+
+@pytest.mark.parametrize(("name", "rate"), [("hiphop", 2e-3), ("mace", 1e-2), ("nequip", 5e-3), ("newtonnet", 1e-3)])
+def test_the_default_rate_is_that_of_the_model(name: str, rate: float) -> None:
+    assert load_config("train", [f"model={name}"]).optimizer.lr == rate
+    assert load_config("train", [f"model={name}", "optimizer.lr=3e-4"]).optimizer.lr == 3e-4
+
+
+def test_the_rate_of_a_model_of_others_imports_nothing() -> None:
+    assert build.learning_rate("antigravity.Model") == 2e-3
+    assert "antigravity" not in sys.modules
+    assert build.learning_rate("hiphop_train.models.none.Model") == 2e-3

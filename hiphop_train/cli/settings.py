@@ -96,12 +96,13 @@ def _run_hydra(name: "ConfigName", function: "Function") -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from hiphop_train.config import parse_overrides, take_model, without_hydra
+    from hiphop_train.config import parse_overrides, take_model, take_rate, without_hydra
     from hiphop_train.schema import Source, check
 
     def job(config: "DictConfig") -> int:
         plain = without_hydra(config)
         take_model(plain, parse_overrides(HydraConfig.get().overrides.task))
+        take_rate(plain)
         check(plain, name, Source())
         return _run(function, plain)
 

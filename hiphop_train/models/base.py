@@ -1,7 +1,7 @@
 """Interface of all models."""
 
 from abc import ABC, abstractmethod
-from typing import List, Literal, Optional, Tuple
+from typing import ClassVar, List, Literal, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,16 @@ class Representation(nn.Module, ABC):
     counts_neighbours : whether sums over neighbours are divided by (a root of) the mean number of neighbours, the
         buffer ``average_neighbours``, fitted to the training structures before the first epoch and 1 until then
 
+    Attributes
+    ----------
+    learning_rate : of the class, for AdamW where the user sets none
+
     Notes
     -----
     Energies, forces, units and sums belong to the readout and the potential.
     """
+
+    learning_rate: ClassVar[float] = 2e-3
 
     def __init__(
         self,

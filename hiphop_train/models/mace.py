@@ -130,6 +130,8 @@ class MACE(Representation):
 
     average_neighbours: Tensor
 
+    learning_rate = 1e-2
+
     def __init__(
         self,
         elements: List[str],

@@ -115,6 +115,8 @@ class NequIP(Representation):
 
     average_neighbours: Tensor
 
+    learning_rate = 5e-3
+
     def __init__(
         self,
         elements: List[str],

@@ -109,6 +109,8 @@ class NewtonNet(Representation):
     loss; that term is not here.
     """
 
+    learning_rate = 1e-3
+
     def __init__(
         self,
         elements: List[str],
