@@ -46,6 +46,11 @@ def call(
 ) -> int:
     """Compose the configuration and call a command's function with it, or do as a flag says; return the exit code."""
     if name == "train" and any(word.lstrip("+").startswith("sweep=") for word in overrides) and not (cfg or info):
+        if multirun or print_run_dir:
+            flag = "--multirun" if multirun else "--print-run-dir"
+            raise ConfigError(
+                f"{flag} has no meaning with sweep=, which chooses the jobs and their folders; leave it out"
+            )
         from hiphop_train.cli import job
         from hiphop_train.commands.search import search
 

@@ -92,7 +92,7 @@ class Local(Trials):
 
 
 class OnSlurm(Trials):
-    """Jobs of Slurm, which go on when this process ends; the next start finds them by their numbers.
+    """Trainings as jobs of Slurm.
 
     Parameters
     ----------
