@@ -89,7 +89,7 @@ def test_version(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("train", ["--cfg", "jobs"], ["argument -c/--cfg: invalid choice: 'jobs'"]),
         ("train", ["--print-run-dir", "--cfg", "job"], ["--print-run-dir"]),
         ("train", ["--print-run-dir", "sweep=optuna", "optimizer.lr=1e-3,1e-4"], ["--print-run-dir", "sweep="]),
-        ("train", ["--multirun", "sweep=optuna", "optimizer.lr=1e-3,1e-4"], ["--multirun", "leave it out"]),
+        ("train", ["--multirun", "sweep=optuna", "optimizer.lr=1e-3,1e-4"], ["--multirun", "sweep="]),
         ("eval", ["--print-run-dir"], ["unrecognized arguments: --print-run-dir"]),
         ("train", ["--multi"], ["unrecognized arguments: --multi;"]),
         ("data", [], ["COMMAND"]),

@@ -48,9 +48,7 @@ def call(
     if name == "train" and any(word.lstrip("+").startswith("sweep=") for word in overrides) and not (cfg or info):
         if multirun or print_run_dir:
             flag = "--multirun" if multirun else "--print-run-dir"
-            raise ConfigError(
-                f"{flag} has no meaning with sweep=, which chooses the jobs and their folders; leave it out"
-            )
+            raise ConfigError(f"{flag} excludes sweep=, which chooses jobs and folders; see hiphop-train --help")
         from hiphop_train.cli import job
         from hiphop_train.commands.search import search
 
