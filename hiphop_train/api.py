@@ -5,7 +5,7 @@ Errors of the user's input are raised as `hiphop_train.HipHopError`.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -14,11 +14,8 @@ from ase import Atoms
 from hiphop_train import checkpoint
 from hiphop_train.accelerate import accelerate
 from hiphop_train.build import DTYPES
-from hiphop_train.commands import evaluate as evaluating
-from hiphop_train.commands import train as training
 from hiphop_train.commands.export import export_file
 from hiphop_train.commands.quiet import quiet
-from hiphop_train.commands.train import TrainResult
 from hiphop_train.config import load_config, quoted
 from hiphop_train.data.batching.transfer import to_device
 from hiphop_train.errors import DataError
@@ -26,6 +23,9 @@ from hiphop_train.graph.assemble import make_graph
 from hiphop_train.graph.neighbours import batch_neighbours
 from hiphop_train.potential import Potential
 from hiphop_train.types import Graph
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from hiphop_train.commands.train import TrainResult
 
 
 def load(path: str | Path, purpose: Literal["inference", "training"] = "inference", device: str = "cpu") -> Potential:
@@ -97,7 +97,7 @@ def graph_from_atoms(structures: Atoms | Sequence[Atoms], potential: Potential) 
     return on_device
 
 
-def train(overrides: Sequence[str] = ()) -> TrainResult:
+def train(overrides: Sequence[str] = ()) -> "TrainResult":
     """Train a potential, evaluate it and export it, as hiphop-train does.
 
     Parameters
@@ -115,9 +115,11 @@ def train(overrides: Sequence[str] = ()) -> TrainResult:
     DataError, CheckpointError
         when data, or a checkpoint to start from, are missing or do not fit the settings
     """
+    from hiphop_train.commands.train import train as training
+
     config = load_config("train", overrides)
     with quiet():
-        return training.train(config)
+        return training(config)
 
 
 def evaluate(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
@@ -138,9 +140,11 @@ def evaluate(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, dict[
     ConfigError, DataError, CheckpointError
         as `train`
     """
+    from hiphop_train.commands.evaluate import evaluate as evaluating
+
     config = load_config("eval", [quoted("checkpoint", str(path)), *overrides])
     with quiet():
-        return evaluating.evaluate(config)
+        return evaluating(config)
 
 
 def export_potential(path: str | Path, output: str | Path | None = None) -> Path:
