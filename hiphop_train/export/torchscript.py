@@ -100,7 +100,7 @@ class ExportedPotential(nn.Module):
         else:
             structures = [self._typed(structure) for structure in golden]
         self.golden = [self._answer(structure) for structure in structures]  # by the plain modules
-        self.rounding = 0.0 if dtype == torch.float64 else self._rounding()
+        self.rounding = self._rounding() if self.golden and dtype != torch.float64 else 0.0
         accelerate(first_theory, dtype, torch.device("cpu"), "export")
 
     def forward(

@@ -346,6 +346,7 @@ def test_deviation_is_judged_by_the_rounding_of_the_potential(tmp_path):
     assert report.tolerance == max(2e-5, 4 * load(path).rounding)
     assert 1e-8 < load(path).rounding < 1e-2
     assert load(path).rounding > report.relative / 4
+    assert ExportedPotential(potential, "{}", golden=[]).rounding == 0.0
     export(small_potential("schnet", torch.float64), path, {})
     assert load(path).rounding == 0.0
     assert verify(path).tolerance == 1e-10
