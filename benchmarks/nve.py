@@ -50,6 +50,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
+def read(file: Path) -> Atoms:
+    """Return the last structure of a file; PDB files may end with one of no atoms."""
+    structures: list[Atoms] = [atoms for atoms in ase.io.read(file, index=":") if len(atoms)]
+    return structures[-1]
+
+
 def prepare(atoms: Atoms, options: argparse.Namespace) -> None:
     """Relax and equilibrate."""
     if not options.no_relaxation:
@@ -90,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     try:
         calculator = HipHopCalculator(options.model, options.device)
-        atoms = ase.io.read(options.structure, index=-1) if options.structure else molecule(options.molecule)
+        atoms = read(options.structure) if options.structure else molecule(options.molecule)
         atoms.calc = calculator
         prepare(atoms, options)
         n_steps = round(1000.0 * options.time / options.step)
