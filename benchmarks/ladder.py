@@ -24,7 +24,15 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
+
+from hiphop_train.accelerate import accelerate
+from hiphop_train.build import make_data, make_potential
+from hiphop_train.config import load_config
+from hiphop_train.evaluation.comparison import Range, Row
+from hiphop_train.evaluation.pareto import pareto
+from hiphop_train.evaluation.timing import microseconds_per_atom
 
 NAMES = ["bp", "ani", "dtnn", "schnet", "hipnn", "hipnn_ts", "hiphop"]
 NAMES += ["tfn", "ace", "nequip", "mace", "allegro", "tensornet", "newtonnet", "alignn"]
@@ -110,6 +118,37 @@ def show(found: dict[str, Any]) -> None:
         for case, row in found.items():
             cells = [f"{row[k]['mean']:.2f} ({row[k]['min']:.2f} to {row[k]['max']:.2f})" for k in kinds]
             print(f"| {case} | {row['parameters']:,} | {row['epochs']} | " + " | ".join(cells) + " |")
+
+
+def rows_of(result: dict[str, Any], seconds: float) -> list[Row]:
+    """Return what hiphop-compare draws; all have the same training time, `seconds`.
+
+    Times of an evaluation are measured here, of all models in turn, since the runs may come from several machines.
+    """
+    torch.manual_seed(0)
+    config = load_config("train", [])
+    data = make_data(config.data, make_potential(config.model, torch.float32), torch.float32, 0)
+    test = data.splits["test"]
+    structures = data.structures.take(test[np.linspace(0, len(test) - 1, 64).astype(int)])
+    subjects = []
+    for row in result["models"].values():
+        potential = make_potential(row["settings"], torch.float32)
+        accelerate(potential, torch.float32, torch.device("cpu"), "inference")
+        subjects.append((potential, torch.float32, structures))
+    times = microseconds_per_atom(subjects)
+    rows = []
+    for (case, row), rounds in zip(result["models"].items(), times, strict=True):
+        errors: dict[str, Any] = {}
+        for key, value in row.items():
+            if isinstance(value, dict) and "mean" in value:
+                split, kind, measure = key.split()
+                errors.setdefault(split, {}).setdefault(kind, {})[measure] = Range(*value.values())
+        names = [f"{case}-seed{seed}" for seed in range(row["seeds"])]
+        per_atom = {"minimum": float(rounds.min()), "median": float(np.median(rounds))}
+        same = Range(seconds, seconds, seconds)
+        seeds, epochs = list(range(row["seeds"])), [row["epochs"]] * row["seeds"]
+        rows.append(Row(case, case, names, seeds, row["parameters"], epochs, same, errors, per_atom))
+    return rows
 
 
 class Race:
@@ -205,9 +244,18 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2, help="runs at once, one core each (default: %(default)s)")
     parser.add_argument("--cases", nargs="+", help="only these models")
     parser.add_argument("--output", type=Path, help="JSON file of the result (default: result.json in the folder)")
+    parser.add_argument("--picture", type=Path, help="draw the result, errors against costs, and train nothing")
     options = parser.parse_intermixed_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    Race(options).go()
+    race = Race(options)
+    if options.picture:
+        rows = rows_of(race.result, 60.0 * race.result["minutes"])
+        split = "test_unseen" if "test_unseen" in rows[0].errors else "test"
+        pareto(options.picture, rows, split, f"{options.study}: {split}")
+        for row in rows:
+            print(f"{row.label}: {row.microseconds_per_atom['minimum']:.0f} µs per atom")
+    else:
+        race.go()
     return 0
 
 
