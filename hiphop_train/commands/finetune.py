@@ -14,10 +14,9 @@ from hiphop_train.data.replay import LARGEST_POOL, LARGEST_VALIDATION, OldData, 
 from hiphop_train.errors import CheckpointError, ConfigError, DataError, HipHopError
 from hiphop_train.nn.standardisation import Standardisation
 from hiphop_train.potential import Network, Potential
-from hiphop_train.training.finetuning import Finetuning
+from hiphop_train.training.finetuning import Finetuning, OldKnowledge
 from hiphop_train.training.metrics import Errors
 from hiphop_train.training.more_elements import grow
-from hiphop_train.training.old_knowledge import OldKnowledge
 from hiphop_train.training.statistics import fit_representation
 
 FITTED_ON = 5_000

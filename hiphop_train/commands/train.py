@@ -28,7 +28,7 @@ from hiphop_train.training import callbacks, ranks, stopping
 from hiphop_train.training.checkpoint_files import SealedCheckpoints, checkpoints
 from hiphop_train.training.finetuning import Finetuning
 from hiphop_train.training.guard import Guard, is_out_of_memory
-from hiphop_train.training.metrics_callback import MetricsFile
+from hiphop_train.training.metrics_file import MetricsFile
 from hiphop_train.training.module import PotentialModule
 from hiphop_train.training.rehearsal import Rehearse, Rehearsed
 from hiphop_train.training.statistics import fit_representation

@@ -14,9 +14,8 @@ from hiphop_train.accelerate import accelerate
 from hiphop_train.config_files import config_directory
 from hiphop_train.data.batching.sampler import BatchSampler
 from hiphop_train.errors import ConfigError
-from hiphop_train.training.finetuning import Finetuning, layers, parameters
+from hiphop_train.training.finetuning import Finetuning, OldKnowledge, layers, parameters
 from hiphop_train.training.more_elements import grow
-from hiphop_train.training.old_knowledge import OldKnowledge
 from hiphop_train.training.schedules import MONITOR
 from tests.conftest import GraphOf, MakeAtoms, PotentialOf
 
