@@ -334,22 +334,39 @@ def test_disagreement_leaves_no_file(tmp_path, monkeypatch):
     assert path.read_text() == "older"
 
 
-def test_deviation_is_judged_by_the_rounding_of_the_potential(tmp_path):
+def ill_conditioned() -> Potential:
     """Energies that are small differences of large numbers, as barely trained potentials may have them."""
     potential = small_potential("schnet", torch.float32)
+    last = [part for part in potential.modules() if isinstance(part, torch.nn.Linear)][-1]
     with torch.no_grad():
-        last = [part for part in potential.modules() if isinstance(part, torch.nn.Linear)][-1]
-        last.weight.mul_(3e3)
+        last.weight.copy_(1e4 * torch.linspace(-1.0, 1.0, last.weight.numel()).reshape(last.weight.shape))
+    return potential
+
+
+def test_deviation_is_judged_by_the_rounding_of_the_potential(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchscript, "TOLERANCE", {"float32": 1e-9, "float64": 1e-10})
     path = tmp_path / "model.pt"
-    export(potential, path, {})
+    export(ill_conditioned(), path, {})
     report = verify(path)
-    assert report.tolerance == max(2e-5, 4 * load(path).rounding)
-    assert 1e-8 < load(path).rounding < 1e-2
-    assert load(path).rounding > report.relative / 4
-    assert ExportedPotential(potential, "{}", golden=[]).rounding == 0.0
+    assert 1e-9 < report.relative <= report.tolerance == 4 * load(path).rounding
     export(small_potential("schnet", torch.float64), path, {})
     assert load(path).rounding == 0.0
     assert verify(path).tolerance == 1e-10
+
+
+def test_rounding_excuses_no_other_formula(tmp_path, monkeypatch):
+    """A form that differs in double precision too is refused, however coarse the potential's float32 is."""
+    monkeypatch.setattr(torchscript, "TOLERANCE", {"float32": 1e-9, "float64": 1e-10})
+    monkeypatch.setattr(torchscript, "ROUNDING_FACTOR", 1e9)
+
+    def wrong(potential, *_):
+        with torch.no_grad():
+            next(potential.terms[0].readout.parameters()).mul_(1.0 + 1e-6)
+
+    monkeypatch.setattr(torchscript, "accelerate", wrong)
+    with pytest.raises(CheckpointError, match="disagrees"):
+        export(ill_conditioned(), tmp_path / "model.pt", {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_diverged_potential_is_refused(tmp_path):
