@@ -17,7 +17,7 @@ from hiphop_train.accelerate.expansion import expand
 from hiphop_train.accelerate.gated_graph import Groups, activate, convolve
 from hiphop_train.accelerate.pairs import reverses
 from hiphop_train.accelerate.row_tables import RowTable
-from hiphop_train.accelerate.symmetry_functions import PrepareTriples
+from hiphop_train.accelerate.triple_lists import PrepareTriples
 from hiphop_train.accelerate.twin import Setting, Twin, adopt
 from hiphop_train.graph.triples import line_graph_within, pairs_of_pairs
 from hiphop_train.models.alignn import ALIGNN, EdgeGatedConvolution, Expansion, LineGraphLayer

@@ -19,7 +19,7 @@ from hiphop_train.importing.base import Imported
 from hiphop_train.importing.exported import Weights, check
 from hiphop_train.units import ENERGY
 
-OF_THE_CELL = re.compile(r".*distance\.box|prior_model\.\d+\.initial_atomref")
+WITHOUT_EFFECT = re.compile(r".*distance\.box|prior_model\.\d+\.initial_atomref")
 """Entries of a state dictionary that say nothing about the energy."""
 
 Prior = str | dict[str, Any]
@@ -105,7 +105,7 @@ def _convert(
     settings: Settings, state: Mapping[str, Tensor], elements: Sequence[str] | None, is_old: bool
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the model section, and the state dictionary of the potential; is_old: written before torchmd-net 3."""
-    weights = Weights({name: value for name, value in state.items() if not OF_THE_CELL.fullmatch(name)}, {})
+    weights = Weights({name: value for name, value in state.items() if not WITHOUT_EFFECT.fullmatch(name)}, {})
     reference = _reference_energies(settings, weights)
     if not elements:
         known = [chemical_symbols[z] for z in range(1, len(reference)) if reference[z] != 0]

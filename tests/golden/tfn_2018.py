@@ -41,6 +41,11 @@ def original(folder: Path) -> tuple[Any, Any]:
     return layers, again
 
 
+def given(tensors: dict[int, list[Any]]) -> dict[int, list[Any]]:
+    """Leave out ranks of which there are none."""
+    return {rank: each for rank, each in tensors.items() if each}
+
+
 def main(folder: Path) -> None:
     """Evaluate and write."""
     layers, utils = original(folder)
@@ -53,20 +58,14 @@ def main(folder: Path) -> None:
     distance = utils.distance_matrix(positions) * others
     centres = np.linspace(0.0, LARGEST_CENTRE, N_GAUSSIANS)
     gaussians = tf.exp(-tf.square(distance[:, :, None] - centres) / centres[1])
-    start = tf.constant(0.0, dtype=tf.float64)
-    initial = {"weights_initializer": lambda shape, **_: start + tf.zeros(shape, tf.float64)}
-    initial["biases_initializer"] = initial["weights_initializer"]
+    zeros = tf.zeros_initializer(tf.float64)  # the weights come later
+    initial = {"weights_initializer": zeros, "biases_initializer": zeros}
     tensors = {0: [tf.constant(embedding[SPECIES][:, :, None])]}
     for _ in range(3):
-        tensors = layers.convolution(tensors, gaussians, between, **initial)
-        tensors = layers.concatenation({key: each for key, each in tensors.items() if each})
-        tensors = layers.self_interaction({key: each for key, each in tensors.items() if each}, WIDTH, **initial)
-        tensors = layers.nonlinearity(
-            {key: each for key, each in tensors.items() if each},
-            nonlin=utils.ssp,
-            biases_initializer=initial["biases_initializer"],
-        )
-        tensors = {key: each for key, each in tensors.items() if each}
+        tensors = given(layers.convolution(tensors, gaussians, between, **initial))
+        tensors = given(layers.concatenation(tensors))
+        tensors = given(layers.self_interaction(tensors, WIDTH, **initial))
+        tensors = given(layers.nonlinearity(tensors, nonlin=utils.ssp, biases_initializer=zeros))
     scalars = tensors[0][0][:, :, 0]
     gradient = tf.gradients(tf.reduce_sum(scalars * direction), positions)[0]
 

@@ -9,7 +9,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from hiphop_train.accelerate.hip_layout import PrepareLayout
 from hiphop_train.accelerate.readout import PrepareCounts
-from hiphop_train.accelerate.symmetry_functions import PrepareTriples
+from hiphop_train.accelerate.triple_lists import PrepareTriples
 from hiphop_train.data.batching.dataset import BatchDataset
 from hiphop_train.data.batching.loader import BatchLoader
 from hiphop_train.data.batching.sampler import BatchSampler
