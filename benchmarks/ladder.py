@@ -8,8 +8,9 @@ process, start and evaluation included: if they are near the budget but `trainin
 with other work.
 
     python benchmarks/ladder.py tiny runs/ladder-tiny                  # all models on the embedded data
-    python benchmarks/ladder.py methane runs/ladder-methane --minutes 7 data.path=data/methane.h5
-    python benchmarks/ladder.py tiny runs/ladder-tiny --cases mace --as-long-as hiphop --output results/ladder_tiny.json
+    python benchmarks/ladder.py methane runs/ladder-methane data.path=data/methane.h5 model.elements=[H,C]
+    python benchmarks/ladder.py ethanol runs/ladder-ethanol data.path=FILE data.test_path=FILE model.elements=[H,C,O]
+    python benchmarks/ladder.py tiny runs/ladder-tiny --as-long-as hiphop --output benchmarks/results/ladder_tiny.json
 """
 
 import argparse
@@ -29,6 +30,7 @@ import yaml
 
 from hiphop_train.accelerate import accelerate
 from hiphop_train.build import make_data, make_potential
+from hiphop_train.checkpoint import load
 from hiphop_train.config import load_config
 from hiphop_train.evaluation.comparison import Range, Row
 from hiphop_train.evaluation.pareto import pareto
@@ -79,8 +81,6 @@ def file_name(case: str) -> str:
 
 def record(run_dir: Path) -> dict[str, Any]:
     """Return what is kept of a run."""
-    from hiphop_train.checkpoint import load
-
     metrics = json.loads((run_dir / "metrics.json").read_text())
     return {
         "epochs": metrics["epochs"],
@@ -120,13 +120,13 @@ def show(found: dict[str, Any]) -> None:
             print(f"| {case} | {row['parameters']:,} | {row['epochs']} | " + " | ".join(cells) + " |")
 
 
-def rows_of(result: dict[str, Any], seconds: float) -> list[Row]:
-    """Return what hiphop-compare draws; all have the same training time, `seconds`.
+def rows_of(result: dict[str, Any], settings: list[str]) -> list[Row]:
+    """Return what hiphop-compare draws; all have the same training time.
 
     Times of an evaluation are measured here, of all models in turn, since the runs may come from several machines.
     """
     torch.manual_seed(0)
-    config = load_config("train", [])
+    config = load_config("train", settings)
     data = make_data(config.data, make_potential(config.model, torch.float32), torch.float32, 0)
     test = data.splits["test"]
     structures = data.structures.take(test[np.linspace(0, len(test) - 1, 64).astype(int)])
@@ -145,7 +145,7 @@ def rows_of(result: dict[str, Any], seconds: float) -> list[Row]:
                 errors.setdefault(split, {}).setdefault(kind, {})[measure] = Range(*value.values())
         names = [f"{case}-seed{seed}" for seed in range(row["seeds"])]
         per_atom = {"minimum": float(rounds.min()), "median": float(np.median(rounds))}
-        same = Range(seconds, seconds, seconds)
+        same = Range(*[60.0 * result["minutes"]] * 3)
         seeds, epochs = list(range(row["seeds"])), [row["epochs"]] * row["seeds"]
         rows.append(Row(case, case, names, seeds, row["parameters"], epochs, same, errors, per_atom))
     return rows
@@ -174,9 +174,8 @@ class Race:
 
     def epochs(self, case: str) -> int | None:
         """Return of how many epochs a run consists, if that is known."""
-        row = self.result["models"].get(case) or next(iter(self.runs.get(case, {}).values()), {})
-        known = row.get("epochs") or self.result.get("epochs", {}).get(case)
-        return None if known is None else int(known)
+        known: int | None = self.result["models"].get(case, {}).get("epochs", self.result.get("epochs", {}).get(case))
+        return known
 
     def calibrate(self, case: str) -> None:
         """Measure the time of an epoch."""
@@ -217,12 +216,14 @@ class Race:
         """Run all."""
         reference: str | None = self.options.as_long_as
         unknown = [case for case in self.cases if self.epochs(case) is None]
-        wanted = unknown + [reference] * (bool(unknown) and reference is not None)
+        of_reference = 0 if reference is None else self.epochs(reference)
+        if of_reference is None:
+            raise SystemExit(f"error: {self.output} does not know the epochs of {reference}; give --minutes instead")
         with ThreadPoolExecutor(self.options.processes) as pool:
-            list(pool.map(self.calibrate, wanted))
+            list(pool.map(self.calibrate, unknown + [reference] * (bool(unknown) and reference is not None)))
             budget = 60 * self.options.minutes
             if reference is not None and unknown:
-                budget = self.seconds[reference] * (self.epochs(reference) or 0)
+                budget = self.seconds[reference] * of_reference
             for case in unknown:
                 found = max(1, round(budget / self.seconds[case]))
                 self.result.setdefault("epochs", {})[case] = found
@@ -249,7 +250,7 @@ def main() -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     race = Race(options)
     if options.picture:
-        rows = rows_of(race.result, 60.0 * race.result["minutes"])
+        rows = rows_of(race.result, [*race.common, *options.overrides])
         split = "test_unseen" if "test_unseen" in rows[0].errors else "test"
         pareto(options.picture, rows, split, f"{options.study}: {split}")
         for row in rows:

@@ -217,7 +217,9 @@ def test_runs_begun_before_targets_and_rooms_are_found_again(overrides: list[str
     assert run_name(load_config("train", overrides)) == name
 
 
-@pytest.mark.parametrize(("name", "rate"), [("hiphop", 2e-3), ("mace", 1e-2), ("nequip", 5e-3), ("newtonnet", 1e-3)])
+@pytest.mark.parametrize(
+    ("name", "rate"), [("hiphop", 2e-3), ("mace", 1e-2), ("nequip", 5e-3), ("tfn", 5e-3), ("newtonnet", 1e-3)]
+)
 def test_the_default_rate_is_that_of_the_model(name: str, rate: float) -> None:
     assert load_config("train", [f"model={name}"]).optimizer.lr == rate
     assert load_config("train", [f"model={name}", "optimizer.lr=3e-4"]).optimizer.lr == 3e-4

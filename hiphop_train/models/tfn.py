@@ -173,6 +173,8 @@ class TFN(Representation):
     absorb, are those of `nn.couplings`.
     """
 
+    learning_rate = 5e-3
+
     def __init__(
         self,
         elements: List[str],
