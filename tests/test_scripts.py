@@ -1,13 +1,17 @@
 """The shell scripts, with stand-ins for the programs that they call: nothing is installed and nothing trained."""
 
+import itertools
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [
@@ -177,6 +181,19 @@ class TestInstall:
         assert len(found) == wanted
         pinned = (checkout / "constraints.txt").read_text()
         assert all(f"\n{name}==" in pinned for name in ("schnetpack", "mace-torch", "alignn", "torchmd-net"))
+
+    def test_pinned_versions_are_those_that_the_project_admits(self) -> None:
+        """Pip refuses to install anything where a pin contradicts a requirement."""
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        listed = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+        requirements = [Requirement(line) for line in listed]
+        lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+        pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+        assert len(requirements) > 40
+        for requirement in requirements:
+            if requirement.name != "hiphop-train":  # an extra of another extra
+                pin = pins[canonicalize_name(requirement.name)]
+                assert requirement.specifier.contains(pin), f"{requirement} does not admit the pinned {pin}"
 
     def test_missing_references_are_an_error_and_is_tried_again(self, checkout: Path) -> None:
         done = common("install_project '[test]'", checkout, HIPHOP_DEVICE="cuda", REFUSED="--no-deps")
