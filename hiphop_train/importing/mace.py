@@ -1,6 +1,6 @@
 """Models of MACE (mace-torch 0.3.16): their settings, and names, orders and products of their weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,10 @@ from hiphop_train.nn.couplings import true_types
 from hiphop_train.nn.symmetric_powers import PowersOfRank, projected
 from hiphop_train.nn.tensors import full_tensor
 
-FIRST, OTHERS = "RealAgnosticInteractionBlock", "RealAgnosticResidualInteractionBlock"
+BLOCKS = {"neighbours": "RealAgnostic", "density": "RealAgnosticDensity"}
+"""Normalisation of messages -> the library's interaction block, whose name goes on with one of these."""
+
+PLAIN, RESIDUAL = "InteractionBlock", "ResidualInteractionBlock"
 
 
 class Settings(exported.Settings):
@@ -65,9 +68,7 @@ def read(path: Path, energy_unit: str = "eV") -> list[Imported]:
 def convert(settings: Settings, weights: Weights) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the model section, and the state dictionary of the potential."""
     n_layers = len(settings.interactions)
-    for layer, name in enumerate(settings.interactions):
-        supported = FIRST if layer == 0 else OTHERS
-        check(name == supported, f"interaction block {layer}", name, supported)
+    first_is_residual, normalisation = _blocks(settings.interactions)
     check(
         len(settings.heads) == 1,
         "heads",
@@ -97,6 +98,8 @@ def convert(settings: Settings, weights: Weights) -> tuple[dict[str, Any], dict[
         "n_radial": exported.check_bessel(frequencies, torch.pi / settings.cutoff),
         "cutoff_power": settings.num_polynomial_cutoff,
         "radial_hidden": same(settings.radial_hidden, "radial_MLP"),
+        "first_is_residual": first_is_residual,
+        "normalisation": normalisation,
     }
     model = MACE(**{name: value for name, value in section.items() if name != "_target_"})
     translated = translate(weights, model)
@@ -105,6 +108,17 @@ def convert(settings: Settings, weights: Weights) -> tuple[dict[str, Any], dict[
     translated |= _energies(settings)
     readout = {"_target_": "hiphop_train.readout.scaled.LayerEnergies", "hidden": hidden}
     return {**section, "readout": readout}, translated
+
+
+def _blocks(names: Sequence[str]) -> tuple[bool, str]:
+    """Return whether the first layer is residual, and by what messages are divided."""
+    kinds = {start + end: (end == RESIDUAL, name) for name, start in BLOCKS.items() for end in (PLAIN, RESIDUAL)}
+    check(names[0] in kinds, "interaction block 0", names[0], ", ".join(kinds))
+    first_is_residual, normalisation = kinds[names[0]]
+    for layer, name in enumerate(names[1:], start=1):
+        supported = BLOCKS[normalisation] + RESIDUAL
+        check(name == supported, f"interaction block {layer}", name, f"{supported} after {names[0]}")
+    return first_is_residual, normalisation
 
 
 def _features(settings: Settings) -> tuple[int, int]:
@@ -159,6 +173,8 @@ def translate(state: Mapping[str, Tensor], model: MACE) -> dict[str, Tensor]:
             weight = state[f"{prefix}conv_tp_weights.layer{n}.weight"]
             found[f"{prefix}radial.network.layers.{n}.weight"] = _in_our_order(weight, layer) if n == last else weight
         found |= species_linear(state[f"{prefix}skip_tp.weight"], layer.self_connection, f"{prefix}self_connection")
+        if layer.density is not None:
+            found[f"{prefix}density.network.layers.0.weight"] = state[f"{prefix}density_fn.layer0.weight"]
         for n, powers in enumerate(layer.powers.powers):
             assert isinstance(powers, PowersOfRank)
             theirs = f"products.{k}.symmetric_contractions.contractions.{n}."

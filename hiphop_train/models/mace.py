@@ -4,7 +4,7 @@ Batatia, Kovacs, Simm, Ortner, Csanyi, NeurIPS 2022, arXiv 2206.07697; details a
 """
 
 import math
-from typing import Callable, List, Literal
+from typing import Callable, List, Literal, Optional
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -24,8 +24,10 @@ from hiphop_train.types import Graph
 class Interaction(nn.Module):
     """Messages are powers of a convolution, added to what an element keeps (arXiv 2206.07697, eq. 8 to 11).
 
-    A_i = L' sum_j R(r_ij) (L x_j Y(r_ij)) / N; x_i <- L'' sum_nu W_z A_i^nu + S_z x_i. In the first layer, where x_i is
-    an embedding of the element, A_i is multiplied by S_z instead.
+    A_i = L' sum_j R(r_ij) (L x_j Y(r_ij)) / N; x_i <- L'' sum_nu W_z A_i^nu + S_z x_i, or without a residual
+    x_i <- L'' sum_nu W_z (S_z A_i)^nu, for a first layer, where x_i is but an embedding of the element.
+
+    N is the mean number of neighbours, or 1 + sum_j tanh(d(r_ij)^2) of the atom, d being learned.
 
     Parameters
     ----------
@@ -35,7 +37,8 @@ class Interaction(nn.Module):
     correlation : highest power of A
     width : number of features of each rank
     radial : takes the number of radial functions, and makes them
-    is_first : whether it is the first layer
+    is_residual : whether S_z x is added
+    density : d, if N is of the atom
     """
 
     def __init__(
@@ -47,10 +50,12 @@ class Interaction(nn.Module):
         correlation: int,
         width: int,
         radial: Callable[[int], RadialFunctions],
-        is_first: bool,
+        is_residual: bool,
+        density: Optional[RadialFunctions],
     ) -> None:
         super().__init__()
-        self.is_first = is_first
+        self.is_residual = is_residual
+        self.density = density
         given, results = true_types(rank), true_types(rank_out)
         between = true_types(l_max if correlation > 1 else rank_out)  # what the powers use
         widths, widths_between, widths_out = ([width] * len(types) for types in (given, between, results))
@@ -60,9 +65,9 @@ class Interaction(nn.Module):
         self.radial = radial(self.convolution.n_weights)  # R
         self.after = EquivariantLinear(between, self.convolution.widths_out, between, widths_between)  # L'
         self.self_connection = (  # S
-            SpeciesLinear(n_types, between, widths_between, between, widths_between)
-            if is_first
-            else SpeciesLinear(n_types, given, widths, results, widths_out)
+            SpeciesLinear(n_types, given, widths, results, widths_out)
+            if is_residual
+            else SpeciesLinear(n_types, between, widths_between, between, widths_between)
         )
         self.powers = SymmetricPowers(len(between) - 1, correlation, range(rank_out + 1), n_types, width)
         self.last = EquivariantLinear(results, widths_out, results, widths_out)  # L''
@@ -88,21 +93,25 @@ class Interaction(nn.Module):
         distance : (n_pairs,) Angstrom
         harmonics : (n_pairs, (l_max + 1)^2), Y
         pair_i, pair_j : (n_pairs,) receiving and sending atom
-        factor : 1 / N, N being the mean number of neighbours
+        factor : the inverse of the mean number of neighbours
 
         Returns
         -------
         tensors : [(n_atoms, 2 l + 1, width)]
         """
         sums = self.convolution(self.before(tensors), harmonics, self.radial(distance), pair_i, pair_j)
+        if self.density is not None:
+            densities = torch.tanh(self.density(distance)[:, 0].square())
+            total = torch.ones_like(species, dtype=densities.dtype).index_add(0, pair_i, densities)
+            factor = (1.0 / total)[:, None, None]
         environment = [factor * each for each in self.after(sums)]
         own: List[Tensor] = []
-        if self.is_first:
-            environment = self.self_connection(environment, species, attributes)
-        else:
+        if self.is_residual:
             own = self.self_connection(tensors, species, attributes)
+        else:
+            environment = self.self_connection(environment, species, attributes)
         message: List[Tensor] = self.last(self.powers(environment, species))
-        return message if self.is_first else [message[k] + own[k] for k in range(len(message))]
+        return [message[k] + own[k] for k in range(len(message))] if self.is_residual else message
 
 
 class MACE(Representation):
@@ -120,11 +129,14 @@ class MACE(Representation):
     n_radial : size of the radial basis
     cutoff_power : p of the polynomial cutoff
     radial_hidden : widths of the hidden layers of the radial networks
+    first_is_residual : whether the first layer adds what an element keeps to the message, as those after it do
+    normalisation : what messages are divided by: the mean number of neighbours, or a learned density of each atom
 
     Notes
     -----
-    Weights are scaled and drawn as in mace-torch 0.3.16, RealAgnosticInteractionBlock in the first layer and
-    RealAgnosticResidualInteractionBlock after; but the products of a power are linearly independent, so that fewer
+    Weights are scaled and drawn as in mace-torch 0.3.16, RealAgnosticInteractionBlock or
+    RealAgnosticResidualInteractionBlock in the first layer, the latter in those after it, or their namesakes with a
+    density; but the products of a power are linearly independent, so that fewer
     weights describe the same functions. Scale and shift of the energies are the potential's.
     """
 
@@ -144,6 +156,8 @@ class MACE(Representation):
         n_radial: PositiveInt,
         cutoff_power: PositiveInt,
         radial_hidden: List[PositiveInt],
+        first_is_residual: bool = False,
+        normalisation: Literal["neighbours", "density"] = "neighbours",
     ) -> None:
         if rank > l_max:
             raise ConfigError(
@@ -153,8 +167,9 @@ class MACE(Representation):
         super().__init__(elements, cutoff, [n_features] * n_interactions, counts_neighbours=True)
         self.l_max, self.n_types = l_max, len(elements)
 
+        basis = (cutoff, n_radial, cutoff_power, math.sqrt(2.0 / cutoff))
+
         def radial(n_out: int) -> RadialFunctions:
-            basis = (cutoff, n_radial, cutoff_power, math.sqrt(2.0 / cutoff))
             return RadialFunctions(*basis, list(radial_hidden), n_out, gain=SILU_FACTOR)
 
         self.embedding = ScaledLinear(len(elements), n_features)
@@ -167,7 +182,8 @@ class MACE(Representation):
                 correlation,
                 n_features,
                 radial,
-                layer == 0,
+                first_is_residual or layer > 0,
+                RadialFunctions(*basis, [], 1, gain=SILU_FACTOR) if normalisation == "density" else None,
             )
             for layer in range(n_interactions)
         )

@@ -121,6 +121,18 @@ def test_fine_tuning_starts_from_an_imported_model(imported: Path, tmp_path: Pat
     [
         {"name": "MACE"},
         {"num_interactions": 1, "correlation": 2},
+        {"interaction_cls_first": "RealAgnosticResidualInteractionBlock"},
+        {
+            "interaction_cls_first": "RealAgnosticDensityInteractionBlock",
+            "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+        },
+        {
+            "interaction_cls_first": "RealAgnosticDensityResidualInteractionBlock",
+            "interaction_cls": "RealAgnosticDensityResidualInteractionBlock",
+            "num_interactions": 3,
+            "correlation": 2,
+            "max_ell": 1,
+        },
         {"num_interactions": 3, "correlation": 2, "max_ell": 1, "hidden_irreps": "8x0e"},
         {"heads": ["one"], "atomic_energies": E0[None], "atomic_inter_scale": [0.8], "atomic_inter_shift": [0.3]},
     ],
@@ -147,12 +159,14 @@ def test_energies_in_other_units(tmp_path: Path) -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
-        {"interaction_cls_first": "RealAgnosticDensityInteractionBlock"},
-        "interaction block 0 is 'RealAgnosticDensityInteractionBlock'; supported: RealAgnosticInteractionBlock",
+        {"interaction_cls": "RealAgnosticAttResidualInteractionBlock"},
+        "interaction block 1 is 'RealAgnosticAttResidualInteractionBlock'; supported: "
+        "RealAgnosticResidualInteractionBlock after RealAgnosticInteractionBlock",
     ),
     (
-        {"interaction_cls_first": "RealAgnosticResidualInteractionBlock"},
-        "interaction block 0 is 'RealAgnosticResidualInteractionBlock'",
+        {"interaction_cls_first": "RealAgnosticDensityInteractionBlock"},
+        "interaction block 1 is 'RealAgnosticResidualInteractionBlock'; supported: "
+        "RealAgnosticDensityResidualInteractionBlock after RealAgnosticDensityInteractionBlock",
     ),
     ({"pair_repulsion": True}, "pair_repulsion is 'True'; supported: False"),
     ({"distance_transform": "Agnesi"}, "distance_transform is 'AgnesiTransform'; supported: None"),
