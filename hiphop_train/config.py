@@ -4,7 +4,8 @@ Hydra parses the overrides and composes. An override of a key that does not exis
 what is composed without it; the result is checked by `hiphop_train.schema`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,16 +164,25 @@ def _elements(config: DictConfig, before: list[str], section: dict[Any, Any], na
 
 
 def _compose_checked(command: ConfigName, overrides: list[Override]) -> DictConfig:
-    """Compose, after checking overrides that change keys against what is composed without them."""
+    """Compose, and check overrides that change keys against what is composed without them, before they are applied."""
     for override in filter(_is_group, overrides):
         _check_group(command, override)
-    changes = [o for o in overrides if o.type is OverrideType.CHANGE and not _is_group(o) and not o.is_hydra_override()]
+    changes = [o for o in overrides if _changes_key(o)]
     composed = _compose(command, overrides, [str(o.input_line) for o in overrides if o not in changes])
-    if not changes:
-        return composed
-    plain = OmegaConf.to_container(composed, resolve=False)
-    lines = [_placed(command, o, plain) if o in changes else str(o.input_line) for o in overrides]
-    return _compose(command, overrides, lines)
+    plain = OmegaConf.to_container(composed, resolve=False) if changes else {}
+    for override in changes:
+        _check_keys(command, override, plain)
+    for override in changes:
+        with _refusals(overrides):
+            # A key that the files leave at its target's default is added.
+            OmegaConf.update(composed, str(override.key_or_group), override.value(), merge=True, force_add=True)
+    return composed
+
+
+def _changes_key(override: Override) -> bool:
+    """Whether an override changes the value of a key, other than of Hydra's own section."""
+    changes = override.type is OverrideType.CHANGE and override.package is None
+    return changes and not _is_group(override) and not override.is_hydra_override()
 
 
 def _is_group(override: Override) -> bool:
@@ -192,15 +202,8 @@ def _check_group(command: ConfigName, override: Override) -> None:
         )
 
 
-def _placed(command: ConfigName, override: Override, composed: Any) -> str:
-    """Return an override as Hydra accepts it: a key that the files leave at its target's default is added.
-
-    Raises
-    ------
-    ConfigError
-        when neither the files nor the section's target know the key
-    """
-    line = str(override.input_line)
+def _check_keys(command: ConfigName, override: Override, composed: Any) -> None:
+    """Raise `ConfigError` where neither the files nor the section's target know a key that an override sets."""
     for path in _paths(dotted(override), override.value()):
         found = _first_unknown(composed, path)
         if found is None:
@@ -213,9 +216,8 @@ def _placed(command: ConfigName, override: Override, composed: Any) -> str:
             allowed |= parameters_of(parent, section["_target_"], Source()).keys()
         is_free = "_target_" not in allowed and isinstance(override.value(), dict)  # its type is checked with the rest
         if key not in allowed and not is_free:
-            raise ConfigError(f"override '{line}': {parent}.{key}: {unknown_key(parent, key, allowed)}")
-        line = f"++{override.input_line}"
-    return line
+            problem = unknown_key(parent, key, allowed)
+            raise ConfigError(f"override '{override.input_line}': {parent}.{key}: {problem}")
 
 
 def _paths(path: str, value: Any) -> list[str]:
@@ -249,11 +251,17 @@ def _not_here(command: ConfigName, override: Override) -> ConfigError:
 
 
 def _compose(command: ConfigName, overrides: list[Override], lines: list[str]) -> DictConfig:
-    """Compose with Hydra; what it refuses is one message."""
+    """Compose with Hydra."""
     GlobalHydra.instance().clear()
+    with _refusals(overrides), initialize_config_dir(str(config_directory()), version_base="1.3"):
+        return compose(command, lines, return_hydra_config=True)
+
+
+@contextmanager
+def _refusals(overrides: list[Override]) -> Iterator[None]:
+    """Raise what Hydra refuses as one message."""
     try:
-        with initialize_config_dir(str(config_directory()), version_base="1.3"):
-            return compose(command, lines, return_hydra_config=True)
+        yield
     except MissingConfigException as error:
         raise _missing_file(error, overrides) from error
     except HydraException as error:

@@ -40,6 +40,7 @@ ROOT: dict[ConfigName, dict[str, Any]] = {
         "resume": str,
         "init_weights": str | None,
         "preflight": Literal["short", "full", "off"],
+        "pictures": bool,
     },
     "eval": {
         "data": Section | None,

@@ -16,10 +16,17 @@ from hiphop_train.data.module import DataModule
 from hiphop_train.evaluation import plots, report
 from hiphop_train.evaluation.errors import error_table, predict
 from hiphop_train.export.torchscript import export
+from hiphop_train.potential import Potential
 
 
 def finish(
-    run_dir: Path, data: DataModule, summary: dict[str, Any], device: str, choice: Choice, trusted: Collection[str]
+    run_dir: Path,
+    data: DataModule,
+    summary: dict[str, Any],
+    device: str,
+    choice: Choice,
+    trusted: Collection[str],
+    pictures: bool = True,
 ) -> dict[str, Any]:
     """Evaluate the best checkpoint on all test splits, draw, export, and write metrics.json.
 
@@ -31,6 +38,7 @@ def finish(
     device : of the training
     choice : whether C is compiled, see `accelerate`
     trusted : targets of the user's own configuration, see `hiphop_train.stored`
+    pictures : whether to draw
 
     Returns
     -------
@@ -51,13 +59,8 @@ def finish(
     errors = {name: error_table(*pair) for name, pair in evaluated.items()}
     report.print_errors(errors, f"errors of {loaded.file}", str(data.name))
 
-    elements = [atomic_numbers[symbol] for symbol in loaded.potential.elements]
-    e0 = loaded.potential.e0[0].cpu().numpy()
-    plots.parity(run_dir / "parity.png", evaluated, e0, elements)
-    if (metrics := run_dir / "metrics.csv").is_file():  # missing when the first epoch was cut short
-        plots.learning_curves(run_dir / "learning_curves.png", metrics)
-    if loaded.potential.is_hierarchical:
-        plots.error_by_hierarchicality(run_dir / "error_by_hierarchicality.png", evaluated)
+    if pictures:
+        _draw(run_dir, evaluated, loaded.potential)
     model = run_dir / "model.pt"
     export(loaded.potential, model, {**loaded.record, "errors": errors})
     content = {**summary, "code_version": hiphop_train.__version__, "checkpoint": loaded.file.name, "errors": errors}
@@ -67,3 +70,13 @@ def finish(
         f"use in ASE from hiphop_train import HipHopCalculator; atoms.calc = HipHopCalculator('{model}')"
     )
     return errors
+
+
+def _draw(run_dir: Path, evaluated: plots.Evaluated, potential: Potential) -> None:
+    """Draw what a run directory shows."""
+    elements = [atomic_numbers[symbol] for symbol in potential.elements]
+    plots.parity(run_dir / "parity.png", evaluated, potential.e0[0].cpu().numpy(), elements)
+    if (metrics := run_dir / "metrics.csv").is_file():  # missing when the first epoch was cut short
+        plots.learning_curves(run_dir / "learning_curves.png", metrics)
+    if potential.is_hierarchical:
+        plots.error_by_hierarchicality(run_dir / "error_by_hierarchicality.png", evaluated)

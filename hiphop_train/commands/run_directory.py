@@ -21,6 +21,7 @@ INCIDENTAL = {
     "run_dir",
     "resume",
     "preflight",
+    "pictures",
     "logger",
     "submit",
     "sweep",

@@ -84,6 +84,8 @@ def sweep(overrides: list[str], flags: list[str], train: launched.Job) -> int:
     if settings is not None:
         _launch(train, jobs, settings)
         return _report(jobs, None, sys.stdout)
+    if flags == ["--print-run-dir"]:
+        return _print_run_directories(jobs)
     report_to = sys.stderr if flags else sys.stdout  # what a flag prints may be read by a program
     with _forwarded() as running:
         for number, job in enumerate(jobs, start=1):
@@ -95,6 +97,16 @@ def sweep(overrides: list[str], flags: list[str], train: launched.Job) -> int:
             else:
                 _run(job, flags, running)
     return _report(jobs, running.received, report_to)
+
+
+def _print_run_directories(jobs: list[Job]) -> int:
+    """Print where each job runs, known without a process for it; return the exit code of the first that is refused."""
+    for job in jobs:
+        if job.run_dir is None:
+            _refuse(job)
+        else:
+            print(job.run_dir.resolve())
+    return next((job.exit_code for job in jobs if job.exit_code), 0)
 
 
 def _refuse(job: Job) -> None:
@@ -183,14 +195,15 @@ def _run(job: Job, flags: list[str], running: Running) -> None:
 def _relay(process: subprocess.Popen[bytes], last_lines: list[str]) -> None:
     """Pass on a job's standard error; `last_lines` becomes its last error message, or else its last line."""
     assert process.stderr is not None
-    for line in process.stderr:
-        text = line.decode(errors="replace")
-        sys.stderr.write(text)
-        sys.stderr.flush()
-        if not text.strip():
-            continue
-        continues = last_lines and last_lines[0].startswith("error: ") and text.startswith("  ")
-        last_lines[:] = [*last_lines, text.rstrip()] if continues else [text.rstrip()]
+    with process.stderr as lines:
+        for line in lines:
+            text = line.decode(errors="replace")
+            sys.stderr.write(text)
+            sys.stderr.flush()
+            if not text.strip():
+                continue
+            continues = last_lines and last_lines[0].startswith("error: ") and text.startswith("  ")
+            last_lines[:] = [*last_lines, text.rstrip()] if continues else [text.rstrip()]
 
 
 @contextmanager

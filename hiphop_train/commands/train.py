@@ -149,7 +149,8 @@ def _finish(
         return {}
     stop.after_training("in the final evaluation; the training is saved, and the same command makes what is missing")
     trusted = stored.targets(run_directory.resolved(config)["model"])
-    errors = finish(run.path, data, summary, str(trainer.strategy.root_device), _choice(config), trusted)
+    device = str(trainer.strategy.root_device)
+    errors = finish(run.path, data, summary, device, _choice(config), trusted, config.pictures)
     print(f"run directory: {run.path.resolve()}", flush=True)
     return errors
 

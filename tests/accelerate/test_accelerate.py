@@ -314,7 +314,14 @@ def test_setting_does_not_define_a_run() -> None:
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # each part has a directory of its own
 def test_runs_resume_with_and_without(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Checkpoints of runs with C resume without, and vice versa; both end with the same weights."""
-    common = ["debug=fast", "trainer.accelerator=cpu", "model.n_features=16", "model.group_norm=true", "dtype=float64"]
+    common = [
+        "debug=fast",
+        "pictures=false",
+        "trainer.accelerator=cpu",
+        "model.n_features=16",
+        "model.group_norm=true",
+        "dtype=float64",
+    ]
 
     def run(name: str, *more: str) -> tuple[dict[str, Tensor], str]:
         capfd.readouterr()
@@ -342,7 +349,13 @@ def test_refusal_leaves_nothing_behind(
 ) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    command = ["debug=fast", "trainer.accelerator=cpu", "trainer.compile=true", f"run_dir={tmp_path / 'run'}"]
+    command = [
+        "debug=fast",
+        "pictures=false",
+        "trainer.accelerator=cpu",
+        "trainer.compile=true",
+        f"run_dir={tmp_path / 'run'}",
+    ]
     assert cli.run("train", command) == 2
     assert "trainer.compile=true: no C compiler found" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()

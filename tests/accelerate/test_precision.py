@@ -154,7 +154,7 @@ def test_a_training_as_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return plain(twin, graph)
 
     monkeypatch.setattr(HIPTwin, "forward", watched)
-    settings = ["debug=fast", "trainer.accelerator=cpu", "model=hipnn", f"run_dir={tmp_path / 'run'}"]
+    settings = ["debug=fast", "pictures=false", "trainer.accelerator=cpu", "model=hipnn", f"run_dir={tmp_path / 'run'}"]
     assert cli.run("train", [*settings, "trainer.precision=bf16-mixed", "trainer.matmul_precision=high"]) == 0
     of_steps, of_validation, of_evaluation = (True, True, "high"), (False, False, "high"), (False, False, "highest")
     assert seen == {of_steps, of_validation, of_evaluation}

@@ -8,7 +8,7 @@ import pytest
 from hiphop_train import cli
 
 Run = Callable[..., tuple[int, str, str]]
-FAST = ["debug=fast", "trainer.accelerator=cpu", "model.n_features=8"]
+FAST = ["debug=fast", "trainer.accelerator=cpu", "model.n_features=8", "pictures=false"]
 
 
 @pytest.fixture
@@ -33,5 +33,5 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         import warnings
 
         with warnings.catch_warnings():
-            assert cli.run("train", [*FAST, f"run_dir={path}"]) == 0
+            assert cli.run("train", [*FAST, "pictures=true", f"run_dir={path}"]) == 0
     return path

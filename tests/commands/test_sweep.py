@@ -12,18 +12,19 @@ import pytest
 
 from hiphop_train.commands.sweep import expand
 from hiphop_train.errors import ConfigError
-from tests.commands.conftest import FAST
+from tests.commands.conftest import FAST, Run
 
 COMMAND = [sys.executable, "-m", "hiphop_train.cli", "--multirun"]
 SMALL = [*FAST, "model=hipnn", "trainer.limit_train_batches=2", "data/split=random"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def start(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a sweep to its end."""
-    return subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=280
-    )
+@pytest.fixture
+def sweep(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a sweep from here, in a folder of its own; its jobs are other processes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return lambda *arguments: run("train", "--multirun", *arguments)
 
 
 def status(run_dir: Path) -> str:
@@ -45,32 +46,37 @@ def test_jobs_are_all_combinations() -> None:
         expand(["model=glob(nothing*)"])
 
 
-def test_failed_jobs_do_not_stop_the_others(tmp_path: Path) -> None:
+def test_failed_jobs_do_not_stop_the_others(tmp_path: Path, sweep: Run) -> None:
     """One is refused when composed, one crashes in Lightning, one ends well."""
-    done = start(tmp_path, *SMALL, "trainer.val_check_interval=[1],1000,1.0", "run_dir=sweep")
-    assert done.returncode == 2, done.stderr  # of the first that failed
+    code, out, err = sweep(*SMALL, "trainer.val_check_interval=[1],1000,1.0", "run_dir=sweep")
+    assert code == 2, err  # of the first that failed
     finished = [path for path in (tmp_path / "sweep").iterdir() if (path / "metrics.json").is_file()]
     assert [status(path) for path in finished] == ["completed"]
-    assert "job 3 of 3: trainer.val_check_interval=1.0" in done.stdout
-    assert "1 of 3 jobs done" in done.stdout
-    refused, crashed = (line for line in done.stderr.splitlines() if line.startswith("failed"))
+    assert "job 3 of 3: trainer.val_check_interval=1.0" in out
+    assert "1 of 3 jobs done" in out
+    refused, crashed = (line for line in err.splitlines() if line.startswith("failed"))
     assert "=[1] (exit code 2): override 'trainer.val_check_interval=[1]': trainer.val_check_interval" in refused
     assert "=1000 (exit code 1): ValueError" in crashed
-    assert "Traceback" in done.stderr  # of the crash, as it came
+    assert "Traceback" in err  # of the crash, as it came
 
 
-def test_each_job_has_its_own_directory(tmp_path: Path) -> None:
-    done = start(tmp_path, *SMALL, "seed=0,1")
-    assert done.returncode == 0, done.stderr
+def test_each_job_has_its_own_directory(tmp_path: Path, sweep: Run) -> None:
+    code, out, err = sweep(*SMALL, "seed=0,1")
+    assert code == 0, err
     runs = sorted((tmp_path / "runs").iterdir())
     assert len(runs) == 2
     assert all(path.name.startswith("tiny-hipnn-") and status(path) == "completed" for path in runs)
-    assert "2 of 2 jobs done" in done.stdout
-    (compare,) = [line.split() for line in done.stdout.splitlines() if line.startswith("compare")]
+    assert "2 of 2 jobs done" in out
+    (compare,) = [line.split() for line in out.splitlines() if line.startswith("compare")]
     assert sorted(compare[2:]) == [f"runs/{path.name}" for path in runs]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
-    printed = start(tmp_path, *SMALL, "seed=0,1", "--print-run-dir")
-    assert sorted(printed.stdout.split()) == [str(path) for path in runs]
+    code, out, _ = sweep(*SMALL, "seed=0,1", "--print-run-dir")
+    assert code == 0
+    assert sorted(out.split()) == [str(path) for path in runs]
+    code, out, err = sweep(*SMALL, "seed=0,-1", "--print-run-dir")
+    assert code == 2
+    assert out.splitlines() == [str(path) for path in runs if path.name in out]
+    assert err.startswith("error: override 'seed=-1'")
 
 
 def begin(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -110,20 +116,20 @@ def test_killed_job_is_named_and_the_next_ones_run(tmp_path: Path) -> None:
     assert "1 of 3 jobs done" in out
 
 
-def test_what_is_wrong_with_all_jobs_is_one_message(tmp_path: Path) -> None:
-    done = start(tmp_path, "model=hiphop,hipnn", "seed=0,1", "model.cuttoff=5")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: override 'model.cuttoff=5'")
-    assert "did you mean 'cutoff'?" in done.stderr
-    assert done.stderr.count("error:") == 1
-    assert "job 1" not in done.stdout
+def test_what_is_wrong_with_all_jobs_is_one_message(tmp_path: Path, sweep: Run) -> None:
+    code, out, err = sweep("model=hiphop,hipnn", "seed=0,1", "model.cuttoff=5")
+    assert code == 2
+    assert err.startswith("error: override 'model.cuttoff=5'")
+    assert "did you mean 'cutoff'?" in err
+    assert err.count("error:") == 1
+    assert "job 1" not in out
     assert not list(tmp_path.iterdir())
 
 
-def test_configurations_of_all_jobs_are_printed(tmp_path: Path) -> None:
-    done = start(tmp_path, "--cfg", "job", "model=hiphop,hipnn", "seed=7")
-    assert done.returncode == 0, done.stderr
+def test_configurations_of_all_jobs_are_printed(tmp_path: Path, sweep: Run) -> None:
+    code, out, err = sweep("--cfg", "job", "model=hiphop,hipnn", "seed=7")
+    assert code == 0, err
     for name in ("hiphop.HIPHOP", "hipnn.HIPNN"):
-        assert f"_target_: hiphop_train.models.{name}\n" in done.stdout
-    assert done.stdout.count("\nseed: 7\n") == 2
+        assert f"_target_: hiphop_train.models.{name}\n" in out
+    assert out.count("\nseed: 7\n") == 2
     assert not list(tmp_path.iterdir())

@@ -149,7 +149,7 @@ def test_dipoles_of_ani1x_are_trained_on(run: Run, tmp_path: Path) -> None:
 
 
 def test_charges_that_the_loss_does_not_train_are_pointed_out(run: Run, tmp_path: Path) -> None:
-    settings = ["debug=fast", "model=hiphop_dipole", "trainer.accelerator=cpu", *NARROW]
+    settings = ["debug=fast", "pictures=false", "model=hiphop_dipole", "trainer.accelerator=cpu", *NARROW]
     code, out, _ = run("train", *settings, f"run_dir={tmp_path / 'run'}")
     assert code == 0
     assert "untrained  dipole: loss.dipole has no weight" in out

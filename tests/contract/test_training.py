@@ -42,7 +42,14 @@ def trained(model_name: str, runs: dict[str, Path]) -> Path:
     """Run directory of a short training of the model."""
     path = runs[model_name]
     if not path.exists():
-        settings = ["debug=fast", "trainer.accelerator=cpu", f"model={model_name}", f"run_dir={path}", "preflight=off"]
+        settings = [
+            "debug=fast",
+            "trainer.accelerator=cpu",
+            f"model={model_name}",
+            f"run_dir={path}",
+            "preflight=off",
+            "pictures=false",
+        ]
         settings += [f"model.{key}={value}" for key, value in SMALLER.items() if key in KEYS[model_name]]
         assert cli.run("train", settings) == 0
     return path

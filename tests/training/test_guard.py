@@ -18,6 +18,7 @@ from hiphop_train.training.module import PotentialModule
 from hiphop_train.types import Batch
 
 COMMON = [
+    "pictures=false",
     "model=hipnn",
     "model.n_features=8",
     "dtype=float64",

@@ -21,6 +21,7 @@ from hiphop_train.training.stopping import Stop
 from hiphop_train.types import Batch
 
 COMMON = [
+    "pictures=false",
     "model=hipnn",
     "model.n_features=4",
     "dtype=float64",

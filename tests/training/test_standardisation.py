@@ -127,7 +127,7 @@ def test_sample_is_spread_over_the_split(fitted: Parts) -> None:
 def test_training_fits_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpoint contains what was fitted, unchanged by training and averaging, and resuming keeps it."""
     monkeypatch.chdir(tmp_path)
-    command = ["debug=fast", "trainer.accelerator=cpu", "model=bp", f"run_dir={tmp_path / 'run'}"]
+    command = ["debug=fast", "pictures=false", "trainer.accelerator=cpu", "model=bp", f"run_dir={tmp_path / 'run'}"]
     assert cli.run("train", command) == 0
     expected, data = make_parts("model=bp")
     fit_representation(expected, data)
